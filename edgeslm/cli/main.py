@@ -1,0 +1,65 @@
+"""`edgeslm COMMAND`: choose a command, call its one function, map errors to exit statuses."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
+from edgeslm import __version__
+from edgeslm.errors import EXIT_INTERRUPTED, EdgeSLMError
+
+# words: (module, help). A module is imported only when chosen: a device that runs the agent
+# must not pay for the rest. Each exports `main(argv) -> int`.
+COMMANDS: Final = {
+    ("run",): ("edgeslm.cli.run", "run the agent in the foreground"),
+    ("infer",): ("edgeslm.cli.infer", "answer lines from standard input with a bundle"),
+    ("bench",): ("edgeslm.cli.bench", "measure a bundle on this machine"),
+    ("doctor",): ("edgeslm.cli.doctor", "check this device and say what to mend"),
+    ("demo",): ("edgeslm.cli.demo", "a factory, a broker and an agent, in one minute"),
+    ("bundle", "inspect"): ("edgeslm.cli.bundle_inspect", "show what a bundle holds"),
+    ("bundle", "verify"): ("edgeslm.cli.bundle_verify", "check a bundle as a device would"),
+}
+EXIT_USAGE: Final = 64  # sysexits(3) EX_USAGE
+
+
+def usage() -> str:
+    """Return the help text, a line per command."""
+    width = max(len(" ".join(words)) for words in COMMANDS)
+    rows = (f"  {' '.join(words):<{width}}  {text}" for words, (_, text) in COMMANDS.items())
+    return "\n".join(
+        ("usage: edgeslm COMMAND [--help] ...", "", *rows, "", "  --version, --help", "")
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the process's exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args[:1] == ["--version"]:
+        sys.stdout.write(f"edgeslm {__version__}\n")
+        return 0
+    if not args or args[0] in {"--help", "-h", "help"}:
+        sys.stdout.write(usage())
+        return 0 if args else EXIT_USAGE
+    for length in (1, 2):
+        if (words := tuple(args[:length])) in COMMANDS:
+            return call(COMMANDS[words][0], args[length:], prog=f"edgeslm {' '.join(words)}")
+    sys.stderr.write(f"edgeslm: no command {args[0]!r}\n\n{usage()}")
+    return EXIT_USAGE
+
+
+def call(module: str, args: list[str], *, prog: str) -> int:
+    """Run `module.main(args)`; an error raised on purpose becomes one line and a status."""
+    try:
+        status: int = import_module(module).main(args)
+    except EdgeSLMError as err:
+        sys.stderr.write(f"{prog}: {err} [{err.code}]\n")
+        return err.exit_status
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{prog}: interrupted\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `edgeslm infer ... | head`: not an error, and nothing to say
+        sys.stderr.close()
+        return 0
+    return status

@@ -1,0 +1,103 @@
+"""Shared by all schemas: strictness, common field types, and errors a person can act on."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from typing import Annotated, Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgeslm.errors import InvalidFileError
+
+SCHEMA_VERSION: Final = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[
+    str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Lower case, up to 64.")
+]
+RelativePath = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$",
+        max_length=200,
+        description="Inside the bundle: no leading slash, no part that begins with a dot.",
+    ),
+]
+
+
+class Typed(BaseModel):
+    """A file that people or tools write: unknown keys are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def problems_of(err: ValidationError) -> list[tuple[str, str]]:
+    """Each fault as (dotted field, message), without echoing values: one may be a secret."""
+    found = []
+    for e in err.errors(include_input=False, include_url=False, include_context=False):
+        what = e["msg"]
+        if e["type"] == "extra_forbidden":
+            what = "unknown key"
+        found.append((".".join(str(part) for part in e["loc"]), what))
+    return found
+
+
+def parse_json(
+    model: type[M],
+    raw: bytes | str,
+    *,
+    file: str,
+    remedy: str,
+    error: type[InvalidFileError] = InvalidFileError,
+) -> M:
+    """Return `raw` as `model`.
+
+    Raises:
+        InvalidFileError: (or `error`) not JSON, or a field is wrong; names each.
+    """
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as err:
+        raise error(file, problems_of(err), remedy=remedy) from None
+
+
+def read_toml(
+    raw: bytes,
+    *,
+    file: str,
+    remedy: str,
+    error: type[InvalidFileError] = InvalidFileError,
+) -> dict[str, object]:
+    """Return `raw` as TOML.
+
+    Raises:
+        InvalidFileError: (or `error`) not UTF-8, not TOML, or nested without end.
+    """
+    try:
+        return tomllib.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as err:
+        raise error(file, [("", f"not UTF-8 at byte {err.start}")], remedy=remedy) from None
+    except (tomllib.TOMLDecodeError, RecursionError) as err:
+        raise error(file, [("", f"not TOML: {err}")], remedy=remedy) from None
+
+
+def parse_toml(
+    model: type[M],
+    raw: bytes,
+    *,
+    file: str,
+    remedy: str,
+    error: type[InvalidFileError] = InvalidFileError,
+) -> M:
+    """Return TOML `raw` as `model`, strictly typed.
+
+    Raises:
+        InvalidFileError: (or `error`) as for `read_toml` and `parse_json`.
+    """
+    data = read_toml(raw, file=file, remedy=remedy, error=error)
+    # By way of JSON: pydantic's strict mode then takes an array for a tuple.
+    return parse_json(model, json.dumps(data, default=str), file=file, remedy=remedy, error=error)

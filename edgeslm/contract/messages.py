@@ -1,0 +1,183 @@
+"""Every MQTT payload edgeslm publishes, as JSON objects.
+
+TypedDicts, since a result is encoded thousands of times a second: `encode` is `json.dumps`, and
+mypy checks each key where it is written. `ADAPTERS` validates and generates the JSON Schemas.
+Readers ignore fields they do not know within a major version; `requires` names those they must.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Final, Literal, NotRequired
+
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
+
+from edgeslm.contract.base import SCHEMA_VERSION
+
+_WIRE = ConfigDict(extra="ignore", allow_inf_nan=False)
+SchemaVersion = Annotated[Literal[1], Field(description="Major version of this payload.")]
+UnixTime = Annotated[float, Field(description="Seconds since 1970, UTC, by the device's clock.")]
+PValue = Annotated[float, Field(ge=0, le=1)]
+
+
+@with_config(_WIRE)
+class ErrorInfo(TypedDict):
+    """Why an input could not be answered."""
+
+    code: Annotated[str, Field(description="Stable; listed in docs/error-codes.md.")]
+    message: Annotated[str, Field(description="For people; quotes no text.")]
+
+
+@with_config(_WIRE)
+class ModelRef(TypedDict):
+    """Which model answered."""
+
+    name: str
+    version: int
+    hash: Annotated[str, Field(description="sha256 of the bundle's manifest.json, hex.")]
+
+
+@with_config(_WIRE)
+class Cause(TypedDict):
+    """What made an anomaly's lowest channel low."""
+
+    channel: Annotated[str, Field(description="text or number.")]
+    slot: NotRequired[Annotated[int, Field(description="Index of the number in the line, from 0.")]]
+    value: NotRequired[Annotated[str, Field(description="That number, as written.")]]
+    expected: NotRequired[Annotated[str, Field(description="Range seen in training.")]]
+    token: NotRequired[Annotated[str, Field(description="Word or pair of words never seen.")]]
+
+
+@with_config(_WIRE)
+class Result(TypedDict):
+    """One answer, or one error, to one input message."""
+
+    schema: SchemaVersion
+    requires: NotRequired[list[str]]
+    id: Annotated[str, Field(description="The same again when the same input is redelivered.")]
+    device: str
+    topic: Annotated[str | None, Field(description="Topic the input came on; null from files.")]
+    source: str | None
+    time_in: UnixTime
+    time_out: UnixTime
+    latency_ms: Annotated[float, Field(description="Received to answered, monotonic clock.")]
+    task: str
+    model: ModelRef
+    error: NotRequired[ErrorInfo]
+    label: NotRequired[
+        Annotated[str, Field(description="Intent: the best; anomaly: normal|anomaly.")]
+    ]
+    accepted: NotRequired[Annotated[bool, Field(description="False: out of scope.")]]
+    confidence: NotRequired[Annotated[float, Field(ge=0, le=1)]]
+    score: NotRequired[Annotated[float, Field(description="Higher is more anomalous.")]]
+    p_value: NotRequired[Annotated[PValue, Field(description="Fused over the channels.")]]
+    channels: NotRequired[Annotated[dict[str, PValue], Field(description="p-value of each.")]]
+    source_known: NotRequired[bool]
+    truncated: NotRequired[
+        Annotated[bool, Field(description="The text was longer than max_tokens.")]
+    ]
+    redelivered: NotRequired[Annotated[bool, Field(description="The broker sent it before (DUP).")]]
+    retained: NotRequired[Annotated[bool, Field(description="The input was a retained message.")]]
+    time: NotRequired[Annotated[float, Field(description="The input's own time, as given.")]]
+    key: NotRequired[Annotated[str, Field(description="The input's own key, as given.")]]
+    text: NotRequired[Annotated[str, Field(description="Where the route shares it.")]]
+    explanation: NotRequired[Annotated[list[Cause], Field(description="Where shared.")]]
+
+
+@with_config(_WIRE)
+class Status(TypedDict):
+    """Retained. Online while connected; the last will says the rest."""
+
+    schema: SchemaVersion
+    device: str
+    online: bool
+    reason: Annotated[Literal["running", "stopped", "lost"], Field()]
+    time: NotRequired[UnixTime]  # a last will is written before its time is known
+
+
+@with_config(_WIRE)
+class ModelState(TypedDict):
+    """One model as it runs now."""
+
+    name: str
+    state: Literal["loading", "serving", "failed"]
+    version: NotRequired[int]
+    hash: NotRequired[str]
+    task: NotRequired[str]
+    provider: NotRequired[str]
+    node_share: NotRequired[Annotated[float, Field(ge=0, le=1, description="Nodes on provider.")]]
+    error: NotRequired[ErrorInfo]
+    queue: Annotated[int, Field(description="Inputs taken and not yet acknowledged.")]
+    answered: int
+    errors: Annotated[int, Field(description="Answered with an error.")]
+    expired: Annotated[int, Field(description="Dropped: the message's own expiry had passed.")]
+    cache_hits: int
+    cache_misses: int
+
+
+@with_config(_WIRE)
+class State(TypedDict):
+    """Retained. What this device runs, every `state_interval_s` and on change."""
+
+    schema: SchemaVersion
+    device: str
+    time: UnixTime
+    agent_version: str
+    uptime_s: float
+    rss_mb: float
+    models: list[ModelState]
+    outbox: Annotated[int, Field(description="Results on disk, waiting for the uplink.")]
+    withheld: Annotated[
+        int, Field(description="Inputs whose acknowledgement waits for the outbox.")
+    ]
+    drops: Annotated[dict[str, int], Field(description="By reason; see docs/error-codes.md.")]
+
+
+@with_config(_WIRE)
+class Event(TypedDict):
+    """Something happened that a fleet manager may want to know."""
+
+    schema: SchemaVersion
+    device: str
+    time: UnixTime
+    event: Annotated[str, Field(description="Past tense, stable: model_loaded, model_failed, ...")]
+    model: NotRequired[str]
+    error: NotRequired[ErrorInfo]
+    detail: NotRequired[dict[str, str | int | float | bool]]
+
+
+ADAPTERS: Final[dict[str, TypeAdapter[Any]]] = {
+    "result": TypeAdapter(Result),
+    "status": TypeAdapter(Status),
+    "state": TypeAdapter(State),
+    "event": TypeAdapter(Event),
+}
+_ENCODER: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False
+)
+
+
+def encode(message: Result | Status | State | Event) -> bytes:
+    """Return the payload of `message`, UTF-8 JSON.
+
+    Raises:
+        ValueError: a number is not finite (a fault of ours: JSON has no NaN).
+    """
+    # A lone surrogate (from a JSON escape in the input) has no UTF-8 form.
+    return _ENCODER.encode(message).encode("utf-8", "replace")
+
+
+__all__ = [
+    "ADAPTERS",
+    "SCHEMA_VERSION",
+    "Cause",
+    "ErrorInfo",
+    "Event",
+    "ModelRef",
+    "ModelState",
+    "Result",
+    "State",
+    "Status",
+    "encode",
+]

@@ -1,0 +1,236 @@
+"""Settings of `edgeslm run`: one TOML file, every key overridable by `EDGESLM_*`.
+
+A nested key's variable joins the levels with two underscores: `EDGESLM_UPLINK__HOST`,
+`EDGESLM_MODELS__PRESS__BUNDLE`; tables and lists may also be given whole, as JSON. Variables win.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from edgeslm.contract.base import Name, problems_of, read_toml
+from edgeslm.contract.topics import DEFAULT_ROOT, Topics, filter_problem, overlap
+from edgeslm.errors import ConfigError
+
+Share = Literal["none", "explanation", "text"]
+Pointer = Annotated[
+    str,
+    Field(
+        pattern=r"^(/([^~/]|~[01])*)+$",
+        max_length=512,
+        description="JSON pointer (RFC 6901) into the payload.",
+    ),
+]
+REMEDY = "Correct it and start again; docs/settings.md lists every key."
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Tls(_Section):
+    """TLS to a broker; an empty table uses the system's certificate authorities."""
+
+    ca_file: Annotated[Path | None, Field(description="CA bundle, PEM.")] = None
+    cert_file: Annotated[Path | None, Field(description="Client certificate, PEM.")] = None
+    key_file: Annotated[Path | None, Field(description="Client key, PEM.")] = None
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            msg = "cert_file and key_file belong together"
+            raise ValueError(msg)
+        return self
+
+
+class Broker(_Section):
+    """One MQTT broker."""
+
+    host: Annotated[str, Field(min_length=1, description="Name or address.")] = "localhost"
+    port: Annotated[int | None, Field(ge=1, le=65535, description="1883, or 8883 with TLS.")] = None
+    protocol: Annotated[Literal["5", "3.1.1"], Field(description="MQTT version.")] = "5"
+    username: Annotated[str | None, Field(description="With password or password_file.")] = None
+    password: Annotated[SecretStr | None, Field(description="Never logged.")] = None
+    password_file: Annotated[
+        Path | None, Field(description="Holds the password; a last newline is dropped.")
+    ] = None
+    tls: Annotated[Tls | None, Field(description="Plain TCP where absent.")] = None
+    keepalive_s: Annotated[int, Field(ge=5, le=3600, description="MQTT keep-alive.")] = 30
+    session_expiry_s: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=0xFFFFFFFF,
+            description="How long the broker keeps our session while we are away (MQTT 5).",
+        ),
+    ] = 7 * 24 * 3600
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Self:
+        if self.password is not None and self.password_file is not None:
+            msg = "give password or password_file, not both"
+            raise ValueError(msg)
+        if (self.password or self.password_file) and self.username is None:
+            msg = "a password needs a username"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def effective_port(self) -> int:
+        return self.port or (8883 if self.tls else 1883)
+
+
+class ModelSettings(_Section):
+    """One model on this device."""
+
+    bundle: Annotated[Path, Field(description="Bundle folder.")]
+    workers: Annotated[
+        int | None, Field(ge=1, le=64, description="Threads that call it; the cores, if absent.")
+    ] = None
+    cache_entries: Annotated[
+        int, Field(ge=0, le=1_000_000, description="Model outputs kept; 0 switches the cache off.")
+    ] = 4096
+    receive_maximum: Annotated[
+        int, Field(ge=1, le=65_535, description="Messages taken and not yet acknowledged.")
+    ] = 512
+
+
+class Route(_Section):
+    """Which messages go to which models, and how they are read."""
+
+    topic: Annotated[str, Field(description="MQTT topic filter.")]
+    models: Annotated[tuple[Name, ...], Field(min_length=1, description="Keys of [models].")]
+    text: Annotated[Pointer | None, Field(description="Where the text is; absent: payload.")] = None
+    source: Annotated[Pointer | None, Field(description="Which machine; absent: topic.")] = None
+    time: Annotated[Pointer | None, Field(description="Seconds since 1970.")] = None
+    key: Annotated[Pointer | None, Field(description="Session or order the text is of.")] = None
+    id: Annotated[Pointer | None, Field(description="The publisher's own id.")] = None
+    id_property: Annotated[
+        str | None, Field(description="MQTT 5 user property with the publisher's own id.")
+    ] = None
+    encoding: Annotated[
+        Literal["utf-8", "latin-1", "utf-16-le", "cp1252"], Field(description="Of the payload.")
+    ] = "utf-8"
+    max_bytes: Annotated[
+        int, Field(ge=1, le=16 * 1024 * 1024, description="A longer payload is an error result.")
+    ] = 65_536
+    share: Annotated[
+        Share, Field(description="What results may carry of the text: it stays here by default.")
+    ] = "none"
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        if problem := filter_problem(self.topic):
+            msg = f"topic: {problem}"
+            raise ValueError(msg)
+        if self.text is None and any((self.source, self.time, self.key, self.id)):
+            msg = "source, time, key and id are fields of JSON: name the text's pointer too"
+            raise ValueError(msg)
+        return self
+
+
+class OutboxSettings(_Section):
+    """Results that the uplink would not take, on disk."""
+
+    max_results: Annotated[int, Field(ge=1, description="Full: acknowledgements wait.")] = 200_000
+    max_mb: Annotated[int, Field(ge=1, le=65_536, description="Full: acknowledgements wait.")] = 128
+    ack_timeout_s: Annotated[
+        float, Field(gt=0, le=600, description="A result not acknowledged by then goes to disk.")
+    ] = 5.0
+
+
+class AgentSettings(BaseSettings):
+    """Everything `edgeslm run` can be told."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EDGESLM_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+    )
+
+    device_id: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Unique in the fleet."),
+    ]
+    topic_root: Annotated[
+        str,
+        Field(pattern=r"^[^+#$/\x00][^+#\x00]*[^+#/\x00]$", description="Above the device's id."),
+    ] = DEFAULT_ROOT
+    state_dir: Annotated[Path, Field(description="Outbox and verdicts; survives a reboot.")] = Path(
+        "/var/lib/edgeslm"
+    )
+    runtime_dir: Annotated[Path, Field(description="Message ids; may be lost at a reboot.")] = Path(
+        "/run/edgeslm"
+    )
+    profile: Annotated[
+        str | None, Field(description="Device profile, name or file; the CPU's, if absent.")
+    ] = None
+    uplink: Annotated[Broker, Field(description="Where results go.")] = Broker()
+    input: Annotated[Broker | None, Field(description="Where texts come from; uplink's.")] = None
+    models: Annotated[dict[Name, ModelSettings], Field(description="By name.")] = {}
+    routes: Annotated[dict[Name, Route], Field(description="By name; see [routes.NAME].")] = {}
+    outbox: OutboxSettings = OutboxSettings()
+    state_interval_s: Annotated[
+        float, Field(ge=1, le=86_400, description="Between two `state` messages.")
+    ] = 30.0
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field()] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let variables win over the file, which comes in as `init_settings`."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        own = f"{Topics(self.topic_root, self.device_id).base}/#"
+        for name, route in self.routes.items():
+            unknown = sorted(set(route.models) - set(self.models))
+            if unknown:
+                msg = f"routes.{name}.models: no [models.{unknown[0]}]"
+                raise ValueError(msg)
+            if overlap(route.topic, own):
+                msg = f"routes.{name}.topic: would read our own results under {own}"
+                raise ValueError(msg)
+        return self
+
+    @property
+    def input_broker(self) -> Broker:
+        return self.input or self.uplink
+
+    @property
+    def topics(self) -> Topics:
+        return Topics(self.topic_root, self.device_id)
+
+
+def load_settings(path: Path) -> AgentSettings:
+    """Return the settings in the TOML file `path`, with `EDGESLM_*` over it.
+
+    Raises:
+        ConfigError: no such file, not TOML, or a key is unknown or wrong; names each.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as err:
+        raise ConfigError(str(path), [("", err.strerror or str(err))], remedy=REMEDY) from None
+    data: dict[str, Any] = read_toml(raw, file=str(path), remedy=REMEDY, error=ConfigError)
+    try:
+        return AgentSettings(**data)
+    except ValidationError as err:
+        raise ConfigError(str(path), problems_of(err), remedy=REMEDY) from None
+    except ValueError as err:  # pydantic-settings: a variable that should hold JSON and does not
+        where = "environment"
+        raise ConfigError(where, [("", str(err))], remedy=REMEDY) from None

@@ -1,0 +1,92 @@
+"""Every MQTT topic edgeslm publishes on, and the rules for filters it subscribes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+DEFAULT_ROOT: Final = "edgeslm/v1"
+MAX_TOPIC_BYTES: Final = 65_535  # MQTT 5, 1.5.4
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The topics of one device, under one root.
+
+    Args:
+        root: topic levels that all devices share, without a trailing slash.
+        device: the device's id: one topic level.
+    """
+
+    root: str
+    device: str
+
+    @property
+    def base(self) -> str:
+        return f"{self.root}/{self.device}"
+
+    @property
+    def status(self) -> str:
+        return f"{self.base}/status"
+
+    @property
+    def state(self) -> str:
+        return f"{self.base}/state"
+
+    @property
+    def events(self) -> str:
+        return f"{self.base}/events"
+
+    def results(self, model: str) -> str:
+        return f"{self.base}/results/{model}"
+
+
+def filter_problem(topic_filter: str) -> str | None:
+    """Say what is wrong with an MQTT topic filter; None where nothing is (MQTT 5, 4.7)."""
+    if not topic_filter:
+        return "is empty"
+    if "\0" in topic_filter:
+        return "holds a NUL character"
+    if len(topic_filter.encode("utf-8", "replace")) > MAX_TOPIC_BYTES:
+        return f"is longer than {MAX_TOPIC_BYTES} bytes"
+    levels = topic_filter.split("/")
+    for i, level in enumerate(levels):
+        if "#" in level and (level != "#" or i != len(levels) - 1):
+            return "has '#' elsewhere than alone at the end"
+        if "+" in level and level != "+":
+            return "has '+' in the middle of a level"
+    return None
+
+
+def matches(topic_filter: str, topic: str) -> bool:
+    """Whether `topic` matches `topic_filter` (MQTT 5, 4.7, `$` topics and `$share` included)."""
+    levels = _without_share(topic_filter)
+    parts = topic.split("/")
+    if topic.startswith("$") and levels[0] in {"#", "+"}:
+        return False
+    for i, level in enumerate(levels):
+        if level == "#":
+            return True
+        if i >= len(parts) or level not in {"+", parts[i]}:
+            return False
+    return len(levels) == len(parts)
+
+
+def overlap(first: str, second: str) -> bool:
+    """Whether some topic matches both filters."""
+    a, b = _without_share(first), _without_share(second)
+    for x, y in zip(a, b, strict=False):
+        if "#" in {x, y}:
+            return True
+        if x != y and "+" not in {x, y}:
+            return False
+    if len(a) == len(b):
+        return True
+    shorter, longer = sorted((a, b), key=len)
+    return longer[len(shorter) :] == ["#"]
+
+
+def _without_share(topic_filter: str) -> list[str]:
+    """Levels of a filter; of a shared subscription, those behind `$share/NAME/`."""
+    levels = topic_filter.split("/")
+    return levels[2:] if levels[0] == "$share" and len(levels) > 2 else levels  # noqa: PLR2004
