@@ -1,18 +1,21 @@
-"""What every head gives the pipeline: a graph that ends in answers, and parameters."""
+"""What every head gives the pipeline, and the piece of graph that all heads begin with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 """Texts -> float32 [n, dim], mean-pooled over real tokens and scaled to length 1."""
 Advance = Callable[[int], None]
 """Called with the number of steps just done; the CLI moves its bar with it."""
+PREFIX: Final = "head/"
+"""Every node and tensor of a head is named so; quantisers leave them alone."""
 
 
 class FittedHead(Protocol):
@@ -27,5 +30,70 @@ class FittedHead(Protocol):
 
         `encoder` has inputs input_ids, attention_mask (and maybe token_type_ids), int64 [batch,
         sequence], and one output, float32 [batch, sequence, dim]. What is returned has the
-        head's outputs alone. Node names begin with "head/", so that quantisers can leave them.
+        head's outputs alone. `Tail` below builds it.
         """
+
+
+class Tail:
+    """Nodes appended to a copy of an encoder's graph, each named "head/...".
+
+    Only operators whose form is the same in every opset from 13 on are used here.
+    """
+
+    def __init__(self, encoder: onnx.ModelProto) -> None:
+        self._model = onnx.ModelProto()
+        self._model.CopyFrom(encoder)
+
+    def constant(self, name: str, value: NDArray[np.generic]) -> str:
+        """Add an initialiser and return its tensor's name."""
+        tensor = numpy_helper.from_array(np.ascontiguousarray(value), PREFIX + name)
+        self._model.graph.initializer.append(tensor)
+        return PREFIX + name
+
+    def node(self, op: str, inputs: Sequence[str], name: str, **attributes: object) -> str:
+        """Add a node of one output and return that tensor's name."""
+        output = PREFIX + name
+        node = helper.make_node(op, list(inputs), [output], name=output, **attributes)
+        self._model.graph.node.append(node)
+        return output
+
+    def pool(self) -> str:
+        """Add masked mean pooling to length 1; return its tensor, float32 [batch, dim].
+
+        Mean and sum differ by a positive factor, which scaling to length 1 removes.
+        """
+        hidden = self._model.graph.output[0].name  # [batch, sequence, dim]
+        mask = self.node("Cast", ["attention_mask"], "mask", to=TensorProto.FLOAT)
+        column = self.node("Unsqueeze", [mask, self.constant("last", np.array([-1]))], "column")
+        real = self.node("Mul", [hidden, column], "real")
+        along = self.constant("along", np.array([1]))
+        total = self.node("ReduceSum", [real, along], "total", keepdims=0)
+        squares = self.node("Mul", [total, total], "squares")
+        power = self.node("ReduceSum", [squares, along], "power", keepdims=1)
+        length = self.node("Sqrt", [power], "length")
+        tiny = self.constant("tiny", np.array(1e-12, np.float32))  # an all-zero row stays zero
+        floor = self.node("Max", [length, tiny], "floor")
+        return self.node("Div", [total, floor], "embedding")
+
+    def finish(self, outputs: Mapping[str, tuple[str, Sequence[int | str]]]) -> onnx.ModelProto:
+        """Return the checked model whose outputs are exactly `outputs`.
+
+        Args:
+            outputs: public name -> (float32 tensor, its shape; a string names a dynamic axis).
+        """
+        graph = self._model.graph
+        del graph.output[:]
+        for public, (tensor, shape) in outputs.items():
+            name = f"{PREFIX}{public}/out"
+            graph.node.append(helper.make_node("Identity", [tensor], [public], name=name))
+            graph.output.append(
+                helper.make_tensor_value_info(public, TensorProto.FLOAT, list(shape))
+            )
+        onnx.checker.check_model(self._model)
+        return self._model
+
+
+def embedder(encoder: onnx.ModelProto, dim: int) -> onnx.ModelProto:
+    """Return `encoder` with one output, "embedding" float32 [batch, dim]: what heads are fitted on."""
+    tail = Tail(encoder)
+    return tail.finish({"embedding": (tail.pool(), ("batch", dim))})
