@@ -94,6 +94,6 @@ class Tail:
 
 
 def embedder(encoder: onnx.ModelProto, dim: int) -> onnx.ModelProto:
-    """Return `encoder` with one output, "embedding" float32 [batch, dim]: what heads are fitted on."""
+    """Return `encoder` with one output, "embedding", float32 [batch, dim]: what heads see."""
     tail = Tail(encoder)
     return tail.finish({"embedding": (tail.pool(), ("batch", dim))})
