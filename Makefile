@@ -1,0 +1,66 @@
+# Two to begin with: `make demo` and `make test`. Each target does its own set-up; a second run
+# installs and exports nothing again. PYTHON=... chooses the interpreter, ARGS=... is passed on.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+export EDGESLM_CACHE ?= $(CURDIR)/.cache
+# mosquitto lives in /usr/sbin, which is not on everybody's path.
+export PATH := $(PATH):/usr/sbin
+
+BIN := .venv/bin
+# What is installed depends on these files, and an editable install on where it lies.
+KEY := $(shell { echo "$(CURDIR)"; cat pyproject.toml packaging/constraints.txt packaging/venv.sh; } | sha256sum | cut -c 1-16)
+INSTALLED := .venv/.installed-$(KEY)
+SOURCES := edgeslm exporters benchmarks tests docs
+
+.PHONY: help venv mosquitto demo test test-slow check format docs bench fuzz clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
+
+venv: $(INSTALLED) ## .venv with every extra, at the tested versions
+
+$(INSTALLED):
+	@packaging/venv.sh $@
+
+# Not being able to is no fault: the demo has a broker of its own, tests skip and say why.
+mosquitto: ## the MQTT broker, by apt where allowed; starts nothing
+	@command -v mosquitto mosquitto_sub >/dev/null \
+	  || packaging/apt.sh "the mosquitto broker" mosquitto mosquitto-clients \
+	  || echo "edgeslm: going on without mosquitto: the demo uses its embedded broker, tests that need it skip" >&2
+
+demo: venv mosquitto ## a factory, a broker and an agent, in one minute
+	@$(BIN)/edgeslm demo $(ARGS)
+
+test: venv mosquitto ## the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: venv mosquitto ## those that take minutes as well
+	@$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+check: venv ## format, lint, types, layers, generated documents
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python docs/generate.py --check
+	@$(BIN)/python docs/check_links.py
+
+format: venv ## format, and mend what the linter can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+docs: venv ## regenerate the documents that come from the code
+	@$(BIN)/python docs/generate.py
+
+bench: venv mosquitto ## measure everything and fill the README's table; ARGS="--data DIR"
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+FUZZ_SECONDS ?= 300
+fuzz: venv ## fuzz every parser for FUZZ_SECONDS, shared among them
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/fuzz --timeout 0 $(ARGS)
+
+clean: ## forget everything made, the virtual environment and exports included
+	rm -rf .venv .cache build dist .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
