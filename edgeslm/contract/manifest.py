@@ -27,6 +27,9 @@ class Requirements(Typed):
 
     arch: str | None = Field(None, description="platform.machine(): x86_64, aarch64.")
     cpu_features: tuple[str, ...] = Field((), description="As in /proc/cpuinfo, all needed.")
+    cpu_features_any: tuple[str, ...] = Field(
+        (), description="At least one of these is needed; empty: none is."
+    )
     soc: str | None = Field(None, description="SoC model, for compiled contexts.")
     runtime: str | None = Field(None, description="Runtime or SDK version bound to.")
 
