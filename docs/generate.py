@@ -1,0 +1,192 @@
+"""Write the documents that come from the code; with --check, say which are stale.
+
+Run it from anywhere: `python docs/generate.py [--check]`. Same code, same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import _asyncapi
+import _errors
+import _tables
+from pydantic import BaseModel
+
+from edgeslm.contract.manifest import Manifest
+from edgeslm.contract.messages import ADAPTERS
+from edgeslm.contract.profile import DeviceProfile
+from edgeslm.contract.settings import AgentSettings
+
+DOCS: Final = Path(__file__).resolve().parent
+ROOT: Final = DOCS.parent
+MODELS: Final[dict[str, type[BaseModel]]] = {
+    "manifest": Manifest,
+    "profile": DeviceProfile,
+    "settings": AgentSettings,
+}
+MADE: Final = "<!-- Made from the code by `make docs`; edit the code instead. -->"
+
+
+def documents() -> Iterator[tuple[Path, str]]:
+    """Yield every generated document: where it lies and what it holds."""
+    schemas: dict[str, dict[str, Any]] = {
+        name: model.model_json_schema() for name, model in MODELS.items()
+    }
+    schemas |= {name: a.json_schema(mode="serialization") for name, a in ADAPTERS.items()}
+    for name, schema in schemas.items():
+        head = {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "$id": f"urn:edgeslm:schema:1:{name}",
+        }
+        yield DOCS / "schemas" / f"{name}.json", _json(head | schema)
+    yield DOCS / "asyncapi.json", _json(_asyncapi.document(DOCS / "examples"))
+    yield DOCS / "settings.md", settings_page(schemas["settings"])
+    yield DOCS / "profile.md", profile_page(schemas["profile"])
+    errors = _errors.error_classes(ROOT)
+    yield DOCS / "error-codes.md", error_page(errors)
+    yield DOCS / "exit-codes.md", exit_page(errors)
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def settings_page(schema: dict[str, Any]) -> str:
+    """Return the reference of the agent's settings."""
+    lines = [
+        "# Settings of the agent",
+        "",
+        MADE,
+        "",
+        "`edgeslm run --config FILE` reads one TOML file. Every key can be overridden by an",
+        "environment variable, given beside it; tables and lists may also be given whole, as JSON",
+        "(`EDGESLM_ROUTES='{...}'`). Variables win. NAME stands for a name of your own; in a",
+        "variable it is in capitals. An unknown key or a wrong type stops the start, with the",
+        "key's name and status 78. An example is at the end.",
+    ]
+    for table in _tables.tables(schema):
+        lines += ["", _heading(table), "", table.meaning or "Keys outside any table.", ""]
+        lines += _tables.rows(
+            "Key",
+            "Variable",
+            "Value",
+            "Default",
+            "Meaning",
+            of=[
+                (
+                    f"`{key.path[-1]}`",
+                    f"`EDGESLM_{'__'.join(key.path).upper()}`",
+                    key.kind,
+                    key.default or "**required**",
+                    key.meaning,
+                )
+                for key in table.keys
+            ],
+        )
+    example = (DOCS / "examples" / "agent.toml").read_text().rstrip()
+    lines += ["", "## Example", "", "```toml", example, "```", ""]
+    return "\n".join(lines)
+
+
+def profile_page(schema: dict[str, Any]) -> str:
+    """Return the reference of device profiles."""
+    lines = [
+        "# Device profiles",
+        "",
+        MADE,
+        "",
+        "One TOML file for each device type, in `device-profiles/`, or anywhere when it is named",
+        "by its path. The exporter compiles for it, the agent checks its device against it.",
+        "[Adding a device](adding-a-device.md) shows how.",
+    ]
+    for table in _tables.tables(schema):
+        lines += ["", _heading(table), "", table.meaning, ""]
+        lines += _tables.rows(
+            "Key",
+            "Value",
+            "Default",
+            "Meaning",
+            of=[
+                (f"`{key.path[-1]}`", key.kind, key.default or "**required**", key.meaning)
+                for key in table.keys
+            ],
+        )
+    example = (DOCS / "examples" / "profile.toml").read_text().rstrip()
+    lines += ["", "## Example", "", "```toml", example, "```", ""]
+    return "\n".join(lines)
+
+
+def _heading(table: _tables.Table) -> str:
+    return f"## `[{'.'.join(table.path)}]`" if table.path else "## Top level"
+
+
+def error_page(errors: list[_errors.ErrorClass]) -> str:
+    """Return the list of error codes."""
+    lines = [
+        "# Error codes",
+        "",
+        MADE,
+        "",
+        "Printed in brackets at the end of an error, and sent as `error.code` in results, states",
+        "and events. They are stable: a program may compare them. What comes before the code is",
+        "for people, names the file or field at fault, and never quotes the text of an input.",
+        "",
+    ]
+    of = [(f"`{e.code}`", e.meaning, str(e.exit_status), f"`{e.module}.{e.name}`") for e in errors]
+    lines += _tables.rows("Code", "Meaning", "Exit status", "Class", of=of)
+    return "\n".join([*lines, ""])
+
+
+def exit_page(errors: list[_errors.ErrorClass]) -> str:
+    """Return the list of exit statuses: the fixed ones, then those of errors."""
+    roots = {e.name: e for e in errors}
+    of = [("0", "Done.")]
+    for path in ("edgeslm/errors.py", "edgeslm/cli/main.py"):
+        source = (ROOT / path).read_text()
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Constant):
+                name = ast.unparse(node.target)
+                if name.startswith("EXIT_"):
+                    note = source.splitlines()[node.lineno - 1].partition("#")[2].strip()
+                    root = roots.get(f"{name.removeprefix('EXIT_').title()}Error")
+                    of.append((str(node.value.value), f"{root.meaning} ({note})" if root else note))
+    lines = [
+        "# Exit statuses",
+        "",
+        MADE,
+        "",
+        "Of `edgeslm` and `edgeslm-export`, as sysexits(3) numbers them. The last line on standard",
+        "error says what to do, with its [code](error-codes.md) in brackets.",
+        "",
+        *_tables.rows("Status", "Meaning", of=sorted(of, key=lambda row: int(row[0]))),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def main() -> int:
+    """Write what has changed, or list it and return 1."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; status 1 if stale")
+    check = parser.parse_args().check
+    wanted = dict(documents())
+    stale = [p for p, text in wanted.items() if not p.exists() or p.read_text() != text]
+    gone = sorted(set((DOCS / "schemas").glob("*.json")) - set(wanted))
+    for path in [*stale, *gone]:
+        print(f"{path.relative_to(ROOT)}: {'stale; run `make docs`' if check else 'written'}")
+    if not check:
+        for path in stale:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(wanted[path])
+        for path in gone:
+            path.unlink()
+    return 1 if check and (stale or gone) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
