@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from edgeslm.contract.messages import Cause
 
 Tensor = NDArray[np.generic]
+P = TypeVar("P", bound="Publication")
+P_contra = TypeVar("P_contra", bound="Publication", contravariant=True)
 
 
 class Clock(Protocol):
@@ -35,12 +37,50 @@ class Session(Protocol):
         """
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the graph's inputs, all of which `run` must be fed."""
+
+    @property
     def provider(self) -> str:
         """Key of edgeslm/providers/ that took the graph."""
 
     @property
     def node_share(self) -> float:
         """Share of the graph's nodes on that provider, in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """How a graph runs on one provider: made by edgeslm/providers/, obeyed by adapters/ort.py.
+
+    Args:
+        provider: key of edgeslm/providers/.
+        ep: ONNX Runtime's name of it.
+        ep_options: its own options.
+        config: ONNX Runtime session configuration entries.
+        threads: threads inside one inference; 1 where several callers share the session.
+        optimize: let ONNX Runtime rewrite the graph; bundles hold graphs already rewritten.
+    """
+
+    provider: str
+    ep: str
+    ep_options: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 1
+    optimize: bool = False
+
+
+class Provider(Protocol):
+    """What each module of edgeslm/providers/ exports."""
+
+    def problem(self) -> str | None:
+        """Say why this provider cannot be used on this device; None where it can."""
+
+    def options(self) -> SessionOptions:
+        """How to open a session on it."""
+
+    def runtime(self) -> str:
+        """Version of the runtime or SDK that an artifact's `requires.runtime` is held against."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +156,12 @@ class TaskFactory(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
-    """One MQTT message as it came in.
+class Received(NamedTuple):
+    """One MQTT message as it came in: a tuple, since thousands are made in a second.
 
-    `mid`, `dup`, `qos` are the broker's; `epoch` counts this client's connections, and an
-    acknowledgement of an older one is dropped unless the broker kept the session.
+    `mid`, `dup`, `qos` are the broker's; `epoch` counts this client's connections.
+    `properties` holds the MQTT 5 properties that matter to us, under paho's names:
+    MessageExpiryInterval (seconds), CorrelationData (bytes), UserProperty (list of pairs).
     """
 
     topic: str
@@ -132,13 +172,111 @@ class Received:
     retain: bool
     epoch: int
     received_at: float  # monotonic seconds
-    properties: Mapping[str, object] = field(default_factory=dict)
+    properties: Mapping[str, object] = {}
 
 
-class Inbox(Protocol):
-    """Where a transport puts what comes in; called on the transport's thread, never blocks."""
+class Publication(Protocol):
+    """What a transport sends: always at QoS 1, so that it is confirmed."""
 
-    def __call__(self, message: Received) -> None: ...
+    @property
+    def topic(self) -> str: ...
+    @property
+    def payload(self) -> bytes: ...
+    @property
+    def properties(self) -> Mapping[str, object]: ...
+    @property
+    def retain(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A connection is up.
+
+    Args:
+        epoch: its number, from 1.
+        session_present: the broker kept our session: what it sent before stays valid.
+    """
+
+    epoch: int
+    session_present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """A connection is gone, or an attempt failed.
+
+    Args:
+        epoch: its number; what was published on it and not confirmed may be lost.
+        reason: for people; names no secret.
+        refused: the broker said no (password, client id, protocol); it may do so for good.
+    """
+
+    epoch: int
+    reason: str
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """Messages, in order."""
+
+    messages: Sequence[Received]
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed(Generic[P]):
+    """The broker acknowledged these publications, the very objects given to `publish`.
+
+    Args:
+        publications: those it took, in order.
+        refused: those it refused (MQTT 5), with its reasons; they are not sent again.
+    """
+
+    publications: Sequence[P]
+    refused: Sequence[tuple[P, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """The broker granted the filters wanted at the time; `refused` names those it did not."""
+
+    refused: Sequence[str] = ()
+
+
+class Transport(Protocol[P_contra]):
+    """One MQTT session, kept up until it is stopped; reports by the sink given to it.
+
+    The sink is called on the transport's own thread, in order, and never blocks. All methods may
+    be called from one other thread; none blocks on the network but `stop`.
+    """
+
+    def start(self) -> None:
+        """Begin to connect, and go on with it until `stop`."""
+
+    def subscribe(self, filters: Iterable[str]) -> None:
+        """Make these the filters of the session, at QoS 1."""
+
+    def publish(self, publications: Sequence[P_contra]) -> None:
+        """Send these in order; each is confirmed, or lost with the connection (`Down`).
+
+        What is handed over while no connection is up is dropped: its owner sends it again.
+        """
+
+    def settle(self, messages: Sequence[Received]) -> None:
+        """Acknowledge these; of an older connection, only make room for others."""
+
+    def pause(self) -> None:
+        """Take no more messages, for good: the process is about to stop."""
+
+    def stop(self, last: P_contra | None = None, *, forget: bool = False) -> None:
+        """Send `last`, disconnect, join the thread: nothing reaches the sink afterwards.
+
+        With `forget` the broker is asked to drop the session with all it keeps for it.
+        """
+
+
+Report = Up | Down | Arrived | Confirmed[Any] | Subscribed
+Sink = Callable[[Report], None]
 
 
 class Outbox(Protocol):
@@ -159,6 +297,3 @@ class Outbox(Protocol):
         """Forget rows that the broker has acknowledged; unknown ids are ignored."""
 
     def __len__(self) -> int: ...
-
-
-Wake = Callable[[], None]

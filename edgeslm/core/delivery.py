@@ -1,0 +1,294 @@
+"""When a result leaves, where it waits, and when its input is acknowledged.
+
+Two parts, both without I/O and clock. A `Lane` is one input session: results leave it in order
+of arrival and acknowledgements go back in the same order, however the workers finish. The
+`Uplink` takes what leaves all lanes, in order, and decides for each result: to the broker, or to
+disk because the broker would not take it. An input is settled, and so may be acknowledged, when
+the broker has acknowledged its result or the result is on disk, never before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+NO_PROPERTIES: Final[Mapping[str, object]] = {}
+
+
+class Ticket:
+    """One input, from arrival to acknowledgement; subclasses add what they carry."""
+
+    __slots__ = ("answered", "settled")
+
+    def __init__(self) -> None:
+        self.answered = False  # its result, if it has one, is ready to leave
+        self.settled = False  # its result is with the broker or on disk, or it has none
+
+
+T = TypeVar("T", bound=Ticket)
+
+
+class Lane(Generic[T]):
+    """Inputs of one session, in order of arrival."""
+
+    __slots__ = ("_left", "_open")
+
+    def __init__(self) -> None:
+        self._open: deque[T] = deque()
+        self._left: deque[T] = deque()
+
+    def arrive(self, ticket: T) -> None:
+        """Take the next input."""
+        self._open.append(ticket)
+
+    def leave(self) -> list[T]:
+        """Inputs whose results may leave now, in order; each is returned once."""
+        out: list[T] = []
+        waiting = self._open
+        while waiting and waiting[0].answered:
+            out.append(waiting.popleft())
+        self._left.extend(out)
+        return out
+
+    def acknowledge(self) -> list[T]:
+        """Inputs to acknowledge now, in order; each is returned once."""
+        out: list[T] = []
+        left = self._left
+        while left and left[0].settled:
+            out.append(left.popleft())
+        return out
+
+    def __len__(self) -> int:
+        return len(self._open) + len(self._left)
+
+
+@dataclass(slots=True, eq=False)
+class Parcel:
+    """One result on its way: `eq=False`, so that it is its own key.
+
+    Args:
+        born: when it was ready, monotonic seconds.
+        ticket: the input that waits for it; None for one read back from disk.
+        row: its id on disk; None while it is in memory only.
+    """
+
+    topic: str
+    payload: bytes
+    born: float
+    ticket: Ticket | None = None
+    properties: Mapping[str, object] = field(default_factory=lambda: NO_PROPERTIES)
+    retain: bool = False
+    row: int | None = None
+
+
+Row = tuple[int, str, bytes, Mapping[str, object]]
+
+
+class Uplink:
+    """Where each result goes. The caller performs what the `to_*` methods return.
+
+    Results on disk are older than those in memory, so while some of them have not been handed
+    to the link, newer ones wait behind them. One that waits while the link is up is written to
+    disk too, so that its input can be acknowledged, but no faster than half of what leaves the
+    disk: otherwise a steady flow would keep the disk busy for good.
+
+    Args:
+        window: most results handed to the link and not yet confirmed.
+        ack_timeout_s: a result that has not been confirmed for so long goes to disk.
+        rows: results that are on disk already.
+        batch: results in one commit.
+        batch_wait_s: longest time a commit waits for company.
+        retry_s: time after which a refused commit is tried again.
+    """
+
+    def __init__(  # noqa: PLR0913 -- the four with defaults are constants that tests shrink
+        self,
+        *,
+        window: int,
+        ack_timeout_s: float,
+        rows: int,
+        batch: int = 64,
+        batch_wait_s: float = 0.2,
+        retry_s: float = 1.0,
+    ) -> None:
+        self.connected = False
+        self.rows = rows
+        self.blocked = False  # the disk is full or broken: acknowledgements are withheld
+        self._window = window
+        self._ack_timeout_s = ack_timeout_s
+        self._batch = batch
+        self._batch_wait_s = batch_wait_s
+        self._retry_s = retry_s
+        self._retry_at = 0.0
+        self._waiting: deque[Parcel] = deque()  # in memory, not handed to the link
+        self._in_flight: dict[Parcel, None] = {}  # handed over, in order
+        self._loose: dict[Parcel, None] = {}  # those of them that are not on disk
+        self._fetched: deque[Parcel] = deque()  # read back from disk, not handed to the link
+        self._unsent = rows  # rows not handed over since the link came up
+        self._cursor = 0  # highest row handed over or read back
+        self._credit = 0
+        self._gone: list[int] = []  # confirmed rows, to be removed
+        self._gone_since: float | None = None
+
+    @property
+    def withheld(self) -> int:
+        """Results whose inputs wait because the disk takes no more."""
+        return len(self._waiting) if self.blocked else 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing in memory waits for the broker or the disk."""
+        return not self._waiting and not self._loose
+
+    def offer(self, parcels: Iterable[Parcel]) -> None:
+        """Take results in the order in which they shall leave."""
+        self._waiting.extend(parcels)
+
+    def up(self) -> None:
+        """The link is up, with nothing in flight."""
+        self.connected = True
+
+    def down(self) -> None:
+        """The link is gone: what it had not confirmed must be sent again, oldest first."""
+        self.connected = False
+        self._waiting.extendleft(reversed(self._loose))
+        self._in_flight.clear()
+        self._loose.clear()
+        self._fetched.clear()
+        self._cursor = 0
+        self._unsent = self.rows - len(self._gone)
+
+    def confirmed(self, parcels: Iterable[Parcel], *, now: float) -> None:
+        """The broker acknowledged these; ones of an earlier connection are ignored."""
+        for parcel in parcels:
+            if parcel not in self._in_flight:
+                continue
+            del self._in_flight[parcel]
+            if parcel.row is None:
+                del self._loose[parcel]
+                if parcel.ticket is not None:
+                    parcel.ticket.settled = True
+            else:
+                self._gone.append(parcel.row)
+                if self._gone_since is None:
+                    self._gone_since = now
+
+    def to_send(self) -> list[Parcel]:
+        """Results to hand to the link now, in order."""
+        out: list[Parcel] = []
+        if not self.connected:
+            return out
+        room = self._window - len(self._in_flight)
+        while room > 0 and self._fetched:
+            parcel = self._fetched.popleft()
+            self._unsent -= 1
+            self._credit = min(self._credit + 1, 2 * self._batch)
+            out.append(parcel)
+            room -= 1
+        if self._unsent == 0:
+            fresh = min(room, len(self._waiting))
+            for _ in range(fresh):
+                parcel = self._waiting.popleft()
+                self._loose[parcel] = None
+                out.append(parcel)
+        self._in_flight.update(dict.fromkeys(out))
+        return out
+
+    def to_fetch(self) -> tuple[int, int] | None:
+        """(limit, after): rows to read back from disk now; answer with `fetched`."""
+        if not self.connected or self._fetched or self._unsent == 0 or self._gone_blocks():
+            return None
+        room = self._window - len(self._in_flight)
+        return (room, self._cursor) if room > 0 else None
+
+    def fetched(self, rows: Sequence[Row], *, now: float) -> None:
+        """Take rows that `to_fetch` asked for."""
+        for row, topic, payload, properties in rows:
+            self._fetched.append(Parcel(topic, payload, now, None, properties, row=row))
+            self._cursor = row
+        if not rows:  # the disk holds fewer than we counted: somebody removed them
+            self.rows -= self._unsent
+            self._unsent = 0
+
+    def to_commit(self, *, now: float) -> list[Parcel]:
+        """Results to write to disk now, in order; answer with `committed` or `refused`."""
+        oldest = self._oldest()
+        if oldest is None or (self.blocked and now < self._retry_at):
+            return []
+        due = now >= oldest.born + self._batch_wait_s
+        if not self.connected:
+            due = due or len(self._waiting) >= self._batch
+        elif now < oldest.born + self._ack_timeout_s:
+            size = min(self._batch, len(self._waiting))
+            # Rows wait on disk and these behind them: none of these is in flight.
+            full = len(self._waiting) >= self._batch
+            due = self._unsent > 0 and (due or full) and self._credit >= 2 * size
+        if not due:
+            return []
+        out = list(self._loose)[: self._batch]
+        for parcel in self._waiting:
+            if len(out) >= self._batch:
+                break
+            out.append(parcel)
+        return out
+
+    def committed(self, parcels: Sequence[Parcel], ids: Sequence[int]) -> None:
+        """These, as `to_commit` gave them or the first of them, are on disk under `ids`."""
+        self.blocked = False
+        for parcel, row in zip(parcels, ids, strict=True):
+            parcel.row = row
+            self.rows += 1
+            if parcel in self._in_flight:
+                del self._loose[parcel]
+                self._cursor = row
+            else:
+                self._waiting.popleft()
+                self._unsent += 1
+                self._credit = max(0, self._credit - 2)
+            if parcel.ticket is not None:
+                parcel.ticket.settled = True
+                parcel.ticket = None
+
+    def refused(self, *, now: float) -> None:
+        """The disk took nothing: what waits, waits on."""
+        self.blocked = True
+        self._retry_at = now + self._retry_s
+
+    def to_remove(self, *, now: float, flush: bool = False) -> list[int]:
+        """Rows to remove from disk now, together; answer with `removed`."""
+        since = self._gone_since
+        if since is None:
+            return []
+        due = len(self._gone) >= self._batch or now >= since + self._batch_wait_s
+        return self._gone if due or flush or self._gone_blocks() else []
+
+    def removed(self) -> None:
+        """What `to_remove` gave is gone; there may be room again."""
+        self.rows -= len(self._gone)
+        self._gone = []
+        self._gone_since = None
+        self._retry_at = 0.0
+
+    def due_at(self) -> float | None:
+        """When a `to_*` method may have something new though nothing happened; None if never."""
+        moments: list[float] = []
+        oldest = self._oldest()
+        if oldest is not None:
+            late = not self.connected or (self._unsent > 0 and self._credit >= 2 * self._batch)
+            wait_s = self._batch_wait_s if late else self._ack_timeout_s
+            moments.append(max(oldest.born + wait_s, self._retry_at if self.blocked else 0.0))
+        if self._gone_since is not None:
+            moments.append(self._gone_since + self._batch_wait_s)
+        return min(moments, default=None)
+
+    def _oldest(self) -> Parcel | None:
+        """The oldest result that is neither confirmed nor on disk."""
+        if self._loose:
+            return next(iter(self._loose))
+        return self._waiting[0] if self._waiting else None
+
+    def _gone_blocks(self) -> bool:
+        """Whether rows that are confirmed could be read back before they are removed."""
+        return self._cursor == 0 and bool(self._gone)
