@@ -1,0 +1,31 @@
+"""The processor itself, by ONNX Runtime's own kernels."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import onnxruntime
+
+from edgeslm.ports import SessionOptions
+
+_EP: Final = "CPUExecutionProvider"
+
+
+def problem() -> str | None:
+    """See `edgeslm.ports.Provider`: every build of ONNX Runtime has it."""
+    return None if _EP in onnxruntime.get_available_providers() else "not in this ONNX Runtime"
+
+
+def options() -> SessionOptions:
+    """One thread per inference: several callers on one session beat several threads in one."""
+    return SessionOptions(
+        provider="cpu",
+        ep=_EP,
+        # Callers of one session would spin against each other for the same cores.
+        config={"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"},
+    )
+
+
+def runtime() -> str:
+    """Version of ONNX Runtime."""
+    return str(onnxruntime.__version__)

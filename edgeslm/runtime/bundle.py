@@ -1,0 +1,175 @@
+"""Opens a bundle: everything in it is hostile until its manifest and hashes say otherwise."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel
+
+from edgeslm.contract.base import SCHEMA_VERSION, parse_json
+from edgeslm.contract.manifest import FEATURES, Artifact, Manifest, Role
+from edgeslm.errors import InvalidFileError, RejectedError
+
+MANIFEST: Final = "manifest.json"
+MAX_MANIFEST_BYTES: Final = 1024 * 1024
+_REMEDY: Final = "Copy the bundle again, or export it again."
+
+
+class BundleMissingError(RejectedError):
+    """There is no bundle at this path, or it cannot be read."""
+
+    code = "bundle.missing"
+
+
+class BundleInvalidError(InvalidFileError):
+    """The manifest is not one: not JSON, a wrong field, too long."""
+
+    code = "bundle.invalid"
+
+
+class BundleForeignError(RejectedError):
+    """The bundle is of a schema version, or needs a feature, that this build does not have."""
+
+    code = "bundle.foreign"
+
+
+class BundleTamperedError(RejectedError):
+    """A file is not the one the manifest describes: missing, cut, changed, or not listed."""
+
+    code = "bundle.tampered"
+
+
+class _Header(BaseModel):
+    """What any schema version of a manifest begins with; the rest is read when this fits."""
+
+    schema_version: int = SCHEMA_VERSION
+    requires: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle folder whose manifest has been read.
+
+    Args:
+        path: the folder.
+        manifest: what it says of itself.
+        hash: sha256 of manifest.json, hex. It stands for the whole: the manifest has the hashes
+            of all files.
+    """
+
+    path: Path
+    manifest: Manifest
+    hash: str
+
+    def artifacts(self, role: Role) -> list[Artifact]:
+        """All artifacts of a role, in the manifest's order."""
+        return [a for a in self.manifest.artifacts if a.role == role]
+
+    def read(self, role: Role) -> bytes:
+        """Return the bytes of the first artifact of `role`: the manifest has at least one.
+
+        Raises:
+            BundleTamperedError: the file cannot be read, or is not of the size it should have.
+        """
+        artifact = self.artifacts(role)[0]
+        try:
+            with (self.path / artifact.path).open("rb") as file:
+                data = file.read(artifact.size + 1)
+        except OSError as err:
+            raise _tampered(self.path, f"{artifact.path}: {err.strerror}") from None
+        if len(data) != artifact.size:
+            raise _tampered(self.path, f"{artifact.path}: not of {artifact.size} bytes")
+        return data
+
+
+def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
+    """Read the manifest in folder `path`, and with `verify` hold every file against it.
+
+    Raises:
+        BundleMissingError: no folder, no manifest, or not readable.
+        BundleInvalidError: the manifest is not one; names each field.
+        BundleForeignError: another schema version, or an unknown feature.
+        BundleTamperedError: a file is missing, cut, changed, not listed, or outside the folder.
+    """
+    raw = _read_manifest(path)
+    file = str(path / MANIFEST)
+    header = parse_json(_Header, raw, file=file, remedy=_REMEDY, error=BundleInvalidError)
+    if header.schema_version != SCHEMA_VERSION:
+        msg = (
+            f"{file}: schema version {header.schema_version}, this build reads {SCHEMA_VERSION}. "
+            "Update edgeslm, or export the bundle for this version."
+        )
+        raise BundleForeignError(msg)
+    if unknown := sorted(set(header.requires) - FEATURES):
+        msg = (
+            f"{file}: requires {', '.join(unknown)[:200]}, which this build lacks. Update edgeslm."
+        )
+        raise BundleForeignError(msg)
+    manifest = parse_json(Manifest, raw, file=file, remedy=_REMEDY, error=BundleInvalidError)
+    bundle = Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
+    if verify:
+        _verify(bundle)
+    return bundle
+
+
+def _read_manifest(path: Path) -> bytes:
+    file = path / MANIFEST
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):  # a pipe would block for ever
+            msg = f"{file}: not a file. {_REMEDY}"
+            raise BundleMissingError(msg)
+        with file.open("rb") as opened:
+            raw = opened.read(MAX_MANIFEST_BYTES + 1)
+    except (OSError, ValueError) as err:  # ValueError: a NUL in the path
+        why = err.strerror if isinstance(err, OSError) else str(err)
+        msg = f"{file}: {why}. Give the folder that holds {MANIFEST}."
+        raise BundleMissingError(msg) from None
+    if len(raw) > MAX_MANIFEST_BYTES:
+        what = f"longer than {MAX_MANIFEST_BYTES} bytes"
+        raise BundleInvalidError(str(file), [("", what)], remedy=_REMEDY)
+    return raw
+
+
+def _verify(bundle: Bundle) -> None:
+    """Hold every file against the manifest; nothing may lie there that it does not list.
+
+    A graph may name any file beside it as its weights: one that is not listed has no hash.
+    """
+    try:
+        root = bundle.path.resolve(strict=True)
+        for artifact in bundle.manifest.artifacts:
+            _verify_file(bundle.path, root, artifact)
+        listed = {artifact.path for artifact in bundle.manifest.artifacts} | {MANIFEST}
+        for folder, folders, files in os.walk(root):
+            linked = [name for name in folders if (Path(folder) / name).is_symlink()]
+            for name in files + linked:
+                inside = (Path(folder) / name).relative_to(root).as_posix()
+                if inside not in listed:
+                    raise _tampered(bundle.path, f"{inside}: not listed in {MANIFEST}; remove it")
+    except OSError as err:
+        raise _tampered(bundle.path, f"{err.filename}: {err.strerror}") from None
+
+
+def _verify_file(path: Path, root: Path, artifact: Artifact) -> None:
+    file = (path / artifact.path).resolve()
+    if not file.is_relative_to(root):
+        raise _tampered(path, f"{artifact.path}: leads outside the bundle")
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise _tampered(path, f"{artifact.path}: not a file")
+    if status.st_size != artifact.size:
+        what = f"{artifact.path}: {status.st_size} bytes, listed with {artifact.size}"
+        raise _tampered(path, what)
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    if digest != artifact.sha256:
+        raise _tampered(path, f"{artifact.path}: its sha256 is not the one listed")
+
+
+def _tampered(path: Path, what: str) -> BundleTamperedError:
+    return BundleTamperedError(f"{path}: {what}. {_REMEDY}")

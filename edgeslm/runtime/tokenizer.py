@@ -1,0 +1,93 @@
+"""Text -> token ids, for one text at a time, within bounds that do not depend on its length."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import tokenizers
+
+from edgeslm.errors import RejectedError
+from edgeslm.ports import Tensor
+
+INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")
+# A text is read piece by piece until its first `max_tokens` tokens are certain, and never further
+# than this: 1 MB of spaces, or of one endless word, costs milliseconds.
+MAX_CHARS: Final = 65_536
+_CHARS_PER_TOKEN: Final = 8  # of the first piece: twice what prose takes
+_GROWTH: Final = 4
+
+
+class TokenizerError(RejectedError):
+    """The bundle's tokenizer cannot be used."""
+
+    code = "bundle.tokenizer"
+
+
+class Tokenizer:
+    """A Hugging Face `tokenizer.json`, unpadded, cut at `max_tokens`. Thread-safe."""
+
+    def __init__(self, data: bytes, *, max_tokens: int) -> None:
+        """Read `data`, the file's bytes; its own padding and truncation are switched off.
+
+        Raises:
+            TokenizerError: not a tokenizer, or it adds more special tokens than `max_tokens` holds.
+        """
+        try:
+            self._native = tokenizers.Tokenizer.from_buffer(data)
+            self._native.no_padding()
+            self._native.enable_truncation(max_tokens)
+            self._native.encode("probe")
+        except BaseException as err:
+            # A panic of the native code is a BaseException, of a class it does not export.
+            if isinstance(err, KeyboardInterrupt | SystemExit):
+                raise
+            msg = f"tokenizer: {str(err)[:300] or type(err).__name__}. Export the bundle again."
+            raise TokenizerError(msg) from None
+        self._first_chars = min(MAX_CHARS, max_tokens * _CHARS_PER_TOKEN)
+
+    def encode(self, text: str) -> tuple[dict[str, Tensor], bool]:
+        """Return the tokens of `text`, and whether some were cut off.
+
+        The same as encoding the whole text and cutting, as far as `MAX_CHARS` characters reach:
+        what lies behind them is never read, and counts as cut off.
+
+        Returns:
+            int64 [1, sequence] for each name in `INPUTS`, sequence in [1, max_tokens]; truncated.
+        """
+        chars = self._first_chars
+        while True:
+            whole = len(text) <= chars
+            encoding = self._encode(text if whole else text[:chars])
+            if whole or chars >= MAX_CHARS or _is_certain(encoding):
+                break
+            chars = min(MAX_CHARS, chars * _GROWTH)
+        ids = encoding.ids or [0]  # a graph needs one token, and an empty text may give none
+        input_ids = np.array([ids], dtype=np.int64)
+        tensors: dict[str, Tensor] = {
+            "input_ids": input_ids,
+            "attention_mask": np.ones_like(input_ids),
+            "token_type_ids": np.zeros_like(input_ids),
+        }
+        return tensors, bool(encoding.overflowing) or not whole
+
+    def _encode(self, text: str) -> tokenizers.Encoding:
+        try:
+            return self._native.encode(text)
+        except UnicodeEncodeError:  # a lone surrogate, from a JSON escape
+            return self._native.encode(text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _is_certain(encoding: tokenizers.Encoding) -> bool:
+    """Whether the tokens kept are those of the whole text, of which only the start was encoded.
+
+    The cut may have changed the last word it left, and nothing before it. So they are if the last
+    token kept is of an earlier word than the last token there is.
+    """
+    if not encoding.overflowing:
+        return False
+    return _last_word(encoding) != _last_word(encoding.overflowing[-1])
+
+
+def _last_word(encoding: tokenizers.Encoding) -> int | None:
+    return next((word for word in reversed(encoding.word_ids) if word is not None), None)
