@@ -14,7 +14,7 @@ class Int8Recipe(Typed):
     """How the CPU target quantises; see exporters/targets/cpu.py."""
 
     reduce_range: bool = Field(description="7-bit weights: exact on x86 without VNNI.")
-    per_channel: bool = True
+    per_channel: bool = Field(True, description="A scale for each output channel.")  # noqa: FBT003
 
 
 class CpuTarget(Typed):
@@ -37,13 +37,13 @@ class Gate(Typed):
 class DeviceProfile(Typed):
     """One device type."""
 
-    name: Name
-    description: str
+    name: Annotated[Name, Field(description="The file's name without .toml; lower case.")]
+    description: str = Field(description="Which device, for people.")
     requires: Requirements
     providers: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
         description="Keys of edgeslm/providers/, best first."
     )
-    max_tokens: Annotated[int, Field(ge=4, le=8192)] = 128
+    max_tokens: Annotated[int, Field(ge=4, le=8192, description="Longer texts are cut.")] = 128
     cpu: CpuTarget | None = None
     gate: Gate = Gate()
     tolerance: Tolerance | None = Field(

@@ -6,6 +6,7 @@ A nested key's variable joins the levels with two underscores: `EDGESLM_UPLINK__
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -104,11 +105,19 @@ class Route(_Section):
 
     topic: Annotated[str, Field(description="MQTT topic filter.")]
     models: Annotated[tuple[Name, ...], Field(min_length=1, description="Keys of [models].")]
-    text: Annotated[Pointer | None, Field(description="Where the text is; absent: payload.")] = None
-    source: Annotated[Pointer | None, Field(description="Which machine; absent: topic.")] = None
-    time: Annotated[Pointer | None, Field(description="Seconds since 1970.")] = None
-    key: Annotated[Pointer | None, Field(description="Session or order the text is of.")] = None
-    id: Annotated[Pointer | None, Field(description="The publisher's own id.")] = None
+    text: Annotated[
+        Pointer | None, Field(description="Where the text is; absent: the payload is the text.")
+    ] = None
+    source: Annotated[
+        Pointer | None, Field(description="Where the machine's name is; absent: its topic.")
+    ] = None
+    time: Annotated[
+        Pointer | None, Field(description="Where the text's own time is, seconds since 1970.")
+    ] = None
+    key: Annotated[
+        Pointer | None, Field(description="Where the key is: the session or order the text is of.")
+    ] = None
+    id: Annotated[Pointer | None, Field(description="Where the publisher's own id is.")] = None
     id_property: Annotated[
         str | None, Field(description="MQTT 5 user property with the publisher's own id.")
     ] = None
@@ -172,14 +181,18 @@ class AgentSettings(BaseSettings):
         str | None, Field(description="Device profile, name or file; the CPU's, if absent.")
     ] = None
     uplink: Annotated[Broker, Field(description="Where results go.")] = Broker()
-    input: Annotated[Broker | None, Field(description="Where texts come from; uplink's.")] = None
+    input: Annotated[
+        Broker | None, Field(description="Where texts come from; [uplink], if absent.")
+    ] = None
     models: Annotated[dict[Name, ModelSettings], Field(description="By name.")] = {}
-    routes: Annotated[dict[Name, Route], Field(description="By name; see [routes.NAME].")] = {}
+    routes: Annotated[dict[Name, Route], Field(description="By name.")] = {}
     outbox: OutboxSettings = OutboxSettings()
     state_interval_s: Annotated[
         float, Field(ge=1, le=86_400, description="Between two `state` messages.")
     ] = 30.0
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field()] = "info"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="Least that is logged.")
+    ] = "info"
 
     @classmethod
     def settings_customise_sources(
@@ -230,7 +243,18 @@ def load_settings(path: Path) -> AgentSettings:
     try:
         return AgentSettings(**data)
     except ValidationError as err:
-        raise ConfigError(str(path), problems_of(err), remedy=REMEDY) from None
+        problems = [(_culprit(field), what) for field, what in problems_of(err)]
+        raise ConfigError(str(path), problems, remedy=REMEDY) from None
     except ValueError as err:  # pydantic-settings: a variable that should hold JSON and does not
         where = "environment"
         raise ConfigError(where, [("", str(err))], remedy=REMEDY) from None
+
+
+def _culprit(field: str) -> str:
+    """Return `field`, or the variable that gave its value instead of the file."""
+    given = {name.upper() for name in os.environ}
+    parts = field.upper().split(".")
+    for depth in range(len(parts), 0, -1):
+        if (name := "EDGESLM_" + "__".join(parts[:depth])) in given:
+            return f"{name} ({field})"
+    return field

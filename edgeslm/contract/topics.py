@@ -7,6 +7,8 @@ from typing import Final
 
 DEFAULT_ROOT: Final = "edgeslm/v1"
 MAX_TOPIC_BYTES: Final = 65_535  # MQTT 5, 1.5.4
+_WILDCARDS: Final = frozenset("+#")
+_SHARE: Final = 2  # levels before the filter in `$share/NAME/FILTER`
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +45,37 @@ class Topics:
 
 def filter_problem(topic_filter: str) -> str | None:
     """Say what is wrong with an MQTT topic filter; None where nothing is (MQTT 5, 4.7)."""
-    if not topic_filter:
-        return "is empty"
-    if "\0" in topic_filter:
-        return "holds a NUL character"
-    if len(topic_filter.encode("utf-8", "replace")) > MAX_TOPIC_BYTES:
-        return f"is longer than {MAX_TOPIC_BYTES} bytes"
     levels = topic_filter.split("/")
-    for i, level in enumerate(levels):
-        if "#" in level and (level != "#" or i != len(levels) - 1):
-            return "has '#' elsewhere than alone at the end"
-        if "+" in level and level != "+":
-            return "has '+' in the middle of a level"
-    return None
+    shared = levels[0] == "$share"
+    rules = (
+        (not topic_filter, "is empty"),
+        ("\0" in topic_filter, "holds a NUL character"),
+        (
+            len(topic_filter.encode("utf-8", "replace")) > MAX_TOPIC_BYTES,
+            f"is longer than {MAX_TOPIC_BYTES} bytes",
+        ),
+        (
+            shared and (levels[1:2] in ([], [""]) or levels[_SHARE:] in ([], [""])),
+            "is not $share/NAME/FILTER",
+        ),
+        (shared and not _WILDCARDS.isdisjoint("".join(levels[1:2])), "has a wildcard for $share"),
+        (
+            any("#" in level and level != "#" for level in levels) or "#" in levels[:-1],
+            "has '#' elsewhere than alone at the end",
+        ),
+        (
+            any("+" in level and level != "+" for level in levels),
+            "has '+' in the middle of a level",
+        ),
+    )
+    return next((problem for broken, problem in rules if broken), None)
 
 
 def matches(topic_filter: str, topic: str) -> bool:
     """Whether `topic` matches `topic_filter` (MQTT 5, 4.7, `$` topics and `$share` included)."""
     levels = _without_share(topic_filter)
     parts = topic.split("/")
-    if topic.startswith("$") and levels[0] in {"#", "+"}:
+    if topic.startswith("$") and levels[0] in _WILDCARDS:
         return False
     for i, level in enumerate(levels):
         if level == "#":
@@ -75,6 +88,8 @@ def matches(topic_filter: str, topic: str) -> bool:
 def overlap(first: str, second: str) -> bool:
     """Whether some topic matches both filters."""
     a, b = _without_share(first), _without_share(second)
+    if any(x[0].startswith("$") and y[0] in _WILDCARDS for x, y in ((a, b), (b, a))):
+        return False
     for x, y in zip(a, b, strict=False):
         if "#" in {x, y}:
             return True
@@ -89,4 +104,4 @@ def overlap(first: str, second: str) -> bool:
 def _without_share(topic_filter: str) -> list[str]:
     """Levels of a filter; of a shared subscription, those behind `$share/NAME/`."""
     levels = topic_filter.split("/")
-    return levels[2:] if levels[0] == "$share" and len(levels) > 2 else levels  # noqa: PLR2004
+    return levels[_SHARE:] if levels[0] == "$share" and len(levels) > _SHARE else levels

@@ -1,0 +1,263 @@
+"""Settings: what is wrong is named, and every key has a variable that wins over the file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from edgeslm.contract.settings import AgentSettings, load_settings
+from edgeslm.errors import EXIT_CONFIG, ConfigError
+
+DOCS = Path(__file__).parents[2] / "docs"
+MODEL = '[models.m]\nbundle = "/b"\n'
+ROUTE = f'device_id = "d"\n{MODEL}[routes.r]\ntopic = "t"\nmodels = ["m"]\n'
+
+# What the file says -> the field that the error names.
+BAD = {
+    "missing device": ("", "device_id"),
+    "unknown key": ('device_id = "d"\ncolour = 1', "colour: unknown key"),
+    "unknown nested key": ('device_id = "d"\n[uplink]\nhots = "x"', "uplink.hots: unknown key"),
+    "unknown key of a model": (
+        'device_id = "d"\n[models.m]\nbundle = "b"\nx = 1',
+        "models.m.x: unknown key",
+    ),
+    "wrong type": ('device_id = "d"\n[uplink]\nport = "many"', "uplink.port"),
+    "a table for a value": ('device_id = "d"\n[log_level]\nx = 1', "log_level"),
+    "a value for a table": ('device_id = "d"\nuplink = 3', "uplink"),
+    "out of range": ('device_id = "d"\n[uplink]\nport = 65536', "uplink.port"),
+    "not finite": ('device_id = "d"\nstate_interval_s = nan', "state_interval_s"),
+    "device with a slash": ('device_id = "a/b"', "device_id"),
+    "device with a wildcard": ('device_id = "+"', "device_id"),
+    "root with a wildcard": ('device_id = "d"\ntopic_root = "a/#"', "topic_root"),
+    "root of the broker": ('device_id = "d"\ntopic_root = "$SYS"', "topic_root"),
+    "two passwords": (
+        'device_id = "d"\n[uplink]\nusername = "u"\npassword = "p"\npassword_file = "f"',
+        "not both",
+    ),
+    "a password without a name": ('device_id = "d"\n[uplink]\npassword = "p"', "username"),
+    "half a client certificate": ('device_id = "d"\n[uplink.tls]\ncert_file = "c"', "key_file"),
+    "route to no model": (ROUTE.replace('["m"]', '["n"]'), "no [models.n]"),
+    "route to an empty list": (ROUTE.replace('["m"]', "[]"), "routes.r.models"),
+    "bad filter": (ROUTE.replace('"t"', '"a/#/b"'), "routes.r"),
+    "own topics": (ROUTE.replace('"t"', '"#"'), "own results"),
+    "bad pointer": (ROUTE + 'text = "text"', "routes.r.text"),
+    "pointer without text": (ROUTE + 'id = "/id"', "name the text's pointer"),
+    "bad name of a model": ('device_id = "d"\n[models."M/1"]\nbundle = "b"', "models"),
+    "not TOML": ("device_id = ", "not TOML"),
+    "a key twice": ('device_id = "a"\ndevice_id = "b"', "not TOML"),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in AgentSettings.model_fields:
+        monkeypatch.delenv(f"EDGESLM_{name.upper()}", raising=False)
+
+
+def load(tmp_path: Path, text: str | bytes) -> AgentSettings:
+    file = tmp_path / "agent.toml"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load_settings(file)
+
+
+@pytest.mark.parametrize(("text", "named"), BAD.values(), ids=BAD)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(named)) as err:
+        load(tmp_path, text)
+    assert str(tmp_path / "agent.toml") in str(err.value)
+    assert "docs/settings.md" in str(err.value)
+    assert err.value.exit_status == EXIT_CONFIG
+
+
+@pytest.mark.parametrize("raw", [b"\xff\xfe", b"a = \x00", b"[" * 100_000, b"\xef\xbb\xbfx"])
+def test_bytes_that_are_no_toml_are_an_error_not_a_crash(tmp_path: Path, raw: bytes) -> None:
+    with pytest.raises(ConfigError):
+        load(tmp_path, raw)
+
+
+def test_a_missing_file_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load_settings(tmp_path / "none.toml")
+
+
+def test_a_folder_is_no_settings_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="directory"):
+        load_settings(tmp_path)
+
+
+def test_a_secret_shows_in_no_error_and_no_print(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as err:
+        load(tmp_path, 'device_id = "d"\n[uplink]\nusername = 1\npassword = "hunter2"')
+    assert "hunter2" not in str(err.value)
+    good = load(tmp_path, 'device_id = "d"\n[uplink]\nusername = "u"\npassword = "hunter2"')
+    assert "hunter2" not in repr(good)
+
+
+@pytest.mark.parametrize("value", ["{", "[1", "{}{}", "true"])
+def test_a_variable_that_should_hold_json_and_does_not_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("EDGESLM_UPLINK", value)
+    with pytest.raises(ConfigError, match="uplink"):
+        load(tmp_path, 'device_id = "d"')
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("EDGESLM_UPLINK__PORT", "many"),
+        ("EDGESLM_UPLINK__HOTS", "x"),
+        ("edgeslm_log_level", "loud"),
+        ("EDGESLM_MODELS", '{"m": {}}'),
+    ],
+)
+def test_an_error_names_the_variable_that_caused_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=rf"{variable.upper()} \("):
+        load(tmp_path, 'device_id = "d"')
+
+
+# Every key: what the file says, what the variable says, in TOML and in the environment.
+PAIRS: dict[str, tuple[Any, Any]] = {
+    "DEVICE_ID": ("d1", "d2"),
+    "TOPIC_ROOT": ("a/b", "c/d"),
+    "STATE_DIR": ("/a", "/b"),
+    "RUNTIME_DIR": ("/a", "/b"),
+    "PROFILE": ("generic-x86_64", "mine.toml"),
+    "STATE_INTERVAL_S": (10.0, 20.5),
+    "LOG_LEVEL": ("info", "debug"),
+    **{
+        f"{broker}__{key}": pair
+        for broker in ("UPLINK", "INPUT")
+        for key, pair in {
+            "HOST": ("a", "b"),
+            "PORT": (1883, 1884),
+            "PROTOCOL": ("5", "3.1.1"),
+            "USERNAME": ("a", "b"),
+            "PASSWORD": ("a", "b"),
+            "PASSWORD_FILE": ("/a", "/b"),
+            "KEEPALIVE_S": (30, 60),
+            "SESSION_EXPIRY_S": (0, 60),
+            "TLS__CA_FILE": ("/a", "/b"),
+            "TLS__CERT_FILE": ("/a", "/b"),
+            "TLS__KEY_FILE": ("/a", "/b"),
+        }.items()
+    },
+    "MODELS__NAME__BUNDLE": ("/a", "/b"),
+    "MODELS__NAME__WORKERS": (1, 2),
+    "MODELS__NAME__CACHE_ENTRIES": (0, 10),
+    "MODELS__NAME__RECEIVE_MAXIMUM": (1, 2),
+    "ROUTES__NAME__TOPIC": ("a", "b/+"),
+    "ROUTES__NAME__MODELS": (["name"], ["other"]),
+    **{f"ROUTES__NAME__{key}": ("/a", "/b") for key in ("TEXT", "SOURCE", "TIME", "KEY", "ID")},
+    "ROUTES__NAME__ID_PROPERTY": ("a", "b"),
+    "ROUTES__NAME__ENCODING": ("utf-8", "latin-1"),
+    "ROUTES__NAME__MAX_BYTES": (1, 2),
+    "ROUTES__NAME__SHARE": ("none", "text"),
+    "OUTBOX__MAX_RESULTS": (1, 2),
+    "OUTBOX__MAX_MB": (1, 2),
+    "OUTBOX__ACK_TIMEOUT_S": (1.0, 2.0),
+}
+
+
+def documented() -> set[str]:
+    page = (DOCS / "settings.md").read_text()
+    return set(re.findall(r"\| `EDGESLM_(\w+)` \|", page))
+
+
+def test_every_documented_key_is_in_the_table_below() -> None:
+    assert documented() == set(PAIRS)
+
+
+def nested(variable: str, value: object) -> dict[str, Any]:
+    for part in reversed(variable.lower().split("__")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = {k: merge(base[k], v) for k, v in over.items() if isinstance(v, dict) and k in base}
+    return base | over | both
+
+
+def toml(table: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
+    if path:
+        yield f"[{'.'.join(path)}]"
+    for key, value in table.items():
+        if not isinstance(value, dict):
+            yield f"{key} = {json.dumps(value)}"
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from toml(value, (*path, key))
+
+
+def value_at(settings: AgentSettings, variable: str) -> Any:
+    node: Any = settings
+    for part in variable.lower().split("__"):
+        node = node[part] if isinstance(node, dict) else getattr(node, part)
+    if isinstance(node, SecretStr):
+        return node.get_secret_value()
+    return str(node) if isinstance(node, Path) else node
+
+
+def whole(variable: str) -> dict[str, Any]:
+    """Return a valid file around the key of `variable`."""
+    base: dict[str, Any] = {
+        "device_id": "d",
+        "models": {"name": {"bundle": "/m"}, "other": {"bundle": "/o"}},
+    }
+    if variable.startswith("ROUTES"):
+        base["routes"] = {"name": {"topic": "t", "models": ["name"], "text": "/text"}}
+    head, _, key = variable.partition("__")
+    if key in {"PASSWORD", "PASSWORD_FILE"}:
+        base[head.lower()] = {"username": "u"}
+    if key.endswith(("CERT_FILE", "KEY_FILE")):
+        base[head.lower()] = {"tls": {"cert_file": "/c", "key_file": "/k"}}
+    return merge(base, nested(variable, PAIRS[variable][0]))
+
+
+@pytest.mark.parametrize("variable", PAIRS)
+def test_a_keys_variable_wins_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    in_file, in_variable = PAIRS[variable]
+    text = "\n".join(toml(whole(variable)))
+
+    def same(value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    before = load(tmp_path, text)
+    assert value_at(before, variable) == same(in_file)
+    word = in_variable if isinstance(in_variable, str) else json.dumps(in_variable)
+    monkeypatch.setenv(f"EDGESLM_{variable}", word)
+    after = load(tmp_path, text)
+    assert value_at(after, variable) == same(in_variable)
+    # Nothing else has moved.
+    assert after.models["other"] == before.models["other"]
+    assert (after.device_id == before.device_id) is (variable != "DEVICE_ID")
+
+
+def test_a_variable_alone_makes_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGESLM_MODELS__PRESS__BUNDLE", "/srv/press")
+    monkeypatch.setenv("EDGESLM_ROUTES", '{"log": {"topic": "t", "models": ["press"]}}')
+    settings = load(tmp_path, 'device_id = "d"')
+    assert settings.models["press"].bundle == Path("/srv/press")
+    assert settings.routes["log"].models == ("press",)
+
+
+def test_the_port_follows_tls_and_the_input_broker_the_uplink(tmp_path: Path) -> None:
+    plain = load(tmp_path, 'device_id = "d"')
+    assert plain.input_broker is plain.uplink
+    assert plain.uplink.effective_port == 1883
+    secure = load(tmp_path, 'device_id = "d"\n[uplink.tls]\n[input]\nhost = "other"')
+    assert secure.uplink.effective_port == 8883
+    assert secure.input_broker.host == "other"
