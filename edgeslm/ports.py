@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeslm.contract.messages import Cause
+from edgeslm.errors import UnavailableError
 
 Tensor = NDArray[np.generic]
 P = TypeVar("P", bound="Publication")
@@ -279,6 +280,21 @@ Report = Up | Down | Arrived | Confirmed[Any] | Subscribed
 Sink = Callable[[Report], None]
 
 
+class OutboxFullError(UnavailableError):
+    """A bound of the outbox would be passed; nothing was written."""
+
+    code = "outbox.full"
+
+
+class OutboxUnavailableError(UnavailableError):
+    """The disk refused; nothing was written."""
+
+    code = "outbox.unavailable"
+
+
+OutboxRow = tuple[int, str, bytes, Mapping[str, object]]
+
+
 class Outbox(Protocol):
     """A bounded, durable, ordered queue of (topic, payload)."""
 
@@ -290,10 +306,18 @@ class Outbox(Protocol):
             OutboxUnavailableError: the disk refused; nothing was written.
         """
 
-    def peek(self, limit: int, *, after: int) -> list[tuple[int, str, bytes, Mapping[str, object]]]:
-        """Oldest rows with an id above `after`, at most `limit`."""
+    def peek(self, limit: int, *, after: int) -> list[OutboxRow]:
+        """Oldest rows with an id above `after`, at most `limit`.
+
+        Raises:
+            OutboxUnavailableError: the disk cannot be read.
+        """
 
     def remove(self, ids: Sequence[int]) -> None:
-        """Forget rows that the broker has acknowledged; unknown ids are ignored."""
+        """Forget rows that the broker has acknowledged; unknown ids are ignored.
+
+        Raises:
+            OutboxUnavailableError: the disk refused; none was removed.
+        """
 
     def __len__(self) -> int: ...

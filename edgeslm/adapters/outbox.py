@@ -1,0 +1,187 @@
+"""Results that the uplink would not take, in SQLite: bounded, durable, in order."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from edgeslm.ports import OutboxFullError, OutboxRow, OutboxUnavailableError
+
+_SCHEMA: Final = 1
+_ROW_OVERHEAD: Final = 64  # bytes that SQLite adds to a row, about
+
+
+class SqliteOutbox:
+    """Implements `edgeslm.ports.Outbox`. Owned by one thread.
+
+    Every commit reaches the disk (WAL, synchronous FULL): inputs are acknowledged on its word.
+
+    Args:
+        path: the database; made where it is absent. One that is damaged is set aside under
+            another name, and `set_aside` says which.
+        max_rows: most rows held.
+        max_bytes: most bytes held, counted as payload, topic and a row's overhead.
+
+    Raises:
+        OutboxUnavailableError: the folder is not writable, or the disk is full.
+    """
+
+    def __init__(self, path: Path, *, max_rows: int, max_bytes: int) -> None:
+        self.set_aside: Path | None = None
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+        try:
+            self._db = _open(path)
+        except _DamagedError:
+            self.set_aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+            _move_aside(path, self.set_aside)
+            self._db = _open(path)
+        row = self._db.execute(
+            "SELECT count(*), coalesce(sum(length(payload) + length(topic)), 0) FROM result"
+        ).fetchone()
+        self._rows: int = row[0]
+        self._bytes: int = row[1] + self._rows * _ROW_OVERHEAD
+
+    def append(self, rows: Sequence[tuple[str, bytes, Mapping[str, object]]]) -> list[int]:
+        size = sum(_size(topic, payload) for topic, payload, _ in rows)
+        if self._rows + len(rows) > self._max_rows or self._bytes + size > self._max_bytes:
+            msg = f"{self._rows} rows, {self._bytes} bytes held; no room for {len(rows)} more"
+            raise OutboxFullError(msg)
+        ids: list[int] = []
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                for topic, payload, properties in rows:
+                    done = self._db.execute(
+                        "INSERT INTO result (topic, payload, properties) VALUES (?, ?, ?)",
+                        (topic, payload, _pack(properties)),
+                    )
+                    ids.append(done.lastrowid or 0)
+        except sqlite3.Error as err:
+            msg = f"outbox: {err}; free disk space or replace the disk"
+            raise OutboxUnavailableError(msg) from None
+        self._rows += len(rows)
+        self._bytes += size
+        return ids
+
+    def peek(self, limit: int, *, after: int) -> list[OutboxRow]:
+        try:
+            rows = self._db.execute(
+                "SELECT id, topic, payload, properties FROM result "
+                "WHERE id > ? ORDER BY id LIMIT ?",
+                (after, limit),
+            ).fetchall()
+        except sqlite3.Error as err:
+            msg = f"outbox: {err}"
+            raise OutboxUnavailableError(msg) from None
+        return [(id_, topic, payload, _unpack(packed)) for id_, topic, payload, packed in rows]
+
+    def remove(self, ids: Sequence[int]) -> None:
+        rows = size = 0
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                for id_ in ids:
+                    gone = self._db.execute(
+                        "DELETE FROM result WHERE id = ? RETURNING length(payload) + length(topic)",
+                        (id_,),
+                    ).fetchone()
+                    if gone is not None:
+                        rows += 1
+                        size += gone[0] + _ROW_OVERHEAD
+        except sqlite3.Error as err:
+            msg = f"outbox: {err}"
+            raise OutboxUnavailableError(msg) from None
+        self._rows -= rows
+        self._bytes -= size
+
+    def close(self) -> None:
+        """Fold the log into the database and let go of it."""
+        self._db.close()
+
+    def __len__(self) -> int:
+        return self._rows
+
+
+class _DamagedError(Exception):
+    """The file is not a whole database of ours."""
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Return the database at `path`, ready for use.
+
+    Raises:
+        OutboxUnavailableError: the disk refuses.
+        _DamagedError: there is something else, or what is left of one.
+    """
+    try:
+        db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+    except sqlite3.Error as err:
+        msg = f"{path}: {err}; make the state directory writable"
+        raise OutboxUnavailableError(msg) from None
+    try:
+        whole = _prepare(db)
+    except sqlite3.OperationalError as err:
+        db.close()
+        msg = f"{path}: {err}; free disk space and make the state directory writable"
+        raise OutboxUnavailableError(msg) from None
+    except sqlite3.DatabaseError:  # not a database, or a malformed one
+        whole = False
+    if not whole:
+        db.close()
+        raise _DamagedError
+    return db
+
+
+def _prepare(db: sqlite3.Connection) -> bool:
+    """Check and set up `db`; return whether it is whole and of our schema."""
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version not in {0, _SCHEMA} or db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        return False
+    db.execute("PRAGMA auto_vacuum = FULL")  # so that the file shrinks when it is drained
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA journal_size_limit = 4194304")
+    # AUTOINCREMENT: an id is never given twice, so a late removal cannot hit a new row.
+    db.execute(
+        "CREATE TABLE IF NOT EXISTS result (id INTEGER PRIMARY KEY AUTOINCREMENT, "
+        "topic TEXT NOT NULL, payload BLOB NOT NULL, properties TEXT)"
+    )
+    db.execute(f"PRAGMA user_version = {_SCHEMA}")
+    return True
+
+
+def _move_aside(path: Path, aside: Path) -> None:
+    try:
+        path.rename(aside)
+        for suffix in ("-wal", "-shm"):
+            log = path.with_name(path.name + suffix)
+            if log.exists():
+                log.rename(aside.with_name(aside.name + suffix))
+    except OSError as err:
+        msg = f"{path} is damaged and cannot be set aside: {err.strerror or err}"
+        raise OutboxUnavailableError(msg) from None
+
+
+def _size(topic: str, payload: bytes) -> int:
+    return len(payload) + len(topic) + _ROW_OVERHEAD
+
+
+def _pack(properties: Mapping[str, object]) -> str | None:
+    """JSON of properties; bytes, of which there are none but correlation data, as hex."""
+    if not properties:
+        return None
+    return json.dumps({k: v.hex() if isinstance(v, bytes) else v for k, v in properties.items()})
+
+
+def _unpack(packed: str | None) -> Mapping[str, object]:
+    if packed is None:
+        return {}
+    found: dict[str, object] = json.loads(packed)
+    if isinstance(hexed := found.get("CorrelationData"), str):
+        found["CorrelationData"] = bytes.fromhex(hexed)
+    return found
