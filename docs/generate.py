@@ -18,6 +18,7 @@ import _errors
 import _tables
 from pydantic import BaseModel
 
+from edgeslm.contract.golden import GoldenCase
 from edgeslm.contract.manifest import Manifest
 from edgeslm.contract.messages import ADAPTERS
 from edgeslm.contract.profile import DeviceProfile
@@ -29,6 +30,7 @@ MODELS: Final[dict[str, type[BaseModel]]] = {
     "manifest": Manifest,
     "profile": DeviceProfile,
     "settings": AgentSettings,
+    "golden": GoldenCase,
 }
 MADE: Final = "<!-- Made from the code by `make docs`; edit the code instead. -->"
 
