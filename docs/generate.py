@@ -49,7 +49,7 @@ def documents() -> Iterator[tuple[Path, str]]:
         yield DOCS / "schemas" / f"{name}.json", _json(head | schema)
     yield DOCS / "asyncapi.json", _json(_asyncapi.document(DOCS / "examples"))
     yield DOCS / "settings.md", settings_page(schemas["settings"])
-    yield DOCS / "profile.md", profile_page(schemas["profile"])
+    yield DOCS / "device-profiles.md", profile_page(schemas["profile"])
     errors = _errors.error_classes(ROOT)
     yield DOCS / "error-codes.md", error_page(errors)
     yield DOCS / "exit-codes.md", exit_page(errors)
