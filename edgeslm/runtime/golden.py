@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -113,6 +114,13 @@ def _differences(case: GoldenCase, got: Answer, tolerance: Tolerance) -> list[st
         if got.accepted != want.accepted:
             wrong.append(f"accepted {got.accepted}, expected {want.accepted}")
     return wrong
+
+
+def user_verdicts() -> Path | None:
+    """Where commands that a person runs keep verdicts; None without a home."""
+    # `Path.expanduser` raises where there is none.
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    return Path(cache) / "edgeslm" / "verdicts" if Path(cache).is_absolute() else None
 
 
 class Verdicts:

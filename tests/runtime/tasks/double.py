@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from edgeslm.errors import InvalidFileError
 from edgeslm.ports import Answer, Prepared, Request, Tensor
 
-
 FILE = "parameters.json"
 
 
