@@ -1,0 +1,119 @@
+"""From scores to p-values by conformal calibration, and several p-values to one.
+
+A p-value is the share of normal lines that would score at least as high. Scores inside the range
+of the calibration scores get their rank; beyond it the tail is taken as exponential, with the mean
+excess of the highest scores over the one below them.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeslm.errors import RejectedError
+
+EXACT: Final = 256
+"""Highest calibration scores that are all kept; below them ranks are kept geometrically."""
+WEIGHTS: Final[Mapping[str, float]] = {"text": 0.9, "number": 0.1}
+"""Shares of the alarm budget. Text has them since its scores are nearly always 0: a novel line
+is far out, while every line with numbers has some number at the edge of its range."""
+MIN_P: Final = 1e-300
+"""Smallest p-value that is reported; scores go on growing beyond it."""
+
+
+class BudgetError(RejectedError):
+    """The calibration lines are too few for the alarm budget."""
+
+    code = "calibration.budget"
+
+    def __init__(self, *, budget: float, lines: int) -> None:
+        self.budget = budget
+        self.lines = lines
+        self.needed = lines_needed(budget)
+        super().__init__(
+            f"an alarm budget of {budget:g} needs at least {self.needed} normal lines to calibrate"
+            f" on, and there are {lines}; add lines, or allow a budget of {1 / max(lines, 1):.2g}"
+        )
+
+
+def lines_needed(budget: float) -> int:
+    """Return the fewest calibration lines with which a line can be in the rarest `budget`."""
+    return math.ceil(1 / budget)
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """Distribution of a score over normal lines.
+
+    Args:
+        scores: knots, strictly ascending, at least one.
+        log_p: ln of the p-value at each knot, descending, at most 0.
+        log_p_above: ln of the p-value just above each knot, never above `log_p` of the same
+            knot nor below that of the next: a score that many lines share is a step.
+        decay: scores per e-fold of p beyond the last knot, > 0.
+    """
+
+    scores: tuple[float, ...]
+    log_p: tuple[float, ...]
+    log_p_above: tuple[float, ...]
+    decay: float
+
+    def log_p_value(self, score: float) -> float:
+        """Return ln of the p-value of `score`, finite and at most 0; it never rises with score.
+
+        Between knots ln p is interpolated, so that it ranks as finely as the score does. That
+        costs at most the weight of one line, and on the safe side.
+        """
+        scores = self.scores
+        i = bisect_left(scores, score)
+        if i == len(scores):
+            return self.log_p_above[-1] - (score - scores[-1]) / self.decay
+        if i == 0 or scores[i] == score:
+            return self.log_p[i] if scores[i] == score else 0.0
+        low, above = scores[i - 1], self.log_p_above[i - 1]
+        return above + (self.log_p[i] - above) * (score - low) / (scores[i] - low)
+
+
+def tail(scores: Sequence[float] | NDArray[np.float64]) -> Tail:
+    """Return the distribution of `scores`, the finite scores of at least one normal line."""
+    distinct, counts = np.unique(np.asarray(scores, np.float64), return_counts=True)
+    n = int(counts.sum())
+    at_least = np.cumsum(counts[::-1])[::-1]  # how many scored at least this
+    higher = np.append(at_least[1:] + 2, 1)  # a line more than scored above it, for safety
+    top = distinct[-min(len(distinct), max(2, n // 20)) :]
+    decay = float((top[1:] - top[0]).mean()) if len(top) > 1 else 0.0
+    keep = len(distinct) - 1 - _ranks(len(distinct))
+    return Tail(
+        scores=tuple(distinct[keep].tolist()),
+        log_p=tuple(np.log((at_least + 1) / (n + 1)).clip(max=0.0)[keep].tolist()),
+        log_p_above=tuple(np.log(higher / (n + 1)).clip(max=0.0)[keep].tolist()),
+        decay=decay if decay > 0 else 1.0,
+    )
+
+
+def _ranks(n: int) -> NDArray[np.int64]:
+    """Ranks from the top that are kept of `n`: descending, with 0 and n - 1 among them."""
+    exact = np.arange(min(n, EXACT))
+    coarse = np.geomspace(EXACT, n - 1, EXACT).astype(np.int64) if n > EXACT else exact
+    return np.unique(np.concatenate([exact, coarse]))[::-1]
+
+
+def fused(log_p: Mapping[str, float]) -> float:
+    """Return the fused score of a line from ln p of its channels: -ln min(p / weight)."""
+    return max(math.log(WEIGHTS[name]) - value for name, value in log_p.items())
+
+
+def require(budget: float, lines: int) -> None:
+    """Check that `lines` calibration lines can support `budget`, in (0, 1).
+
+    Raises:
+        BudgetError: they cannot; says how many would.
+    """
+    if lines < lines_needed(budget):
+        raise BudgetError(budget=budget, lines=lines)

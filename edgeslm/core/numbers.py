@@ -1,0 +1,178 @@
+"""How surprising a number is, given the numbers its slot held before.
+
+The surprise is `-ln p`, in nats, of a two-sided rank test against the slot's history, with three
+corrections that equipment needs:
+
+- A number never seen between the seen ones is judged by Good and Turing's estimate of the chance
+  of something new: a status code 403 among 200 and 404 stands out, one more temperature does not.
+- Readings that follow each other are not independent. A history counts as `effective` readings,
+  n (1 - r) / (1 + r) with r its autocorrelation at lag one. A counter or a room that warms up
+  has few, so its next value beyond the range surprises nobody.
+- Beyond the range the surprise grows with the logarithm of the distance.
+
+Several slots of a line combine by the harmonic mean of their p-values (Wilson, PNAS 2019), which
+holds for dependent tests.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+KNOTS: Final = 256
+"""Most distinct values kept of one history."""
+LIMIT: Final = 60.0
+"""Largest surprise of one slot, nats: e^60 is still far from overflow."""
+TAIL: Final = 1.5
+"""Nats per e-fold of distance beyond the range, at a history of many effective readings."""
+SATURATION: Final = 40.0
+"""Effective readings from which a history is trusted in full."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What one slot held in training.
+
+    Args:
+        values: distinct finite numbers, ascending, at most `KNOTS`.
+        counts: how many readings were at most the value of the same index; ascending.
+        once: readings whose value occurred once; all of them where values were dropped.
+        others: readings that were no finite number.
+        effective: independent readings this history is worth, > 0, at most the last count.
+        scale: standard deviation, > 0.
+    """
+
+    values: tuple[float, ...]
+    counts: tuple[int, ...]
+    once: int
+    others: int
+    effective: float
+    scale: float
+
+
+class Slot:
+    """The history of one slot, ready to be asked; immutable."""
+
+    __slots__ = (
+        "_at",
+        "_between",
+        "_beyond",
+        "_high",
+        "_low",
+        "_no_number",
+        "_scale",
+        "_slope",
+        "_values",
+        "varies",
+    )  # fmt: skip
+
+    def __init__(self, history: History) -> None:
+        n, effective = history.counts[-1] if history.counts else 0, history.effective
+        total = n + history.others
+        self.varies = len(history.values) > 1 or history.others > 0
+        self._values = history.values
+        self._no_number = min(LIMIT, math.log((total + 2) / (history.others + 1)))
+        # Nothing is known of a slot that mostly holds names, or held nothing.
+        if n == 0 or history.others > n:
+            self._no_number = 0.0
+            self._values = ()
+        new = max(0.0, math.log((n + 1) / (history.once + 1))) if n else 0.0
+        new *= min(1.0, effective / SATURATION)
+
+        def rank(readings: int) -> float:
+            p = 2 * (readings / n * effective + 1) / (effective + 2)
+            return max(0.0, -math.log(min(1.0, p)))
+
+        below = (0, *history.counts)  # readings up to the value before
+        self._at = [rank(min(c, n - b)) for b, c in zip(below, history.counts, strict=False)]
+        self._between = [max(new, rank(min(c, n - c))) for c in below] if n else [0.0]
+        self._beyond = max(new, rank(0)) if n else 0.0
+        self._scale = history.scale
+        self._slope = TAIL * min(1.0, effective / SATURATION)
+        self._low = history.values[0] if history.values else 0.0
+        self._high = history.values[-1] if history.values else 0.0
+
+    def surprise(self, value: float) -> float:
+        """Return the surprise of `value` (NaN: no number), nats in [0, `LIMIT`]."""
+        if value != value:  # noqa: PLR0124 -- the quickest test for NaN
+            return self._no_number
+        values = self._values
+        if not values:
+            return 0.0
+        if self._low <= value <= self._high:
+            i = bisect_left(values, value)
+            return self._at[i] if values[i] == value else self._between[i]
+        gap = self._low - value if value < self._low else value - self._high
+        return min(LIMIT, self._beyond + self._slope * math.log1p(gap / self._scale))
+
+    @property
+    def expected(self) -> str:
+        """The range seen in training, for people."""
+        if not self._values:
+            return "no number"
+        return f"{self._low:g} to {self._high:g}" if self._low < self._high else f"{self._low:g}"
+
+
+def combined(surprises: Sequence[float], varying: int) -> float:
+    """Return the surprise of a line from those of its slots, nats, >= 0.
+
+    Args:
+        surprises: one per slot, in [0, `LIMIT`].
+        varying: slots that varied in training; the others are no tests until they change.
+    """
+    if len(surprises) == 1:
+        return surprises[0]
+    return math.log1p(sum(math.expm1(s) for s in surprises) / max(varying, 1))
+
+
+def effective_readings(values: NDArray[np.float64]) -> float:
+    """Return how many independent readings `values` (in time order) are worth, in [1, n]."""
+    n = len(values)
+    centred = values - values.mean()
+    if n < 3 or not (power := float(centred @ centred)):  # noqa: PLR2004
+        return float(n)
+    r = min(max(float(centred[1:] @ centred[:-1]) / power, 0.0), 0.999)
+    return max(1.0, n * (1 - r) / (1 + r))
+
+
+def history(values: Sequence[float], *, effective: float | None = None) -> History:
+    """Return the history of one slot.
+
+    Args:
+        values: its readings in time order; NaN where it held no finite number.
+        effective: independent readings they are worth; estimated from their order if None.
+    """
+    all_values = np.asarray(values, np.float64)
+    x = all_values[np.isfinite(all_values)]
+    others = len(all_values) - len(x)
+    if not len(x):
+        return History((), (), 0, others, 1.0, 1.0)
+    limit = 1e150  # so that squares stay finite
+    tamed = np.clip(x, -limit, limit)
+    distinct, counts = np.unique(x, return_counts=True)
+    once = int((counts == 1).sum())
+    cumulative = np.cumsum(counts)
+    if len(distinct) > KNOTS:
+        # The tails matter: a quarter of the knots on each end, the rest evenly between.
+        quarter = KNOTS // 4
+        middle = np.linspace(quarter, len(distinct) - quarter - 1, KNOTS - 2 * quarter)
+        ends = np.arange(quarter), np.arange(len(distinct) - quarter, len(distinct))
+        keep = np.unique(np.concatenate([*ends, middle.round().astype(int)]))
+        distinct, cumulative = distinct[keep], cumulative[keep]
+        once = len(x)  # a value that was dropped here must not count as never seen
+    spread = float(tamed.std())
+    return History(
+        values=tuple(distinct.tolist()),
+        counts=tuple(cumulative.tolist()),
+        once=once,
+        others=others,
+        effective=effective_readings(tamed) if effective is None else effective,
+        # A slot that never changed has no scale of its own: a tenth of its value will do.
+        scale=spread if spread > 0 else max(abs(float(tamed[0])) / 10, 1e-9),
+    )
