@@ -45,12 +45,14 @@ class Wanted:
         name: of the model in its manifest.
         data: JSON lines to train on.
         options: further arguments of `edgeslm-export`.
+        evaluation: JSON lines to judge it on; empty: what the exporter holds out.
     """
 
     task: str
     name: str
     data: bytes
     options: tuple[str, ...] = ()
+    evaluation: bytes = b""
 
 
 def anomaly_rows(messages: Iterable[Message]) -> bytes:
@@ -154,11 +156,14 @@ def weights_folder() -> Path:
 def _export(wanted: Wanted, profile: DeviceProfile, folder: Path, *, quiet: bool) -> None:
     data = folder / "train.jsonl"
     data.write_bytes(wanted.data)
+    evaluation = folder / "eval.jsonl"
+    evaluation.write_bytes(wanted.evaluation)
     argv = [
         *(sys.executable, "-m", "exporters.cli", wanted.task),
         *("--model", str(weights_folder()), "--data", str(data)),
         *("--profile", profile.name, "--name", wanted.name, "--version", "1"),
         *("--out", str(folder / "out"), *wanted.options),
+        *(("--eval", str(evaluation)) if wanted.evaluation else ()),
     ]
     done = _run(argv, folder, quiet=quiet)
     if done.returncode:
@@ -212,6 +217,7 @@ def _key(wanted: Wanted, profile: DeviceProfile) -> str:
         wanted.name.encode(),
         "\0".join(wanted.options).encode(),
         hashlib.sha256(wanted.data).digest(),
+        hashlib.sha256(wanted.evaluation).digest(),
         profile.model_dump_json().encode(),
         WEIGHTS_SHA256.encode(),
         *(f"{package} {_installed(package)}".encode() for package in _PINS),
