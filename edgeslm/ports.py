@@ -239,9 +239,15 @@ class Confirmed(Generic[P]):
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """The broker granted the filters wanted at the time; `refused` names those it did not."""
+    """The session's filters have changed.
 
-    refused: Sequence[str] = ()
+    Args:
+        held: those the broker now holds for the session.
+        refused: those it refused.
+    """
+
+    held: frozenset[str]
+    refused: frozenset[str] = frozenset()
 
 
 class Transport(Protocol[P_contra]):
@@ -257,10 +263,11 @@ class Transport(Protocol[P_contra]):
     def subscribe(self, filters: Iterable[str]) -> None:
         """Make these the filters of the session, at QoS 1."""
 
-    def publish(self, publications: Sequence[P_contra]) -> None:
+    def publish(self, publications: Sequence[P_contra], *, epoch: int) -> None:
         """Send these in order; each is confirmed, or lost with the connection (`Down`).
 
-        What is handed over while no connection is up is dropped: its owner sends it again.
+        They are dropped unless the connection `epoch` is up: their owner has put them back when
+        it learns of that, and sends them again.
         """
 
     def settle(self, messages: Sequence[Received]) -> None:

@@ -1,0 +1,413 @@
+"""MQTT over paho: one session, one thread, kept up.
+
+The thread drives paho by its interface for external loops, so that reading can pause, writes
+leave together, and nothing of ours runs inside paho's callbacks. Each connection has a paho
+client of its own: what was in flight belongs to whoever published it (see `ports.Transport`), so
+nothing is carried over and nothing is sent twice behind our back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import select
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Generic, TypeVar
+
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from edgeslm.adapters.paho_fast import make_client
+from edgeslm.adapters.paho_stock import StockClient
+from edgeslm.contract.settings import Broker, Tls
+from edgeslm.core.backoff import full_jitter
+from edgeslm.ports import Arrived, Confirmed, Down, Publication, Received, Sink, Subscribed, Up
+
+TICK_S: Final = 1.0
+BASE_S: Final = 0.25  # first retry within twice it
+CAP_S: Final = 30.0
+STEADY_S: Final = 10.0  # a connection that lived so long ends the backoff
+TCP_TIMEOUT_S: Final = 3.0
+CONNECT_TIMEOUT_S: Final = 10.0  # TCP stands, no CONNACK
+LAST_S: Final = 1.0  # at `stop`, for what is on the way
+STOP_S: Final = 2.0  # at `stop`, for the thread
+MAX_PACKET_BYTES: Final = 17 * 1024 * 1024  # a route reads at most 16 MiB
+FAILURE: Final = 0x80  # reason codes from it on
+
+P = TypeVar("P", bound=Publication)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkConfig:
+    """One session on one broker.
+
+    Args:
+        client_id: the session's name.
+        broker: where.
+        session_expiry_s: how long the broker keeps the session; 0: not at all.
+        receive_maximum: messages taken and not settled before reading pauses; announced as
+            Receive Maximum where the protocol has one.
+        window: publications sent and not confirmed.
+        will: (topic, payload), retained, published by the broker when we are lost.
+        held: filters the broker may hold for the session from an earlier life.
+    """
+
+    client_id: str
+    broker: Broker
+    session_expiry_s: int = 0
+    receive_maximum: int = 512
+    window: int = 64
+    will: tuple[str, bytes] | None = None
+    held: frozenset[str] = frozenset()
+
+
+class MqttLink(Generic[P]):
+    """Implements `edgeslm.ports.Transport` on a real broker.
+
+    Args:
+        config: which session.
+        sink: takes reports, on the link's thread.
+    """
+
+    def __init__(self, config: LinkConfig, sink: Sink) -> None:
+        self.config = config
+        self.sink = sink
+        # Written by the owner's thread, read by ours; queues are filled there and emptied here.
+        self.to_publish: deque[tuple[int, Sequence[P]]] = deque()
+        self.to_settle: deque[Sequence[Received]] = deque()
+        self.wanted: frozenset[str] = frozenset()
+        self.paused = False
+        self.stopping = threading.Event()
+        self.last: P | None = None
+        # Our thread's alone.
+        self.held = config.held
+        self.outstanding = 0  # messages reported and not settled
+        self._epoch = 0
+        self._asleep = False
+        self._ear, self._bell = socket.socketpair()
+        self._ear.settimeout(0)
+        self._thread = threading.Thread(
+            target=self._run, name=f"mqtt {config.client_id}", daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def subscribe(self, filters: Iterable[str]) -> None:
+        self.wanted = frozenset(filters)
+        self._wake()
+
+    def publish(self, publications: Sequence[P], *, epoch: int) -> None:
+        self.to_publish.append((epoch, publications))
+        self._wake()
+
+    def settle(self, messages: Sequence[Received]) -> None:
+        self.to_settle.append(messages)
+        self._wake()
+
+    def pause(self) -> None:
+        self.paused = True
+        self._wake()
+
+    def stop(self, last: P | None = None, *, forget: bool = False) -> None:
+        self.last = last
+        self.stopping.set()
+        if self._thread.is_alive():
+            self._bell.send(b"!")
+            self._thread.join(STOP_S)
+        if forget and self.config.session_expiry_s:
+            forget_session(self.config)
+
+    def sleep(self, poller: select.poll, timeout_s: float) -> list[int]:
+        """Wait for a descriptor of `poller` or for the owner; return what is ready."""
+        self._asleep = True
+        if self.to_publish or self.to_settle:  # put there before we were seen to sleep
+            timeout_s = 0.0
+        ready = [fd for fd, _ in poller.poll(max(0.0, timeout_s) * 1000)]
+        self._asleep = False
+        if self._ear.fileno() in ready:
+            with contextlib.suppress(BlockingIOError):
+                self._ear.recv(4096)
+        return ready
+
+    def take_settled(self) -> list[Received]:
+        """Messages settled since the last call; they make room for as many."""
+        done: list[Received] = []
+        while self.to_settle:
+            done += self.to_settle.popleft()
+        self.outstanding -= len(done)
+        return done
+
+    def _wake(self) -> None:
+        if self._asleep:  # else our thread looks at the queues before it sleeps
+            self._asleep = False
+            with contextlib.suppress(OSError):  # our thread has ended
+                self._bell.send(b"!")
+
+    def _poller(self) -> select.poll:
+        poller = select.poll()
+        poller.register(self._ear, select.POLLIN)
+        return poller
+
+    def _run(self) -> None:
+        attempt = 0
+        while not self.stopping.is_set():
+            self._epoch += 1
+            began = time.monotonic()
+            try:
+                client = open_client(self.config, epoch=self._epoch)
+                connection = _Connection(self, client, self._poller())
+                connection.serve()
+                report = Down(self._epoch, client.trouble, client.refused)
+            except (OSError, ValueError) as err:  # ValueError: paho and ssl on bad settings
+                report = Down(self._epoch, describe(err, self.config.broker))
+            if self.stopping.is_set():
+                break
+            self.sink(report)
+            steady = time.monotonic() - began >= STEADY_S
+            attempt = 0 if steady else attempt + 1
+            self._rest(attempt)
+        self._ear.close()
+        self._bell.close()
+
+    def _rest(self, attempt: int) -> None:
+        """Sleep before the next attempt, and for as long as there is no room for messages."""
+        chance = random.random()  # noqa: S311 -- spreads reconnects, hides nothing
+        until = time.monotonic() + full_jitter(attempt, base_s=BASE_S, cap_s=CAP_S, chance=chance)
+        poller = self._poller()
+        while not self.stopping.is_set():
+            self.take_settled()
+            left = until - time.monotonic()
+            if left <= 0 and self.outstanding <= self.config.receive_maximum // 2:
+                return
+            self.sleep(poller, max(left, 0.05))
+
+
+class _Connection(Generic[P]):
+    """One connection of a link, from CONNECT to the end."""
+
+    def __init__(self, link: MqttLink[P], client: StockClient, poller: select.poll) -> None:
+        self._link = link
+        self._client = client
+        self._poller = poller
+        self._up = False
+        self._queue: deque[P] = deque()
+        self._in_flight: dict[int, P] = {}
+        self._asked: dict[int, list[str]] = {}  # packet id of a subscription: its filters
+        self._wanted: frozenset[str] | None = None
+        self._full_since: float | None = None
+        self._stop_at: float | None = None
+        self._watched = (-1, -1)
+
+    def serve(self) -> None:
+        """Drive the connection until it is gone."""
+        client, link = self._client, self._link
+        now = time.monotonic()
+        give_up = now + CONNECT_TIMEOUT_S
+        tick = now
+        while (sock := client.socket()) is not None:
+            if now >= tick:
+                tick = now + TICK_S
+                client.loop_misc()
+                if not self._up and now >= give_up:
+                    client.trouble = "the broker did not answer"
+                    break
+            if self._up:
+                self._obey(now)
+            if client.want_write():
+                client.loop_write()
+            if client.socket() is None:
+                break
+            busy = self._watch(sock.fileno(), now)
+            ready = link.sleep(self._poller, 0.0 if busy else tick - now)
+            now = time.monotonic()
+            if busy or sock.fileno() in ready:
+                client.received_at = now
+                client.loop_read()
+                client.rearm()
+                self._tell()
+
+    def _watch(self, fd: int, now: float) -> bool:
+        """Poll `fd` for what is wanted now; return whether bytes are waiting already."""
+        link, client = self._link, self._client
+        full = link.outstanding > link.config.receive_maximum
+        if not full:
+            self._full_since = None
+        elif self._full_since is None:
+            self._full_since = now
+        elif now - self._full_since > link.config.broker.keepalive_s / 2:
+            # The broker must hear from us: rather than read on without bound, leave the rest
+            # with it until there is room. It keeps our session and what we have not settled.
+            client.trouble = "left until the inputs taken are settled: there is no room for more"
+            client.disconnect()
+        reading = not full and not link.paused
+        mask = (select.POLLIN if reading else 0) | (select.POLLOUT if client.want_write() else 0)
+        if self._watched != (fd, mask):
+            self._poller.register(fd, mask)
+            self._watched = (fd, mask)
+        return reading and client.pending()
+
+    def _obey(self, now: float) -> None:
+        """Do what the owner asked for since the last time."""
+        link, client = self._link, self._client
+        while link.to_publish:
+            epoch, publications = link.to_publish.popleft()
+            if epoch == client.epoch:
+                self._queue.extend(publications)
+        if link.stopping.is_set() and self._stop_at is None:
+            self._stop_at = now + LAST_S
+            if link.last is not None:
+                self._queue.append(link.last)
+        room = min(link.config.window, client.quota) - len(self._in_flight)
+        if self._queue and room > 0:
+            items = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
+            self._in_flight.update(zip(client.send(items), items, strict=True))
+        if link.to_settle:
+            epoch = client.epoch
+            settled = link.take_settled()
+            client.acknowledge([m.mid for m in settled if m.qos == 1 and m.epoch == epoch])
+        if link.wanted is not self._wanted:
+            self._wanted = link.wanted
+            self._subscribe()
+        on_the_way = bool(self._queue or self._in_flight)
+        if self._stop_at is not None and (now > self._stop_at or not on_the_way):
+            client.disconnect()
+
+    def _subscribe(self) -> None:
+        link, client = self._link, self._client
+        old, new = link.held - link.wanted, link.wanted - link.held
+        # First the new: a message that both match must not fall between them.
+        if new:
+            self._asked[client.ask_for(sorted(new))] = sorted(new)
+        if old:
+            client.drop(sorted(old))
+            link.held -= old
+            link.sink(Subscribed(link.held))
+
+    def _tell(self) -> None:
+        """Report what came in."""
+        link, client = self._link, self._client
+        if not self._up and client.session_present is not None:
+            self._up = True
+            if not client.session_present:
+                link.held = frozenset()
+            link.sink(Up(client.epoch, client.session_present))
+        if client.arrived:
+            link.outstanding += len(client.arrived)
+            link.sink(Arrived(client.arrived))
+            client.arrived = []
+        if client.confirmed:
+            self._confirm(client.confirmed)
+            client.confirmed = []
+        if client.suback:
+            for mid, granted in client.suback:
+                filters = self._asked.pop(mid, [])
+                good = {name for name, ok in zip(filters, granted, strict=False) if ok}
+                link.held |= good
+                if filters:
+                    link.sink(Subscribed(link.held, frozenset(filters) - good))
+            client.suback = []
+
+    def _confirm(self, codes: list[tuple[int, int]]) -> None:
+        good: list[P] = []
+        bad: list[tuple[P, str]] = []
+        for mid, code in codes:
+            item = self._in_flight.pop(mid, None)
+            if item is None:
+                continue
+            if code < FAILURE:
+                good.append(item)
+            else:
+                bad.append((item, f"MQTT reason code {code:#x}"))
+        self._link.sink(Confirmed(good, bad))
+
+
+def open_client(config: LinkConfig, *, epoch: int) -> StockClient:
+    """Return a client whose TCP (and TLS) connection stands and whose CONNECT is queued.
+
+    Raises:
+        OSError: nobody there, or TLS failed.
+        ValueError: a file that the settings name cannot be used.
+    """
+    broker = config.broker
+    v5 = broker.protocol == "5"
+    keep = config.session_expiry_s > 0
+    client = make_client(config.client_id, v5=v5, clean=not keep, epoch=epoch)
+    if broker.username is not None:
+        client.username_pw_set(broker.username, password_of(broker))
+    if broker.tls is not None:
+        client.tls_set_context(tls_context(broker.tls))
+    if config.will is not None:
+        client.will_set(*config.will, qos=1, retain=True)
+    client.connect_timeout = TCP_TIMEOUT_S
+    if v5:
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho's
+        properties.SessionExpiryInterval = config.session_expiry_s
+        properties.ReceiveMaximum = config.receive_maximum
+        properties.MaximumPacketSize = MAX_PACKET_BYTES
+        client.connect(
+            broker.host,
+            broker.effective_port,
+            broker.keepalive_s,
+            clean_start=not keep,
+            properties=properties,
+        )
+    else:
+        client.connect(broker.host, broker.effective_port, broker.keepalive_s)
+    return client
+
+
+def forget_session(config: LinkConfig) -> None:
+    """Have the broker drop the session: connect with a clean one, which ends with us.
+
+    Does nothing where the broker cannot be reached: the session then ends by its expiry.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        client = open_client(replace(config, session_expiry_s=0, will=None), epoch=0)
+        poller = select.poll()
+        until = time.monotonic() + LAST_S
+        while (sock := client.socket()) is not None and time.monotonic() < until:
+            if client.session_present is not None:
+                client.disconnect()
+            if client.want_write():
+                client.loop_write()
+                continue
+            poller.register(sock.fileno(), select.POLLIN)
+            if poller.poll(100):
+                client.loop_read()
+
+
+def password_of(broker: Broker) -> str | None:
+    """Return the password, read anew from its file at each connection: it may be rotated.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if broker.password is not None:
+        return broker.password.get_secret_value()
+    if broker.password_file is not None:
+        return broker.password_file.read_text("utf-8").removesuffix("\n")
+    return None
+
+
+def tls_context(tls: Tls) -> ssl.SSLContext:
+    """Return what verifies the broker and shows our certificate.
+
+    Raises:
+        OSError: a file cannot be read, or holds no certificate or key (ssl.SSLError).
+    """
+    context = ssl.create_default_context(cafile=tls.ca_file)
+    if tls.cert_file is not None:
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    return context
+
+
+def describe(err: Exception, broker: Broker) -> str:
+    """Say which broker failed how; no secret is in it."""
+    return f"{broker.host}:{broker.effective_port}: {err}"
