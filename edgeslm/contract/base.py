@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgeslm.errors import InvalidFileError
 
 SCHEMA_VERSION: Final = 1
+MAX_DEPTH: Final = 32  # of TOML that people write
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[
@@ -78,11 +79,28 @@ def read_toml(
         InvalidFileError: (or `error`) not UTF-8, not TOML, or nested without end.
     """
     try:
-        return tomllib.loads(raw.decode("utf-8"))
+        data = tomllib.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as err:
         raise error(file, [("", f"not UTF-8 at byte {err.start}")], remedy=remedy) from None
-    except (tomllib.TOMLDecodeError, RecursionError) as err:
+    # ValueError: TOMLDecodeError, and what int() says of thousands of digits.
+    except (ValueError, RecursionError) as err:
         raise error(file, [("", f"not TOML: {err}")], remedy=remedy) from None
+    if _deeper(data, MAX_DEPTH):
+        raise error(file, [("", f"nested deeper than {MAX_DEPTH} levels")], remedy=remedy)
+    return data
+
+
+def _deeper(data: dict[str, object], depth: int) -> bool:
+    """Whether `data` nests deeper than `depth`: tomllib follows dotted keys to any depth."""
+    level: list[object] = [data]
+    for _ in range(depth):
+        level = [
+            inner
+            for node in level
+            if isinstance(node, dict | list)
+            for inner in (node.values() if isinstance(node, dict) else node)
+        ]
+    return bool(level)
 
 
 def parse_toml(

@@ -75,7 +75,19 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
     assert err.value.exit_status == EXIT_CONFIG
 
 
-@pytest.mark.parametrize("raw", [b"\xff\xfe", b"a = \x00", b"[" * 100_000, b"\xef\xbb\xbfx"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xff\xfe",
+        b"a = \x00",
+        b"\xef\xbb\xbfx",
+        b"[" * 100_000,
+        b"a = " + b"[" * 100_000,
+        b"a = " + b"1" * 5_000,
+        b"uplink." * 5_000 + b"host = 1",
+    ],
+    ids=lambda raw: repr(raw[:12]),
+)
 def test_bytes_that_are_no_toml_are_an_error_not_a_crash(tmp_path: Path, raw: bytes) -> None:
     with pytest.raises(ConfigError):
         load(tmp_path, raw)
