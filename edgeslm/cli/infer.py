@@ -6,31 +6,24 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypedDict
 
+from edgeslm.agent.reading import Reading, read
 from edgeslm.contract.messages import ModelRef, Result, encode
-from edgeslm.core.inputs import (
-    Fields,
-    Input,
-    InputJsonError,
-    InputTooLongError,
-    decode_text,
-    parse_json,
-    read_fields,
-)
+from edgeslm.contract.settings import Route
 from edgeslm.errors import EXIT_REJECTED, EdgeSLMError
-from edgeslm.ports import Request
+from edgeslm.ports import Received
 from edgeslm.runtime.golden import user_verdicts
 from edgeslm.runtime.model import Model, load_model
 from edgeslm.runtime.profiles import load_profile
 from edgeslm.runtime.result import answered, refused
 from edgeslm.runtime.stream import Group, Line, map_in_order, read_groups
 
-DEFAULT_MAX_BYTES: Final = 65_536  # as of a route
-_FIELDS: Final = Fields(("text",), ("source",), ("time",), ("key",), ("id",))
+_ROUTE: Final = Route(topic="#", models=("model",))  # as an agent that is told nothing else
+_FIELDS: Final = {name: f"/{name}" for name in ("text", "source", "time", "key", "id")}
 _EPILOG: Final = """\
 Each line of input gives one line of output, in order: the result that the agent would publish.
 A line is a text, or a JSON object with "text" and, where known, "source", "time", "key" and "id".
@@ -62,10 +55,10 @@ class _Answering:
 
     model: Model
     form: str
-    source: str
     device: str
-    share: str
-    max_bytes: int
+    text: Route
+    fields: Route
+    source: str
 
     def __call__(self, group: Group) -> tuple[bytes, bool]:
         """Return the results, a line each, and whether all are answers."""
@@ -74,17 +67,34 @@ class _Answering:
         return payload, not any("error" in result for result in results)
 
     def _result(self, line: Line, group: Group) -> Result:
-        request, id_ = None, str(line.number)
-        try:
-            given = read_line(line, form=self.form, max_bytes=self.max_bytes)
-            id_ = id_ if given.id is None else given.id
-            source = self.source if given.source is None else given.source
-            request = Request(given.text, source, given.time, given.key)
-            answer = self.model.answer(request)
-        except EdgeSLMError as err:
-            envelope = self._envelope(group, id_)
-            return refused(err.code, str(err), request=request, **envelope)
-        return answered(answer, request=request, **self._envelope(group, id_))
+        reading = self._read(line)
+        request, code, why = reading.request, reading.code, reading.why
+        id_ = reading.own_id or str(line.number)
+        if request is not None:
+            try:
+                answer = self.model.answer(request)
+            except EdgeSLMError as err:
+                code, why = err.code, str(err)
+            except Exception as err:  # noqa: BLE001 -- one line must not end the others
+                code, why = "internal", type(err).__name__
+            else:
+                return answered(answer, request=request, **self._envelope(group, id_))
+        return refused(code, why, request=request, **self._envelope(group, id_))
+
+    def _read(self, line: Line) -> Reading:
+        """Read a line as a message with this payload would be read."""
+        if line.too_long:
+            why = f"longer than {self.text.max_bytes} bytes"
+            return Reading(None, code="input.too_long", why=why)
+        message = Received(
+            self.source, line.data, 0, 0, dup=False, retain=False, epoch=0, received_at=0
+        )
+        if self.form == "text" or (self.form == "auto" and not line.data.lstrip().startswith(b"{")):
+            return read(message, self.text)
+        reading = read(message, self.fields)
+        if self.form == "auto" and reading.code in {"input.not_json", "input.field_missing"}:
+            return read(message, self.text)
+        return reading
 
     def _envelope(self, group: Group, id_: str) -> _Envelope:
         return {
@@ -96,36 +106,8 @@ class _Answering:
             "time_in": group.time,
             "time_out": time.time(),
             "latency_ms": (time.monotonic() - group.monotonic) * 1e3,
-            "share": self.share,
+            "share": self.text.share,
         }
-
-
-def read_line(line: Line, *, form: str, max_bytes: int = DEFAULT_MAX_BYTES) -> Input:
-    """Return what a line says.
-
-    Args:
-        line: as read.
-        form: "text", "json", or "auto": JSON where it is an object with "text".
-        max_bytes: longest line allowed.
-
-    Raises:
-        InputError: too long, not UTF-8, or not the JSON it should be.
-    """
-    if line.too_long:
-        msg = f"longer than {max_bytes} bytes"
-        raise InputTooLongError(msg)
-    text = decode_text(line.data, max_bytes=max_bytes)
-    if form == "text" or (form == "auto" and not text.lstrip().startswith("{")):
-        return Input(text)
-    try:
-        document = parse_json(text)
-    except InputJsonError:
-        if form == "auto":
-            return Input(text)
-        raise
-    if form == "auto" and not (isinstance(document, dict) and "text" in document):
-        return Input(text)
-    return read_fields(document, _FIELDS)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -161,17 +143,36 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--device", default="local", help="the results' device (default: local)")
     add("--share", choices=("none", "explanation", "text"), default="none", help="as in a route")
     add("--profile", help="device profile, by name or .toml file")
-    add("--threads", type=positive, default=os.cpu_count() or 1, help="callers (default: cores)")
-    add("--cache-entries", type=positive, default=4096, help="model outputs kept (default: 4096)")
+    add(
+        "--threads",
+        type=_whole(1, 64),
+        default=os.cpu_count() or 1,
+        help="callers (default: cores)",
+    )
+    add(
+        "--cache-entries",
+        type=_whole(1, 1_000_000),
+        default=4096,
+        help="model outputs kept (default: 4096)",
+    )
     add("--no-cache", action="store_true", help="run the model for every line; same results")
-    add("--max-bytes", type=positive, default=DEFAULT_MAX_BYTES, help="longest line allowed")
+    add(
+        "--max-bytes",
+        type=_whole(1, 1 << 24),
+        default=_ROUTE.max_bytes,
+        help="longest line allowed",
+    )
     return parser.parse_args(argv)
 
 
-def positive(text: str) -> int:
-    """Read a whole number above zero, for argparse."""
-    number = int(text)
-    if number < 1:
-        msg = "not above zero"
-        raise argparse.ArgumentTypeError(msg)
-    return number
+def _whole(lowest: int, highest: int) -> Callable[[str], int]:
+    """Return what reads a whole number in [lowest, highest], for argparse."""
+
+    def whole_number(text: str) -> int:
+        number = int(text)
+        if not lowest <= number <= highest:
+            msg = f"{number} is not in [{lowest}, {highest}]"
+            raise argparse.ArgumentTypeError(msg)
+        return number
+
+    return whole_number

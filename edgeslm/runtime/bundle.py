@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 from dataclasses import dataclass
@@ -173,3 +174,27 @@ def _verify_file(path: Path, root: Path, artifact: Artifact) -> None:
 
 def _tampered(path: Path, what: str) -> BundleTamperedError:
     return BundleTamperedError(f"{path}: {what}. {_REMEDY}")
+
+
+def read_report(bundle: Bundle, name: str) -> dict[str, object] | None:
+    """Return the report NAME.json that lies beside the bundle folder; None without one.
+
+    Reports are not part of a bundle and no hash covers them. One that names another bundle's hash
+    is none of this one's.
+
+    Raises:
+        BundleInvalidError: it is not a JSON object.
+    """
+    file = bundle.path.resolve().parent / f"{name}.json"
+    try:
+        with file.open("rb") as opened:
+            raw = opened.read(MAX_MANIFEST_BYTES + 1)
+    except OSError:
+        return None
+    try:
+        report = json.loads(raw)
+    except (ValueError, RecursionError):
+        report = None
+    if not isinstance(report, dict):
+        raise BundleInvalidError(str(file), [("", "not a JSON object")], remedy="Remove it.")
+    return report if report.get("bundle", bundle.hash) == bundle.hash else None

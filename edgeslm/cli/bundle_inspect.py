@@ -1,0 +1,89 @@
+"""`edgeslm bundle inspect BUNDLE`: show what a bundle holds and whether this device can run it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from edgeslm.cli.text import megabytes, printable
+from edgeslm.runtime.bundle import Bundle, open_bundle, read_report
+from edgeslm.runtime.device import this_device
+from edgeslm.runtime.model import NoArtifactError, choose_artifact
+
+_EPILOG: Final = """\
+Hashes are not checked here: `edgeslm bundle verify` does that.
+
+exit status:
+  0   shown
+  65  not a bundle: says why
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="edgeslm bundle inspect",
+        description=(__doc__ or "").partition(": ")[2],
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bundle", type=Path, help="bundle folder")
+    parser.add_argument("--json", action="store_true", help="all of it, as one JSON object")
+    args = parser.parse_args(argv)
+    bundle = open_bundle(args.bundle, verify=False)
+    runs, why_not = _fit(bundle)
+    found = {
+        "path": str(bundle.path),
+        "hash": bundle.hash,
+        "bytes": sum(artifact.size for artifact in bundle.manifest.artifacts),
+        "runs_here": runs,
+        "why_not": why_not,
+        "manifest": bundle.manifest.model_dump(mode="json"),
+        "quality": read_report(bundle, "quality"),
+    }
+    if args.json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    else:
+        sys.stdout.write(printable("\n".join(_lines(found))) + "\n")
+    return 0
+
+
+def _fit(bundle: Bundle) -> tuple[str | None, str | None]:
+    """Return the graph that this device would run, or why there is none."""
+    try:
+        artifact, _ = choose_artifact(bundle, device=this_device(), profile=None)
+    except NoArtifactError as err:
+        return None, str(err)
+    return artifact.path, None
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    manifest = found["manifest"]
+    base = manifest["base_model"]
+    yield f"{manifest['name']} {manifest['version']}: {manifest['task']}, {found['hash']}"
+    yield f"  made for     {', '.join(manifest['profiles'])}; by edgeslm {manifest['exporter']}"
+    yield f"  made from    {base['source']} ({base['sha256'][:12]})"
+    yield f"  reads        {manifest['max_tokens']} tokens"
+    yield f"  on this one  {found['runs_here'] or found['why_not']}"
+    yield f"  files        {megabytes(found['bytes'])}"
+    for artifact in manifest["artifacts"]:
+        of = ", ".join(filter(None, (artifact["provider"], artifact["precision"])))
+        size = megabytes(artifact["size"])
+        yield f"    {artifact['path']:<24} {size:>9}  {artifact['role']}{of and f' ({of})'}"
+    if found["quality"] is not None:
+        yield "  quality"
+        yield from _tree(found["quality"], indent=4)
+
+
+def _tree(value: Any, *, indent: int) -> Iterator[str]:
+    for name, inner in value.items():
+        if isinstance(inner, dict):
+            yield f"{'':{indent}}{name}"
+            yield from _tree(inner, indent=indent + 2)
+        else:
+            shown = f"{inner:.6g}" if isinstance(inner, float) else inner
+            yield f"{'':{indent}}{name}: {shown}"
