@@ -119,7 +119,15 @@ def main(argv: Sequence[str]) -> int:
         cache_entries=0 if args.no_cache else args.cache_entries,
         verdict_dir=user_verdicts(),
     )
-    answering = _Answering(model, args.format, args.source, args.device, args.share, args.max_bytes)
+    text = _ROUTE.model_copy(update={"max_bytes": args.max_bytes, "share": args.share})
+    answering = _Answering(
+        model=model,
+        form=args.format,
+        device=args.device,
+        text=text,
+        fields=text.model_copy(update=_FIELDS),
+        source=args.source,
+    )
     groups = read_groups(sys.stdin.fileno(), max_bytes=args.max_bytes)
     all_answered = True
     for payload, good in map_in_order(groups, answering, threads=args.threads):
