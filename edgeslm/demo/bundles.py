@@ -94,7 +94,7 @@ def have(wanted: Wanted, cache: Path, profile: DeviceProfile, *, quiet: bool) ->
         MissingExtraError: something that exporting needs is not installed.
         ExportFailedError: the exporter failed, or the cache cannot be written.
     """
-    kept = cache / "demo" / f"{wanted.name}-{_key(wanted, profile)}"
+    kept = place(wanted, cache, profile)
     if found := _whole(kept):
         os.utime(kept)  # so that the newest are those used last
         return found
@@ -114,6 +114,11 @@ def have(wanted: Wanted, cache: Path, profile: DeviceProfile, *, quiet: bool) ->
         return found
     msg = f"the exporter left no whole {wanted.task} bundle in {kept}"
     raise ExportFailedError(msg)
+
+
+def place(wanted: Wanted, cache: Path, profile: DeviceProfile) -> Path:
+    """Where in `cache` the wanted bundle belongs, by the content that it is made from."""
+    return cache / "demo" / f"{wanted.name}-{_key(wanted, profile)}"
 
 
 def check_exporter() -> None:

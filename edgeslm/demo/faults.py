@@ -15,7 +15,7 @@ from typing import Final
 from edgeslm.demo.machines import MACHINES, UNSEEN, Line, Machine, Reading
 
 # So far from a machine's own level that no drift and no sensor noise explains it.
-FAR_SPREADS: Final = 12.0
+FAR_SPREADS: Final = 8.0
 # A unit as it would read after a sensor was replaced by one set up for another market.
 _OTHER_UNIT: Final[Mapping[str, tuple[str, Callable[[float], float]]]] = {
     "C": ("F", lambda v: v * 1.8 + 32),
@@ -97,7 +97,7 @@ def _jump(spoken: Spoken, rng: random.Random) -> Fault | None:
         return None
     name = rng.choice(names)
     field = reading(spoken.machine, name)
-    distance = field.spread * rng.uniform(FAR_SPREADS, 40) * rng.choice((-1, 1))
+    distance = field.spread * rng.uniform(FAR_SPREADS, 5 * FAR_SPREADS) * rng.choice((-1, 1))
     return _replaced(spoken, "jump", name, f"{field.level + distance:.{field.digits}f}")
 
 

@@ -206,6 +206,7 @@ MACHINES: Final = (
             Line("zone stopped, downstream full, waited {wait} s", 8),
             Line("drive enabled", 6, "drive not enabled"),
             Line("jam cleared by operator", 5),
+            Line("photo eye {eye} not clean, signal still ok", 5),
         ),
     ),
     Machine(
@@ -298,6 +299,7 @@ MACHINES: Final = (
             Line("left station {station} with load", 10, "left station {station} without load"),
             Line("obstacle ahead, waiting", 9),
             Line("path clear, going on", 9),
+            Line("docking failed at first try, second try ok", 5),
         ),
     ),
 )
