@@ -57,12 +57,16 @@ class LiveView:
         self._console.print(Text.assemble((f" {what:<8}", "bold cyan"), how))
 
     def begin(self, tally: Tally, vitals: Vitals) -> None:
-        self._tally, self._vitals = tally, vitals
-        if not tally.truth_known:  # a replay has sources of its own
-            self._said.clear()
+        self.attach(tally, vitals)
         self._live = Live(console=self._console, screen=True, auto_refresh=False)
         self._live.start()
         self.refresh()
+
+    def attach(self, tally: Tally, vitals: Vitals) -> None:
+        """Take the figures from `tally` and `vitals` from now on; draws nothing."""
+        self._tally, self._vitals = tally, vitals
+        if not tally.truth_known:  # a replay has sources of its own
+            self._said.clear()
 
     def sent(self, message: Message) -> None:
         if message.order:
