@@ -81,11 +81,19 @@ def cache_folder() -> Path:
     return Path(base) / "edgeslm"
 
 
-def have(wanted: Wanted, cache: Path, profile: DeviceProfile, *, quiet: bool) -> Path:
-    """Return the folder of the wanted bundle, exported now unless `cache` holds it whole.
+def find(wanted: Wanted, cache: Path, profile: DeviceProfile) -> Path | None:
+    """Return the folder of the wanted bundle if `cache` holds it whole, else None."""
+    kept = place(wanted, cache, profile)
+    if found := _whole(kept):
+        os.utime(kept)  # so that the newest are those used last
+    return found
+
+
+def make(wanted: Wanted, cache: Path, profile: DeviceProfile, *, quiet: bool) -> Path:
+    """Export the wanted bundle, keep it in `cache` and return its folder.
 
     Args:
-        wanted: what to have.
+        wanted: what to make.
         cache: folder of the kept bundles; made if missing.
         profile: the device to export for.
         quiet: keep the exporter's progress to ourselves.
@@ -95,9 +103,6 @@ def have(wanted: Wanted, cache: Path, profile: DeviceProfile, *, quiet: bool) ->
         ExportFailedError: the exporter failed, or the cache cannot be written.
     """
     kept = place(wanted, cache, profile)
-    if found := _whole(kept):
-        os.utime(kept)  # so that the newest are those used last
-        return found
     shutil.rmtree(kept, ignore_errors=True)
     check_exporter()
     try:

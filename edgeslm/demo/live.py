@@ -49,7 +49,8 @@ class LiveView:
         self._tally, self._vitals = Tally(), Vitals()
         self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)  # (at, latency_s)
         self._said: dict[str, str] = {m.name: "" for m in MACHINES}
-        self._lit: dict[str, tuple[str, float]] = {}  # source: (style, until)
+        # What alarmed stays on show a moment; source: (style, text, until).
+        self._lit: dict[str, tuple[str, str, float]] = {}
         self._alarms: deque[Outcome] = deque(maxlen=100)  # newest first
         self._order: Outcome | None = None
 
@@ -82,7 +83,8 @@ class LiveView:
             self._order = outcome
         elif outcome.verdict in _LOOK:
             self._alarms.appendleft(outcome)
-            self._lit[outcome.message.source] = (_LOOK[outcome.verdict][1], now + _LIT_S)
+            style, message = _LOOK[outcome.verdict][1], outcome.message
+            self._lit[message.source] = (style, message.text, now + _LIT_S)
 
     def refresh(self) -> None:
         if self._live:
@@ -163,12 +165,11 @@ class LiveView:
         now = time.monotonic()
         table = _grid()
         for source in sources:
-            style, until = self._lit.get(source, ("", 0.0))
-            lit = style if now < until else ""
+            style, text, until = self._lit.get(source, ("", "", 0.0))
+            if now >= until:
+                style, text = "", self._said[source]
             table.add_row(
-                Text("●", lit or "green dim"),
-                Text(source, lit or "cyan"),
-                Text(self._said[source], lit),
+                Text("●", style or "green dim"), Text(source, style or "cyan"), Text(text, style)
             )
         return table
 

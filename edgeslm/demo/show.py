@@ -152,8 +152,12 @@ def run(options: Options, view: View) -> Summary:
         cache = bundles.cache_folder()
         paths = {}
         for key, wanted in material.wanted.items():
-            view.stage("bundle", f"{wanted.task} model for {profile.name}")
-            paths[key] = bundles.have(wanted, cache, profile, quiet=options.quiet)
+            if found := bundles.find(wanted, cache, profile):
+                view.stage("bundle", f"{wanted.task} model, exported before")
+                paths[key] = found
+            else:
+                view.stage("bundle", f"{wanted.task} model, exported now for {profile.name}")
+                paths[key] = bundles.make(wanted, cache, profile, quiet=options.quiet)
         folder = Path(
             stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="edgeslm-demo-", ignore_cleanup_errors=True)

@@ -65,14 +65,14 @@ def test_a_failed_export_leaves_nothing_behind(
 ) -> None:
     monkeypatch.setattr(bundles, "weights_folder", lambda: tmp_path / "no-model")
     with pytest.raises(ExportFailedError, match="anomaly"):
-        bundles.have(WANTED, tmp_path / "cache", detect_profile(), quiet=True)
+        bundles.make(WANTED, tmp_path / "cache", detect_profile(), quiet=True)
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file is in the way")
     with pytest.raises(ExportFailedError, match="EDGESLM_CACHE"):
-        bundles.have(WANTED, tmp_path / "cache", detect_profile(), quiet=True)
+        bundles.make(WANTED, tmp_path / "cache", detect_profile(), quiet=True)
 
 
 def test_missing_packages_are_named_with_their_command(monkeypatch: pytest.MonkeyPatch) -> None:
