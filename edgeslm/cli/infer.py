@@ -6,12 +6,13 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypedDict
 
 from edgeslm.agent.reading import Reading, read
+from edgeslm.cli.text import whole
 from edgeslm.contract.messages import ModelRef, Result, encode
 from edgeslm.contract.settings import Route
 from edgeslm.errors import EXIT_REJECTED, EdgeSLMError
@@ -153,34 +154,21 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--profile", help="device profile, by name or .toml file")
     add(
         "--threads",
-        type=_whole(1, 64),
+        type=whole(1, 64),
         default=os.cpu_count() or 1,
         help="callers (default: cores)",
     )
     add(
         "--cache-entries",
-        type=_whole(1, 1_000_000),
+        type=whole(1, 1_000_000),
         default=4096,
         help="model outputs kept (default: 4096)",
     )
     add("--no-cache", action="store_true", help="run the model for every line; same results")
     add(
         "--max-bytes",
-        type=_whole(1, 1 << 24),
+        type=whole(1, 1 << 24),
         default=_ROUTE.max_bytes,
         help="longest line allowed",
     )
     return parser.parse_args(argv)
-
-
-def _whole(lowest: int, highest: int) -> Callable[[str], int]:
-    """Return what reads a whole number in [lowest, highest], for argparse."""
-
-    def whole_number(text: str) -> int:
-        number = int(text)
-        if not lowest <= number <= highest:
-            msg = f"{number} is not in [{lowest}, {highest}]"
-            raise argparse.ArgumentTypeError(msg)
-        return number
-
-    return whole_number

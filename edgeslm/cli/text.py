@@ -1,6 +1,22 @@
-"""How commands write for people."""
+"""How commands read what people type, and write for them."""
 
 from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+
+def whole(lowest: int, highest: int) -> Callable[[str], int]:
+    """Return what reads a whole number in [lowest, highest], for argparse."""
+
+    def whole_number(text: str) -> int:
+        number = int(text)
+        if not lowest <= number <= highest:
+            msg = f"{number} is not in [{lowest}, {highest}]"
+            raise argparse.ArgumentTypeError(msg)
+        return number
+
+    return whole_number
 
 
 def printable(text: str) -> str:

@@ -142,7 +142,7 @@ def _verify(bundle: Bundle) -> None:
     A graph may name any file beside it as its weights: one that is not listed has no hash.
     """
     try:
-        root = bundle.path.resolve(strict=True)
+        root = _real(bundle.path)
         for artifact in bundle.manifest.artifacts:
             _verify_file(bundle.path, root, artifact)
         listed = {artifact.path for artifact in bundle.manifest.artifacts} | {MANIFEST}
@@ -157,7 +157,7 @@ def _verify(bundle: Bundle) -> None:
 
 
 def _verify_file(path: Path, root: Path, artifact: Artifact) -> None:
-    file = (path / artifact.path).resolve()
+    file = _real(path / artifact.path)
     if not file.is_relative_to(root):
         raise _tampered(path, f"{artifact.path}: leads outside the bundle")
     status = file.stat()
@@ -170,6 +170,15 @@ def _verify_file(path: Path, root: Path, artifact: Artifact) -> None:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     if digest != artifact.sha256:
         raise _tampered(path, f"{artifact.path}: its sha256 is not the one listed")
+
+
+def _real(path: Path) -> Path:
+    """Return `path` without links; `Path.resolve` has no OSError for a loop of them.
+
+    Raises:
+        OSError: it is not there, or leads nowhere.
+    """
+    return Path(os.path.realpath(path, strict=True))
 
 
 def _tampered(path: Path, what: str) -> BundleTamperedError:
@@ -185,7 +194,7 @@ def read_report(bundle: Bundle, name: str) -> dict[str, object] | None:
     Raises:
         BundleInvalidError: it is not a JSON object.
     """
-    file = bundle.path.resolve().parent / f"{name}.json"
+    file = bundle.path.absolute().parent / f"{name}.json"
     try:
         with file.open("rb") as opened:
             raw = opened.read(MAX_MANIFEST_BYTES + 1)

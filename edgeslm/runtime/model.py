@@ -88,6 +88,11 @@ class Model:
         outputs, truncated = self._cache.get(prepared.model_text, self._infer)
         return self._finish(prepared, outputs, truncated=truncated)
 
+    def tokens(self, request: Request) -> int:
+        """Return how many tokens the model reads to answer `request`; 0 where it is not asked."""
+        text = self._prepare(request).model_text
+        return 0 if text is None else self._tokenizer.encode(text)[0]["input_ids"].shape[1]
+
     def forget(self) -> None:
         """Empty the cache and its counts."""
         self._cache.clear()

@@ -31,7 +31,7 @@ class Tokenizer:
         """Read `data`, the file's bytes; its own padding and truncation are switched off.
 
         Raises:
-            TokenizerError: not a tokenizer, or it adds more special tokens than `max_tokens` holds.
+            TokenizerError: not a tokenizer.
         """
         try:
             self._native = tokenizers.Tokenizer.from_buffer(data)
@@ -74,7 +74,7 @@ class Tokenizer:
     def _encode(self, text: str) -> tokenizers.Encoding:
         try:
             return self._native.encode(text)
-        except UnicodeEncodeError:  # a lone surrogate, from a JSON escape
+        except (TypeError, UnicodeError):  # a lone surrogate, from a JSON escape
             return self._native.encode(text.encode("utf-8", "replace").decode("utf-8"))
 
 
