@@ -1,0 +1,163 @@
+"""`python -m benchmarks NAME --json`: measure one figure, or all, each with its rival."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from benchmarks import isolation, machine, table
+from benchmarks.errors import MissingDataError
+from benchmarks.figures import BY_NAME, SPECS, Figure, Measured
+from benchmarks.setup import Setup
+from edgeslm.cli.main import call
+
+EXIT_MISSED: Final = 1
+DATA_VARIABLE: Final = "EDGESLM_CASES"
+_EPILOG: Final = f"""\
+exit status: 0 every bound holds; {EXIT_MISSED} measured, but a bound is missed;
+65 a run failed; 75 the evaluation cases, mosquitto or a package are missing
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; return the process's exit status.
+
+    Raises:
+        EdgeSLMError: something could not be measured.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.list:
+        _list()
+        return 0
+    if bool(args.name) == args.all:
+        parser.error("name one figure, or --all")
+    if args.write and (args.quick or not args.all):
+        parser.error("--write takes the figures of --all, and not those of --quick")
+    names = [args.name] if args.name else [spec.name for spec in SPECS]
+    figures = measure(names, data=cases_folder(args.data), quick=args.quick)
+    if args.write:
+        table.write(args.write, figures)
+    _print(figures, as_json=args.json)
+    return 0 if all(figure.holds for figure in figures) else EXIT_MISSED
+
+
+def measure(names: Sequence[str], *, data: Path, quick: bool) -> list[Figure]:
+    """Return the figures of that name, measured now, group by group.
+
+    Args:
+        names: keys of `BY_NAME`.
+        data: folder of the evaluation cases.
+        quick: a rehearsal.
+
+    Raises:
+        EdgeSLMError: a group could not be measured.
+    """
+    specs = [BY_NAME[name] for name in names]
+    order = list(dict.fromkeys(spec.group for spec in specs))
+    cache = Path(os.environ.get("EDGESLM_CACHE", machine.ROOT / ".cache")) / "benchmarks"
+    found: dict[str, Measured] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="edgeslm-benchmarks-") as work,
+        _progress(len(order)) as (begin, tell, done),
+    ):
+        for group in order:
+            begin(group)
+            wanted = frozenset(spec.name for spec in specs if spec.group == group)
+            setup = Setup(data, Path(work), cache, wanted, quick, tell)
+            found |= isolation.measure(group, setup, tell=tell)
+            done()
+    return [Figure(s, found[s.name], machine.facts(), machine.commit(), quick) for s in specs]
+
+
+def cases_folder(given: Path | None) -> Path:
+    """Return the folder of the evaluation cases: as given, else as the environment says.
+
+    Raises:
+        MissingDataError: neither, or no folder there.
+    """
+    remedy = f"Give --data DIR or set {DATA_VARIABLE}; docs/benchmarks.md says how to make it."
+    named = given or (Path(v) if (v := os.environ.get(DATA_VARIABLE)) else None)
+    if named is None:
+        msg = f"the figures are measured on data sets that do not ship with edgeslm. {remedy}"
+        raise MissingDataError(msg)
+    if not named.is_dir():
+        msg = f"{named}: no such folder of evaluation cases. {remedy}"
+        raise MissingDataError(msg)
+    return named
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure what the README claims, each figure beside its rival.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="?", choices=[*BY_NAME], metavar="NAME", help="see --list")
+    parser.add_argument("--list", action="store_true", help="name the figures and their bounds")
+    parser.add_argument("--all", action="store_true", help="measure every figure")
+    parser.add_argument("--json", action="store_true", help="one JSON object a figure, one a line")
+    parser.add_argument("--data", type=Path, help=f"evaluation cases; default: ${DATA_VARIABLE}")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into FILE")
+    parser.add_argument(
+        "--quick", action="store_true", help="a rehearsal on little data: no figures to keep"
+    )
+    return parser
+
+
+def _list() -> None:
+    width = max(map(len, BY_NAME))
+    for spec in SPECS:
+        on = {"value": "", "ratio": "x", "difference": f" {spec.unit} from the rival's"}[
+            spec.compared
+        ]
+        sys.stdout.write(
+            f"{spec.name:<{width}}  {spec.what} ({spec.direction} {spec.bound:g}{on})\n"
+        )
+
+
+def _print(figures: Sequence[Figure], *, as_json: bool) -> None:
+    if as_json:
+        for figure in figures:
+            sys.stdout.write(json.dumps(figure.as_json(), ensure_ascii=False) + "\n")
+        return
+    if figures[0].quick:
+        sys.stdout.write("a rehearsal: little data, few rounds, no figures to keep\n")
+    sys.stdout.write(table.render(figures))
+
+
+@contextmanager
+def _progress(
+    groups: int,
+) -> Iterator[tuple[Callable[[str], None], Callable[[str], None], Callable[[], None]]]:
+    """A bar on a terminal's standard error, silence elsewhere: (begin group, tell, group done)."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=groups)
+        current = ""
+
+        def begin(group: str) -> None:
+            nonlocal current
+            current = group
+            bar.update(task, description=group)
+
+        def tell(news: str) -> None:
+            bar.update(task, description=f"{current}: {news}")
+
+        yield begin, tell, lambda: bar.advance(task)
+
+
+if __name__ == "__main__":
+    sys.exit(call(__name__, sys.argv[1:], prog="python -m benchmarks"))

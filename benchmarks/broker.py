@@ -1,0 +1,119 @@
+"""mosquitto, set up as docs/mosquitto.conf says, with its own clients for load and count."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Final, Self
+
+from benchmarks.errors import MissingToolError, RunFailedError
+from benchmarks.machine import ROOT
+from edgeslm.demo.broker import find_mosquitto
+from edgeslm.demo.processes import Child, accepts, free_port
+
+_CONF: Final = ROOT / "docs" / "mosquitto.conf"
+# What the documented file says of places and people; here all is on loopback and in a folder of
+# ours. Everything else of it is what is measured.
+_LOCAL: Final = ("listener", "port", "bind_address", "allow_anonymous", "password_file", "acl_file",
+                 "persistence_location", "persistence_file", "pid_file", "log_dest", "user",
+                 "cafile", "certfile", "keyfile", "require_certificate",
+                 "use_identity_as_username", "include_dir")  # fmt: skip
+_START_S: Final = 10.0
+_READY: Final = "benchmarks/ready"
+_READY_S: Final = 10.0
+
+
+class Broker:
+    """A mosquitto of our own on a free loopback port, its files in `folder`.
+
+    Raises:
+        MissingToolError: mosquitto or its clients are not installed.
+        RunFailedError: it does not take connections.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        program = find_mosquitto()
+        clients = [shutil.which(name) for name in ("mosquitto_pub", "mosquitto_sub")]
+        if program is None or None in clients:
+            msg = "needs the mosquitto broker and its clients: make mosquitto"
+            raise MissingToolError(msg)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        conf = folder / "mosquitto.conf"
+        conf.write_text(_settings(self.port, folder), "utf-8")
+        self._child = Child("mosquitto", [program, "-c", str(conf)], log=folder / "broker.log")
+        if not accepts(self.port, self._child, within_s=_START_S):
+            self._child.stop()
+            msg = f"mosquitto takes no connections: {self._child.last_words()}"
+            raise RunFailedError(msg)
+        self._publish(_READY, "ready", "--retain")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._child.stop()
+
+    def flow(self, lines: Path, *, into: str, out: str, count: int, within_s: float) -> float:
+        """Publish each line of a file at QoS 1 as fast as it goes and await as many results.
+
+        Args:
+            lines: UTF-8, one message a line, none of them empty.
+            into: topic they are published on.
+            out: topic of the results.
+            count: number of lines.
+            within_s: longest time to wait.
+
+        Returns:
+            Seconds from the publisher's start to the last result.
+
+        Raises:
+            RunFailedError: fewer results in that time.
+        """
+        at = ("-h", "127.0.0.1", "-p", str(self.port), "-q", "1")
+        # The retained message says that we are subscribed: then nothing can be missed.
+        counting = ("mosquitto_sub", *at, "-t", _READY, "-t", out, "-C", str(count + 1), "-F", "x")
+        with subprocess.Popen(counting, stdout=subprocess.PIPE) as subscriber:
+            try:
+                assert subscriber.stdout is not None  # noqa: S101 -- it is a pipe
+                subscriber.stdout.readline()
+                begun = time.perf_counter()
+                with lines.open("rb") as source:
+                    publishing = ("mosquitto_pub", *at, "-t", into, "-l")
+                    with subprocess.Popen(publishing, stdin=source) as publisher:
+                        _, status = subscriber.communicate(timeout=within_s), subscriber.returncode
+                        taken = time.perf_counter() - begun
+                        publisher.wait(within_s)
+            except subprocess.TimeoutExpired:
+                subscriber.kill()
+                got = subscriber.communicate()[0].count(b"x")
+                msg = f"{out}: {got} of {count} results within {within_s:.0f} s"
+                raise RunFailedError(msg) from None
+        if status:
+            msg = f"mosquitto_sub ended with status {status}"
+            raise RunFailedError(msg)
+        return taken
+
+    def _publish(self, topic: str, payload: str, *options: str) -> None:
+        at = ("-h", "127.0.0.1", "-p", str(self.port), "-q", "1")
+        argv = ("mosquitto_pub", *at, "-t", topic, "-m", payload, *options)
+        subprocess.run(argv, check=True, timeout=_READY_S)
+
+
+def _settings(port: int, folder: Path) -> str:
+    """The documented configuration, moved to loopback and to `folder`."""
+    kept = [
+        line
+        for line in _CONF.read_text("utf-8").splitlines()
+        if line.strip() and not line.startswith("#") and line.split()[0] not in _LOCAL
+    ]
+    ours = [
+        f"listener {port} 127.0.0.1",
+        "allow_anonymous true",
+        f"persistence_location {folder}/",
+        "user root",  # where root runs it: else it could not write to our folder
+        "log_dest stderr",
+    ]
+    return "\n".join((*kept, *ours, ""))

@@ -1,0 +1,358 @@
+"""The figures: what each means, its rival, its bound; and one measured value of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Direction = Literal[">=", "<="]
+Compared = Literal["value", "ratio", "difference"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A promise: what is measured, against what, and how good it must be.
+
+    Args:
+        name: as on the command line.
+        group: module of benchmarks/groups/ that measures it, together with its siblings.
+        what: one line for people.
+        unit: of the value and of the rival's value.
+        rival: what runs beside it.
+        direction: whether the bound is a least or a most.
+        bound: a number on `compared`.
+        compared: the value itself, value / rival's value, or value - rival's value.
+    """
+
+    name: str
+    group: str
+    what: str
+    unit: str
+    rival: str
+    direction: Direction
+    bound: float
+    compared: Compared = "value"
+
+    def keeps(self, number: float) -> bool:
+        """Whether `number`, of the kind `compared` says, is within the bound."""
+        return number >= self.bound if self.direction == ">=" else number <= self.bound
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One figure's measurement.
+
+    Args:
+        value: ours, in the figure's unit; for repeated measurements the median.
+        rival_value: the rival's, in the same unit.
+        spread: least and most of what the bound is on, over rounds, seeds or files.
+        compared: what the bound is on; None: as it follows from the two values. Medians of
+            paired rounds are not the quotient of two medians, so a timing gives it.
+    """
+
+    value: float
+    rival_value: float
+    spread: tuple[float, float]
+    compared: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A measured promise."""
+
+    spec: Spec
+    measured: Measured
+    machine: Mapping[str, object]
+    commit: str
+    quick: bool = False
+
+    @property
+    def compared(self) -> float:
+        """The number that the bound is on."""
+        m = self.measured
+        if m.compared is not None:
+            return m.compared
+        match self.spec.compared:
+            case "value":
+                return m.value
+            case "ratio":
+                return m.value / m.rival_value
+            case "difference":
+                return m.value - m.rival_value
+
+    @property
+    def ratio(self) -> float | None:
+        """Value / rival's value; None where the rival's is nought."""
+        if self.spec.compared == "ratio":
+            return self.compared
+        m = self.measured
+        return m.value / m.rival_value if m.rival_value else None
+
+    @property
+    def holds(self) -> bool:
+        return self.spec.keeps(self.compared)
+
+    def as_json(self) -> dict[str, object]:
+        """Return the object that `--json` prints; `quick` only where it was a rehearsal."""
+        s, m = self.spec, self.measured
+        found: dict[str, object] = {
+            "name": s.name,
+            "value": rounded(m.value),
+            "unit": s.unit,
+            "rival": s.rival,
+            "rival_value": rounded(m.rival_value),
+            "ratio": None if self.ratio is None else rounded(self.ratio),
+            "direction": s.direction,
+            "bound": s.bound,
+            "bound_on": s.compared,
+            "spread": [rounded(x) for x in m.spread],
+            "holds": self.holds,
+            "machine": dict(self.machine),
+            "commit": self.commit,
+        }
+        return found | {"quick": True} if self.quick else found
+
+
+def rounded(number: float) -> float:
+    """Five significant digits: more would be noise."""
+    return float(f"{number:.5g}")
+
+
+_TFIDF_LR: Final = "char 2-5-gram TF-IDF + logistic regression"
+_TFIDF_NN: Final = "char 2-5-gram TF-IDF, nearest training line"
+_FP32: Final = "the same bundle's fp32 original"
+_SCRIPT: Final = "paho callback -> tokenizers -> the same int8 ONNX, batch 1 -> publish"
+_RATE: Final = "messages/s"
+
+
+SPECS: Final[tuple[Spec, ...]] = (
+    Spec(
+        "clinc150-accuracy",
+        "clinc150",
+        "CLINC150, int8: in-scope accuracy without rejection",
+        "%",
+        _TFIDF_LR,
+        ">=",
+        95.0,
+    ),
+    Spec(
+        "clinc150-oos-auroc",
+        "clinc150",
+        "CLINC150, int8: out-of-scope AUROC",
+        "AUROC",
+        _TFIDF_LR,
+        ">=",
+        0.955,
+    ),
+    Spec(
+        "clinc150-int8",
+        "clinc150",
+        "CLINC150, int8 against fp32: accuracy",
+        "points",
+        _FP32,
+        ">=",
+        -0.5,
+        "difference",
+    ),
+    Spec(
+        "clinc150-oos-int8",
+        "clinc150",
+        "CLINC150, int8 against fp32: out-of-scope AUROC x 100",
+        "points",
+        _FP32,
+        ">=",
+        -0.5,
+        "difference",
+    ),
+    Spec(
+        "banking77-accuracy", "banking77", "BANKING77, int8: accuracy", "%", _TFIDF_LR, ">=", 92.5
+    ),
+    Spec(
+        "banking77-int8",
+        "banking77",
+        "BANKING77, int8 against fp32: accuracy",
+        "points",
+        _FP32,
+        ">=",
+        -0.5,
+        "difference",
+    ),
+    Spec("snips-accuracy", "snips", "SNIPS, int8: accuracy", "%", _TFIDF_LR, ">=", 97.0),
+    Spec(
+        "snips-int8",
+        "snips",
+        "SNIPS, int8 against fp32: accuracy",
+        "points",
+        _FP32,
+        ">=",
+        -0.5,
+        "difference",
+    ),
+    Spec("bgl-auroc", "bgl", "BGL lines, mean of 5 seeds: AUROC", "AUROC", _TFIDF_NN, ">=", 0.985),
+    Spec("bgl-f1", "bgl", "BGL lines at alarm budget 1 %: mean F1", "F1", _TFIDF_NN, ">=", 0.85),
+    Spec(
+        "bgl-false-alarms",
+        "bgl",
+        "BGL lines at alarm budget 1 %: mean false alarms",
+        "%",
+        _TFIDF_NN,
+        "<=",
+        1.3,
+    ),
+    Spec(
+        "bgl-false-alarms-worst",
+        "bgl",
+        "BGL lines at alarm budget 1 %: false alarms of the worst seed",
+        "%",
+        _TFIDF_NN,
+        "<=",
+        2.5,
+    ),
+    Spec(
+        "skab-auroc",
+        "skab",
+        "SKAB valve1 rows as text: mean AUROC of 16 files",
+        "AUROC",
+        _TFIDF_NN,
+        ">=",
+        0.84,
+    ),
+    Spec(
+        "adversarial-caught",
+        "adversarial",
+        "hostile lines of six kinds, a bundle each: caught of 26",
+        "lines",
+        _TFIDF_NN,
+        ">=",
+        24,
+    ),
+    Spec(
+        "adversarial-false",
+        "adversarial",
+        "their six normal lines: false alarms",
+        "lines",
+        _TFIDF_NN,
+        "<=",
+        0,
+    ),
+    Spec(
+        "cache-hit-rate",
+        "repetition",
+        "plant traffic: cache hits, 4,096 entries, cold start",
+        "share",
+        "lru_cache(4096) on the text",
+        ">=",
+        0.93,
+    ),
+    Spec(
+        "split-cost",
+        "repetition",
+        "plant traffic: splitting a line into template and numbers",
+        "us/line",
+        "one re.sub that masks digits",
+        "<=",
+        25,
+    ),
+    Spec(
+        "throughput-cold",
+        "plant",
+        "plant traffic, cold cache, against a straightforward script",
+        _RATE,
+        _SCRIPT,
+        ">=",
+        8,
+        "ratio",
+    ),
+    Spec(
+        "throughput-cold-cached",
+        "plant",
+        "plant traffic, cold cache, against that script with a cache",
+        _RATE,
+        "that script with lru_cache(4096) on the text",
+        ">=",
+        3,
+        "ratio",
+    ),
+    Spec(
+        "throughput-warm",
+        "plant",
+        "plant traffic, warm cache, against an echo",
+        _RATE,
+        "bare paho echo, no model",
+        ">=",
+        0.6,
+        "ratio",
+    ),
+    Spec(
+        "throughput-unrepeated",
+        "unrepeated",
+        "texts that never repeat, against a straightforward script",
+        _RATE,
+        _SCRIPT,
+        ">=",
+        1.5,
+        "ratio",
+    ),
+    Spec(
+        "throughput-unrepeated-callers",
+        "unrepeated",
+        "texts that never repeat, against inference alone",
+        _RATE,
+        "one session, one thread, two callers, no MQTT",
+        ">=",
+        0.75,
+        "ratio",
+    ),
+    Spec(
+        "latency",
+        "latency",
+        "publish -> result received at 20 % load, p50, above bare inference",
+        "ms",
+        "bare inference: tokenizers and one session",
+        "<=",
+        3,
+        "difference",
+    ),
+    Spec(
+        "steady-pss",
+        "footprint",
+        "steady PSS of the agent with one model",
+        "MB",
+        "bare process: onnxruntime, tokenizers, the same model",
+        "<=",
+        1.3,
+        "ratio",
+    ),
+    Spec(
+        "cold-start",
+        "footprint",
+        "process start to first result",
+        "ms",
+        "bare process: onnxruntime, tokenizers, the same model",
+        "<=",
+        4,
+        "ratio",
+    ),
+    Spec(
+        "int8-size",
+        "int8",
+        "size of graph and weights, int8 against fp32",
+        "MB",
+        "fp32 ONNX of the same model",
+        "<=",
+        0.27,
+        "ratio",
+    ),
+    Spec(
+        "int8-speed",
+        "int8",
+        "batch 1, 16 to 32 tokens, one thread, int8 against fp32",
+        "texts/s",
+        "fp32 ONNX of the same model",
+        ">=",
+        2,
+        "ratio",
+    ),
+)
+BY_NAME: Final = {spec.name: spec for spec in SPECS}

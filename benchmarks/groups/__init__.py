@@ -1,0 +1,38 @@
+"""One module per kind of measurement; figures of one group share their exports and their runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Final, cast
+
+from benchmarks.figures import Measured
+from benchmarks.setup import Setup
+
+# group: the module whose function of that name measures it; imported only when asked for, so
+# that what is weighed does not share pages with what it does not need.
+MODULES: Final = {
+    "clinc150": "intent",
+    "banking77": "intent",
+    "snips": "intent",
+    "bgl": "anomaly",
+    "skab": "anomaly",
+    "adversarial": "anomaly",
+    "repetition": "repetition",
+    "plant": "throughput",
+    "unrepeated": "throughput",
+    "latency": "latency",
+    "footprint": "footprint",
+    "int8": "int8",
+}
+
+
+def measure(group: str, setup: Setup) -> dict[str, Measured]:
+    """Return the measurements of one group, by the name of the figure.
+
+    Raises:
+        EdgeSLMError: it could not be measured; says why.
+    """
+    module = import_module(f"{__name__}.{MODULES[group]}")
+    run = cast("Callable[[Setup], dict[str, Measured]]", getattr(module, group))
+    return run(setup)

@@ -1,0 +1,80 @@
+"""What int8 saves: bytes on disk, time of one inference."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from benchmarks import bundles, cases
+from benchmarks.errors import RunFailedError
+from benchmarks.figures import Measured
+from benchmarks.rivals.bare import Bare
+from benchmarks.setup import Setup
+from benchmarks.stats import once, paired
+from edgeslm.demo.bundles import weights_folder
+from exporters.heads.base import embedder
+from exporters.sources import open_source
+from exporters.sources.base import read_encoder
+
+_TOKENS: Final = range(16, 33)
+_TEXTS: Final = 200
+_QUICK_TEXTS: Final = 20
+
+Feeds = dict[str, NDArray[np.int64]]
+
+
+def int8(setup: Setup) -> dict[str, Measured]:
+    """The bundle's graph against the encoder that it was made from, fp32 and pooled, without head.
+
+    Both with one thread, texts in turn.
+    """
+    bundle = bundles.intent(setup, "clinc150")
+    setup.tell("exporting fp32")
+    fp32 = _fp32(setup.work / "fp32")
+    small, large = Bare(bundle, threads=1), _session(fp32)
+    texts = [row.text for part in ("train", "eval") for row in cases.rows(setup, "clinc150", part)]
+    feeds = [f for f in map(small.feeds, texts) if f["input_ids"].shape[1] in _TOKENS]
+    feeds = feeds[: _QUICK_TEXTS if setup.quick else _TEXTS]
+    if not feeds:
+        msg = f"no text of {_TOKENS[0]} to {_TOKENS[-1]} tokens"
+        raise RunFailedError(msg)
+    ours, rivals = [], []
+    for number in range(setup.rounds):
+        setup.tell(f"round {number + 1} of {setup.rounds}")
+        ours.append(_texts_a_second(small.session, feeds))
+        rivals.append(_texts_a_second(large, feeds))
+    size = sum(file.stat().st_size for file in bundle.glob("model.onnx*"))
+    return {
+        "int8-size": once(size / 1e6, fp32.stat().st_size / 1e6),
+        "int8-speed": paired(ours, rivals),
+    }
+
+
+def _fp32(folder: Path) -> Path:
+    """Export the encoder anew, with the pooling that heads begin with."""
+    folder.mkdir()
+    open_source(str(weights_folder()), tokenizer=None).export(folder)
+    encoder = read_encoder(folder)
+    file = folder / "fp32.onnx"
+    onnx.save(embedder(encoder.model, encoder.dim), file)
+    return file
+
+
+def _session(graph: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+def _texts_a_second(session: onnxruntime.InferenceSession, feeds: Sequence[Feeds]) -> float:
+    begun = time.perf_counter()
+    for feed in feeds:
+        session.run(None, feed)
+    return len(feeds) / (time.perf_counter() - begun)

@@ -1,0 +1,88 @@
+"""A group of figures in a process of its own.
+
+What one group imports (torch, scikit-learn, ONNX Runtime) would otherwise lie in the memory that
+another group weighs, and warm what it times.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import tempfile
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import groups
+from benchmarks.errors import RunFailedError
+from benchmarks.figures import Measured
+from benchmarks.setup import Setup
+from edgeslm.errors import EdgeSLMError
+
+
+class GroupFailedError(EdgeSLMError):
+    """A group gave no figures; carries the code and the exit status of what happened there."""
+
+    def __init__(self, message: str, code: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.code = code  # type: ignore[misc]  # the other process's error, not one class
+        self.exit_status = exit_status  # type: ignore[misc]
+
+
+class _Failure(NamedTuple):
+    """An error as it travels: exceptions of ours do not all pickle."""
+
+    message: str
+    code: str
+    exit_status: int
+
+
+def measure(group: str, setup: Setup, *, tell: Callable[[str], None]) -> dict[str, Measured]:
+    """Return `groups.measure(group, setup)`, run in a new process.
+
+    Args:
+        group: key of `groups.MODULES`.
+        setup: its `work` is where the group's folder is made; its `tell` is not used.
+        tell: called here with what goes on there.
+
+    Raises:
+        GroupFailedError: it could not be measured.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    with tempfile.TemporaryDirectory(prefix=f"{group}-", dir=setup.work) as work:
+        there = dataclasses.replace(setup, work=Path(work), tell=_mute)
+        process = context.Process(target=_run, args=(theirs, group, there), daemon=False)
+        process.start()
+        theirs.close()
+        try:
+            while True:
+                news: str | _Failure | dict[str, Measured] = ours.recv()
+                match news:
+                    case str():
+                        tell(news)
+                    case _Failure():
+                        raise GroupFailedError(*news)
+                    case dict():
+                        return news
+        except EOFError:
+            process.join()
+            msg = f"{group}: its process ended with status {process.exitcode} and no figures"
+            raise RunFailedError(msg) from None
+        finally:
+            process.join()
+
+
+def _run(pipe: Connection, group: str, setup: Setup) -> None:
+    """Measure, in the other process; errors made on purpose travel as text."""
+    try:
+        pipe.send(groups.measure(group, dataclasses.replace(setup, tell=pipe.send)))
+    except EdgeSLMError as err:
+        pipe.send(_Failure(str(err), err.code, err.exit_status))
+    except KeyboardInterrupt:
+        return  # the terminal's signal reached our parent too, which says so
+
+
+def _mute(_: str) -> None:
+    """Stand in for a callback that cannot cross to another process."""

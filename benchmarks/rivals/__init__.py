@@ -1,0 +1,1 @@
+"""What a competent engineer would write without edgeslm; each script runs by itself."""

@@ -1,0 +1,104 @@
+"""The README's table of figures, between two markers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from benchmarks.errors import RunFailedError
+from benchmarks.figures import Figure
+from edgeslm.adapters.fs import write_durably
+
+BEGIN: Final = "<!-- figures:begin -->"
+END: Final = "<!-- figures:end -->"
+
+
+def write(path: Path, figures: Sequence[Figure]) -> None:
+    """Replace what stands between the markers of the Markdown file `path` by the table.
+
+    Raises:
+        RunFailedError: the file cannot be read, or has not exactly one pair of markers.
+        OSError: it cannot be written.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        msg = f"{path.name}: cannot be read: {err}"
+        raise RunFailedError(msg) from None
+    write_durably(path, placed(text, render(figures), name=path.name).encode("utf-8"))
+
+
+def placed(text: str, table: str, *, name: str) -> str:
+    """Return `text` with `table` between its markers.
+
+    Raises:
+        RunFailedError: the markers are missing, doubled or in the wrong order.
+    """
+    before, _, rest = text.partition(BEGIN)
+    _, ends, after = rest.partition(END)
+    if not ends or text.count(BEGIN) != 1 or text.count(END) != 1:
+        msg = f"{name}: needs one line {BEGIN} and below it one line {END}"
+        raise RunFailedError(msg)
+    return f"{before}{BEGIN}\n{table}{END}{after}"
+
+
+def render(figures: Sequence[Figure]) -> str:
+    """Return the table as Markdown, a blank line around it."""
+    head = ("What", "Measured", "Bound", "Rival or floor", "Its value", "Ratio", "Holds", "Command")
+    lines = [_row(head), _row(["---"] * len(head)), *(_row(_cells(f)) for f in figures)]
+    return "\n" + "\n".join((*lines, "", _footnote(figures))) + "\n\n"
+
+
+def _cells(figure: Figure) -> list[str]:
+    spec = figure.spec
+    unit = "" if spec.unit in {"AUROC", "F1"} else f" {spec.unit}"
+    return [
+        spec.what,
+        f"{_short(figure.measured.value)}{unit}",
+        _bound(figure),
+        spec.rival,
+        f"{_short(figure.measured.rival_value)}{unit}",
+        "" if figure.ratio is None else _ratio(figure),
+        "yes" if figure.holds else "**no**",
+        f"`python -m benchmarks {spec.name}`",
+    ]
+
+
+def _bound(figure: Figure) -> str:
+    spec = figure.spec
+    match spec.compared:
+        case "ratio":
+            return f"{spec.direction} {spec.bound:g}x"
+        case "difference":
+            sign = "-" if spec.bound < 0 else "+"
+            return f"{spec.direction} rival {sign} {abs(spec.bound):g} {spec.unit}"
+        case "value":
+            return f"{spec.direction} {spec.bound:g}"
+
+
+def _ratio(figure: Figure) -> str:
+    if figure.spec.compared != "ratio":
+        return f"{figure.ratio:.2f}"
+    low, high = figure.measured.spread
+    return f"{figure.ratio:.2f} ({low:.2f}-{high:.2f})"
+
+
+def _footnote(figures: Sequence[Figure]) -> str:
+    machine, commit = figures[0].machine, figures[0].commit
+    flags = ", ".join(map(str, machine["flags"])) if isinstance(machine["flags"], list) else ""
+    return (
+        f"Measured on {machine['cores']} cores of {machine['cpu']} ({machine['arch']}; {flags}),"
+        f" {machine['memory_gb']} GB, {machine['system']}, Python {machine['python']},"
+        f" ONNX Runtime {machine['onnxruntime']}, commit {commit}."
+        " [docs/benchmarks.md](docs/benchmarks.md) says what each figure means."
+    )
+
+
+def _short(number: float) -> str:
+    """Four significant digits, and no exponent."""
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"  # noqa: PLR2004
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,0 +1,121 @@
+"""The registry says what was promised, and a figure is printed as one object."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import groups, stats
+from benchmarks.figures import BY_NAME, SPECS, Figure, Measured
+
+# The promises, written down a second time: a bound that is changed is changed on purpose.
+PROMISED = {
+    "clinc150-accuracy": (">=", 95.0, "value"),
+    "clinc150-oos-auroc": (">=", 0.955, "value"),
+    "clinc150-int8": (">=", -0.5, "difference"),
+    "clinc150-oos-int8": (">=", -0.5, "difference"),
+    "banking77-accuracy": (">=", 92.5, "value"),
+    "banking77-int8": (">=", -0.5, "difference"),
+    "snips-accuracy": (">=", 97.0, "value"),
+    "snips-int8": (">=", -0.5, "difference"),
+    "bgl-auroc": (">=", 0.985, "value"),
+    "bgl-f1": (">=", 0.85, "value"),
+    "bgl-false-alarms": ("<=", 1.3, "value"),
+    "bgl-false-alarms-worst": ("<=", 2.5, "value"),
+    "skab-auroc": (">=", 0.84, "value"),
+    "adversarial-caught": (">=", 24, "value"),
+    "adversarial-false": ("<=", 0, "value"),
+    "cache-hit-rate": (">=", 0.93, "value"),
+    "split-cost": ("<=", 25, "value"),
+    "throughput-cold": (">=", 8, "ratio"),
+    "throughput-cold-cached": (">=", 3, "ratio"),
+    "throughput-warm": (">=", 0.6, "ratio"),
+    "throughput-unrepeated": (">=", 1.5, "ratio"),
+    "throughput-unrepeated-callers": (">=", 0.75, "ratio"),
+    "latency": ("<=", 3, "difference"),
+    "steady-pss": ("<=", 1.3, "ratio"),
+    "cold-start": ("<=", 4, "ratio"),
+    "int8-size": ("<=", 0.27, "ratio"),
+    "int8-speed": (">=", 2, "ratio"),
+}
+KEYS = ["name", "value", "unit", "rival", "rival_value", "ratio", "direction", "bound", "bound_on",
+        "spread", "holds", "machine", "commit"]  # fmt: skip
+
+positive = st.floats(1e-3, 1e6)
+rounds = st.lists(st.tuples(positive, positive), min_size=1, max_size=9)
+
+
+def figure(name: str, measured: Measured, *, quick: bool = False) -> Figure:
+    machine = {"cpu": "a CPU", "cores": 2, "flags": ["avx2"]}
+    return Figure(BY_NAME[name], measured, machine, "0123456789ab", quick)
+
+
+def test_the_registry_holds_every_promise_and_no_other() -> None:
+    assert {s.name: (s.direction, s.bound, s.compared) for s in SPECS} == PROMISED
+
+
+@pytest.mark.parametrize("group", sorted({spec.group for spec in SPECS}))
+def test_every_group_has_a_function_that_measures_it(group: str) -> None:
+    module = importlib.import_module(f"benchmarks.groups.{groups.MODULES[group]}")
+    assert list(inspect.signature(getattr(module, group)).parameters) == ["setup"]
+
+
+def test_no_group_is_measured_for_nothing() -> None:
+    assert {spec.group for spec in SPECS} == set(groups.MODULES)
+
+
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+def test_a_figure_is_one_object_with_the_agreed_keys(name: str) -> None:
+    found = figure(name, Measured(3.0, 2.0, (2.5, 3.5))).as_json()
+    assert list(json.loads(json.dumps(found))) == KEYS
+    assert found["ratio"] == pytest.approx(1.5)
+
+
+def test_a_rehearsal_says_so() -> None:
+    assert figure("latency", Measured(3.0, 2.0, (1, 1)), quick=True).as_json()["quick"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rival", "holds"),
+    [
+        ("snips-accuracy", 97.0, 99.0, True),
+        ("snips-accuracy", 96.99, 50.0, False),
+        ("split-cost", 25.0, 1.0, True),
+        ("split-cost", 25.1, 100.0, False),
+        ("throughput-cold", 800.0, 100.0, True),
+        ("throughput-cold", 799.0, 100.0, False),
+        ("steady-pss", 130.0, 100.0, True),
+        ("steady-pss", 131.0, 100.0, False),
+        ("snips-int8", 97.0, 97.5, True),
+        ("snips-int8", 97.0, 97.6, False),
+        ("latency", 5.0, 2.0, True),
+        ("latency", 5.01, 2.0, False),
+        ("adversarial-false", 0.0, 0.0, True),
+    ],
+)
+def test_a_bound_is_on_the_value_the_ratio_or_the_difference(
+    name: str, value: float, rival: float, *, holds: bool
+) -> None:
+    assert figure(name, Measured(value, rival, (value, value))).holds is holds
+
+
+def test_a_rival_at_nought_has_no_ratio() -> None:
+    assert figure("adversarial-false", Measured(0.0, 0.0, (0, 0))).as_json()["ratio"] is None
+
+
+def test_what_disturbs_both_of_a_round_leaves_the_ratio_alone() -> None:
+    measured = stats.paired([100, 100, 50], [50, 50, 25])
+    assert (measured.value, measured.compared, measured.spread) == (100, 2, (2, 2))
+
+
+@given(rounds)
+def test_the_compared_number_lies_within_the_spread(pairs: list[tuple[float, float]]) -> None:
+    ours, rivals = [a for a, _ in pairs], [b for _, b in pairs]
+    for measured in (stats.paired(ours, rivals), stats.above(ours, rivals)):
+        assert measured.compared is not None
+        assert measured.spread[0] <= measured.compared <= measured.spread[1]

@@ -1,0 +1,80 @@
+"""The README's table: written between its markers, and only there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import table
+from benchmarks.errors import RunFailedError
+from benchmarks.figures import SPECS, Figure, Measured
+
+MACHINE = {
+    "cpu": "a CPU",
+    "arch": "x86_64",
+    "flags": ["avx2"],
+    "cores": 2,
+    "memory_gb": 8,
+    "system": "Linux 6.1",
+    "python": "3.11",
+    "onnxruntime": "1.31",
+}
+FIGURES = [Figure(s, Measured(3.0, 2.0, (2.5, 3.5)), MACHINE, "0123456789ab") for s in SPECS]
+
+
+@pytest.fixture
+def readme(tmp_path: Path) -> Path:
+    path = tmp_path / "README.md"
+    path.write_text(f"# Title\n\n{table.BEGIN}\nyesterday\n{table.END}\n\nThe end.\n")
+    return path
+
+
+def test_writing_twice_changes_nothing(readme: Path) -> None:
+    table.write(readme, FIGURES)
+    once = readme.read_bytes()
+    table.write(readme, FIGURES)
+    assert readme.read_bytes() == once
+
+
+def test_what_stands_around_the_markers_stays(readme: Path) -> None:
+    table.write(readme, FIGURES)
+    text = readme.read_text()
+    assert text.startswith(f"# Title\n\n{table.BEGIN}\n")
+    assert text.endswith(f"{table.END}\n\nThe end.\n")
+    assert "yesterday" not in text
+
+
+def test_every_figure_has_a_row_with_its_command() -> None:
+    rendered = table.render(FIGURES)
+    for spec in SPECS:
+        assert rendered.count(f"`python -m benchmarks {spec.name}`") == 1
+
+
+def test_every_row_has_as_many_cells_as_the_head() -> None:
+    rows = [line for line in table.render(FIGURES).splitlines() if line.startswith("|")]
+    assert len(rows) == len(FIGURES) + 2
+    assert {row.count("|") for row in rows} == {9}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no markers",
+        table.BEGIN,
+        f"{table.END}{table.BEGIN}",
+        f"{table.BEGIN}{table.BEGIN}{table.END}",
+        f"{table.BEGIN}{table.END}{table.END}",
+    ],
+)
+def test_a_file_without_one_pair_of_markers_is_left_alone(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    with pytest.raises(RunFailedError, match="figures:begin"):
+        table.write(path, FIGURES)
+    assert path.read_text() == text
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunFailedError, match=r"absent\.md"):
+        table.write(tmp_path / "absent.md", FIGURES)
