@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,14 @@ from edgeslm.errors import RejectedError
 
 EXACT: Final = 256
 """Highest calibration scores that are all kept; below them ranks are kept geometrically."""
-WEIGHTS: Final[Mapping[str, float]] = {"text": 0.9, "number": 0.1}
-"""Shares of the alarm budget. Text has them since its scores are nearly always 0: a novel line
-is far out, while every line with numbers has some number at the edge of its range."""
+TEXT_SHARE: Final = 0.9
+"""Share of the alarm budget that text has; the rest is for numbers. A new template is far out and
+rare, while among a line's numbers one is always near the edge of its range."""
+LOG_TEXT: Final = math.log(TEXT_SHARE)
+LOG_NUMBER: Final = math.log(1 - TEXT_SHARE)
 MIN_P: Final = 1e-300
 """Smallest p-value that is reported; scores go on growing beyond it."""
+LOG_MIN_P: Final = math.log(MIN_P)
 
 
 class BudgetError(RejectedError):
@@ -104,9 +107,58 @@ def _ranks(n: int) -> NDArray[np.int64]:
     return np.unique(np.concatenate([exact, coarse]))[::-1]
 
 
-def fused(log_p: Mapping[str, float]) -> float:
-    """Return the fused score of a line from ln p of its channels: -ln min(p / weight)."""
-    return max(math.log(WEIGHTS[name]) - value for name, value in log_p.items())
+class Verdict(NamedTuple):
+    """What the channels say together."""
+
+    score: float
+    """-ln of the weighted minimum of the p-values, nats: higher is more anomalous."""
+    p_value: float
+    """Of that score, in (0, 1]."""
+    channel: str
+    """The one with the weighted minimum."""
+    channels: dict[str, float]
+    """The p-value of each, in (0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """Two channels as one: the weighted minimum of their p-values, calibrated again.
+
+    Calibrated again since the minimum of p-values is none, and since many lines have no numbers
+    or say nothing new, so that a union bound would waste most of the budget.
+    """
+
+    text: Tail
+    number: Tail
+    fused: Tail
+
+    def verdict(self, text: float, number: float) -> Verdict:
+        """Return what a line's two scores say together."""
+        log_text, log_number = self.text.log_p_value(text), self.number.log_p_value(number)
+        by_text, by_number = LOG_TEXT - log_text, LOG_NUMBER - log_number
+        score = max(by_text, by_number)
+        return Verdict(
+            score,
+            _p_value(self.fused.log_p_value(score)),
+            "text" if by_text >= by_number else "number",
+            {"text": _p_value(log_text), "number": _p_value(log_number)},
+        )
+
+
+def fusion(text: Sequence[float], number: Sequence[float]) -> Fusion:
+    """Return the fusion calibrated on the scores of normal lines, at least one.
+
+    Args:
+        text: text score of each line.
+        number: number score of each, in the same order.
+    """
+    first = Fusion(tail(text), tail(number), tail([0.0]))
+    scores = [first.verdict(t, n).score for t, n in zip(text, number, strict=True)]
+    return replace(first, fused=tail(scores))
+
+
+def _p_value(log_p: float) -> float:
+    return math.exp(log_p) if log_p > LOG_MIN_P else MIN_P
 
 
 def require(budget: float, lines: int) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
 from edgeslm.core.template import canonical, tokens
 
-# Weights of the text score; see docs/benchmarks.md for what they reach.
+# What a new template scores at least, and what new words and new pairs of words add at most.
 UNSEEN: Final = 0.2
-TOKENS: Final = 0.4
+WORDS: Final = 0.4
 PAIRS: Final = 0.4
-DISTANCE: Final = 0.5
+CACHED: Final = 4096
+"""New templates whose novelty is kept, so that a line that repeats is looked at once."""
 
 
 class Vocabulary:
@@ -21,10 +23,8 @@ class Vocabulary:
     Upper and lower case are one, except in units (see `template.canonical`). Immutable.
 
     Args:
-        templates: distinct templates; a template's place in the order is its index.
+        templates: distinct canonical forms; a template's place in the order is its index.
     """
-
-    __slots__ = ("_canonical", "_exact", "_pairs", "_words")
 
     def __init__(self, templates: Iterable[str]) -> None:
         self._exact: dict[str, int] = {}
@@ -34,31 +34,32 @@ class Vocabulary:
         for i, template in enumerate(templates):
             self._exact[template] = i
             plain = canonical(template)
-            self._canonical.setdefault(plain, i)
+            self._canonical[plain] = i
             words = ["", *tokens(plain), ""]
             self._words.update(words)
             self._pairs.update(pairwise(words))
+        self._look = lru_cache(maxsize=CACHED)(self._look_closely)
 
-    def index(self, template: str) -> int | None:
-        """Return the index of `template`, or None if it is new."""
-        found = self._exact.get(template)
-        return self._canonical.get(canonical(template)) if found is None else found
+    def look(self, template: str) -> tuple[int | None, float]:
+        """Return the index of `template` (None: new) and how new its words are, in [0, 1].
 
-    def score(self, template: str, distance: float) -> float:
-        """Return how new a template is that has no index, in [0.2, 2.0]; known ones score 0.
-
-        Args:
-            template: one for which `index` gives None.
-            distance: cosine distance of its embedding to the nearest known one, in [0, 2].
+        Known templates are 0; new ones at least 0.2, however familiar their words.
         """
-        words = ["", *tokens(canonical(template)), ""]
+        known = self._exact.get(template)
+        return self._look(template) if known is None else (known, 0.0)
+
+    def _look_closely(self, template: str) -> tuple[int | None, float]:
+        plain = canonical(template)
+        if (known := self._canonical.get(plain)) is not None:
+            return known, 0.0
+        words = ["", *tokens(plain), ""]
         pairs = list(pairwise(words))
         new_words = sum(word not in self._words for word in words) / max(1, len(words) - 2)
         new_pairs = sum(pair not in self._pairs for pair in pairs) / len(pairs)
-        return UNSEEN + TOKENS * new_words + PAIRS * new_pairs + DISTANCE * distance
+        return None, UNSEEN + WORDS * new_words + PAIRS * new_pairs
 
-    def unseen(self, template: str) -> str | None:
-        """Return the first word of `template` that is new, else the first new pair, else None."""
+    def unseen(self, template: str) -> str:
+        """Return the first word that is new in `template`, else the first pair, else all of it."""
         words = ["", *tokens(canonical(template)), ""]
         for word in words:
             if word not in self._words:
@@ -66,4 +67,4 @@ class Vocabulary:
         for a, b in pairwise(words):
             if (a, b) not in self._pairs:
                 return f"{a} {b}".strip()
-        return None
+        return template

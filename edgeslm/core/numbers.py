@@ -25,6 +25,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeslm.core.template import number
+
 KNOTS: Final = 256
 """Most distinct values kept of one history."""
 LIMIT: Final = 60.0
@@ -119,16 +121,32 @@ class Slot:
         return f"{self._low:g} to {self._high:g}" if self._low < self._high else f"{self._low:g}"
 
 
-def combined(surprises: Sequence[float], varying: int) -> float:
-    """Return the surprise of a line from those of its slots, nats, >= 0.
+class Line:
+    """The histories of all slots of a template, ready to be asked; immutable."""
 
-    Args:
-        surprises: one per slot, in [0, `LIMIT`].
-        varying: slots that varied in training; the others are no tests until they change.
-    """
-    if len(surprises) == 1:
-        return surprises[0]
-    return math.log1p(sum(math.expm1(s) for s in surprises) / max(varying, 1))
+    __slots__ = ("_slots", "_varying")
+
+    def __init__(self, histories: Sequence[History]) -> None:
+        self._slots = tuple(Slot(h) for h in histories)
+        # A slot that never varied is no test until it does.
+        self._varying = max(1, sum(slot.varies for slot in self._slots))
+
+    def score(self, slots: Sequence[str]) -> float:
+        """Return the surprise of a line with these slots, nats in [0, `LIMIT`]."""
+        if len(slots) == 1:
+            return self._slots[0].surprise(number(slots[0]))
+        total = 0.0
+        for slot, text in zip(self._slots, slots, strict=True):
+            total += math.expm1(slot.surprise(number(text)))
+        return min(LIMIT, math.log1p(total / self._varying))
+
+    def worst(self, slots: Sequence[str]) -> tuple[int, str]:
+        """Return the index of the most surprising slot, and the range it held in training."""
+        surprises = [
+            slot.surprise(number(text)) for slot, text in zip(self._slots, slots, strict=True)
+        ]
+        index = surprises.index(max(surprises))
+        return index, self._slots[index].expected
 
 
 def effective_readings(values: NDArray[np.float64]) -> float:
@@ -153,8 +171,7 @@ def history(values: Sequence[float], *, effective: float | None = None) -> Histo
     others = len(all_values) - len(x)
     if not len(x):
         return History((), (), 0, others, 1.0, 1.0)
-    limit = 1e150  # so that squares stay finite
-    tamed = np.clip(x, -limit, limit)
+    tamed = _tamed(x)
     distinct, counts = np.unique(x, return_counts=True)
     once = int((counts == 1).sum())
     cumulative = np.cumsum(counts)
@@ -176,3 +193,31 @@ def history(values: Sequence[float], *, effective: float | None = None) -> Histo
         # A slot that never changed has no scale of its own: a tenth of its value will do.
         scale=spread if spread > 0 else max(abs(float(tamed[0])) / 10, 1e-9),
     )
+
+
+def pooled(groups: Sequence[Sequence[float]]) -> History:
+    """Return the history of one slot over several sources, for a source not among them.
+
+    Readings of one source resemble each other: where sources differ in level, many readings of
+    few of them say little of the next one. By the design effect of clustered samples,
+    1 + (m - 1) rho, with rho the share of the variance that lies between the sources.
+
+    Args:
+        groups: each source's readings in time order, NaN where there was no finite number.
+    """
+    arrays = [_tamed(np.asarray(group, np.float64)) for group in groups]
+    arrays = [x[np.isfinite(x)] for x in arrays]
+    arrays = [x for x in arrays if len(x)]
+    total = sum(effective_readings(x) for x in arrays)
+    if len(arrays) > 1:  # a single source says nothing of how sources differ
+        between = float(np.var([x.mean() for x in arrays]))
+        within = float(np.mean([x.var() for x in arrays]))
+        if between > 0:
+            rho = between / (between + within)
+            total /= 1 + max(0.0, total / len(arrays) - 1) * rho
+    return history([value for group in groups for value in group], effective=max(1.0, total))
+
+
+def _tamed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return `values` so bounded that sums of their squares stay finite."""
+    return values.clip(-1e150, 1e150)

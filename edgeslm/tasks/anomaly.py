@@ -1,8 +1,9 @@
 """Anomaly: a text's template and numbers -> normal or anomaly, with a p-value and its cause.
 
-Two channels. `text`: 0 for a template known from training, else how new its words are, and how
-far its embedding lies from the known ones (the graph's output `distance`). `number`: how
-surprising its numbers are, given the history of their slot in this source and template. Each
+Two channels. `text`: 0 for a template that this source used in training, else how new its words
+are, how far its embedding lies from the known ones (the graph's output `distance`), and how
+rarely this source says anything new. `number`: how surprising a line's numbers are, given the
+history of their slots in this source and template. Each
 becomes a p-value on lines that its statistics had not seen; the two are fused by weighted minimum
 and calibrated again, so `p_value <= budget` means: among normal lines, at most that share.
 
@@ -11,14 +12,13 @@ depend on it: that costs one inference a template, and then the golden file of a
 model on ordinary lines, and what the model says of them is there in the cache for its other
 users. Statistics are frozen: an answer is a pure function of text and source.
 
-`score` is the fused score, -ln of the weighted minimum, in nats: it ranks more finely than the
-p-value, and agrees with it. `confidence` is how far a line is from the alarm line:
-1 - min(p, budget) / max(p, budget), 0 on the line and 1 far from it, on either side.
+`score` is the fused score, -ln of the weighted minimum, in nats: it ranks as the p-value does,
+and goes on where that ends. `confidence` is how far a line is from the alarm line:
+1 - min(p, budget) / max(p, budget), 0 on that line and 1 far from it, on either side.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Final, Self, cast
@@ -28,16 +28,19 @@ from pydantic import Field, model_validator
 from edgeslm.contract.base import Typed, parse_json
 from edgeslm.contract.messages import Cause
 from edgeslm.core import calibration, numbers
-from edgeslm.core.calibration import MIN_P, Tail
-from edgeslm.core.novelty import Vocabulary
-from edgeslm.core.numbers import Slot
-from edgeslm.core.template import MARK, Split, number, readable, split
+from edgeslm.core.calibration import Fusion, Tail
+from edgeslm.core.detector import Detector, Repertoire, Scores
+from edgeslm.core.template import MARK, Split, readable, split
 from edgeslm.ports import Answer, Prepared, Request, Tensor
 
 DISTANCE: Final = "distance"
 """Name of the graph's output, float32 [batch]: 1 - largest cosine to a reference, in [0, 2]."""
 
+LONGEST_QUOTE: Final = 80
+"""Characters of a token or a number that an explanation quotes at most."""
+
 Count = Annotated[int, Field(ge=0, le=2**53)]
+Index = Annotated[int, Field(ge=0, description="Into templates.")]
 LogP = Annotated[float, Field(le=0, ge=-1e3)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -54,7 +57,7 @@ class HistoryParameters(Typed):
     once: Count
     others: Count
     effective: Annotated[float, Field(gt=0, le=2**53)]
-    scale: Annotated[float, Field(gt=0, le=1e300)]
+    scale: Annotated[float, Field(ge=1e-300, le=1e300)]
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -65,6 +68,26 @@ class HistoryParameters(Typed):
             msg = "values and counts must ascend"
             raise ValueError(msg)
         return self
+
+    def history(self) -> numbers.History:
+        """Return the history that these are the parameters of."""
+        return numbers.History(
+            self.values, self.counts, self.once, self.others, self.effective, self.scale
+        )
+
+
+class RepertoireParameters(Typed):
+    """What one source said; see `core.detector.Repertoire`."""
+
+    lines: Annotated[int, Field(ge=1, le=2**53)]
+    once: Count
+    templates: tuple[Index, ...]
+    histories: dict[Index, tuple[HistoryParameters, ...]]
+
+    def repertoire(self) -> Repertoire:
+        """Return the repertoire that these are the parameters of."""
+        histories = {i: [h.history() for h in slots] for i, slots in self.histories.items()}
+        return Repertoire(self.lines, self.once, frozenset(self.templates), histories)
 
 
 class TailParameters(Typed):
@@ -91,63 +114,34 @@ class TailParameters(Typed):
         return Tail(self.scores, self.log_p, self.log_p_above, self.decay)
 
 
-class SourceHistories(Typed):
-    """Histories of the slots of one template, in one source."""
-
-    source: str
-    template: Annotated[int, Field(ge=0, description="Index into templates.")]
-    slots: tuple[HistoryParameters, ...]
-
-
 class Parameters(Typed):
     """The `parameters` artifact of an anomaly bundle."""
 
     alarm_budget: Annotated[float, Field(gt=0, lt=1)]
     calibration_lines: Annotated[int, Field(ge=1)]
-    sources: tuple[str, ...] = Field(description="Those of the training lines; empty if none.")
     templates: tuple[str, ...] = Field(min_length=1)
-    pooled: tuple[tuple[HistoryParameters, ...], ...] = Field(
-        description="Per template: slots over all sources, for a source that has none of its own."
+    everyone: RepertoireParameters = Field(description="All sources together.")
+    sources: dict[str, RepertoireParameters] = Field(
+        description="By name; lines without a source have the name ''."
     )
-    histories: tuple[SourceHistories, ...]
     text: TailParameters
     number: TailParameters
     fused: TailParameters
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        if len(self.pooled) != len(self.templates):
-            msg = "pooled: one per template is needed"
-            raise ValueError(msg)
         slots = [template.count(MARK) for template in self.templates]
-        if any(len(p) != n for p, n in zip(self.pooled, slots, strict=True)):
-            msg = "pooled: one history per slot of the template is needed"
-            raise ValueError(msg)
-        for h in self.histories:
-            if h.template >= len(slots) or len(h.slots) != slots[h.template]:
-                msg = "histories: one per slot of a known template is needed"
+        for repertoire in (self.everyone, *self.sources.values()):
+            if any(i >= len(slots) for i in repertoire.templates):
+                msg = "a repertoire names a template that is not there"
                 raise ValueError(msg)
+            if any(i >= len(slots) or len(h) != slots[i] for i, h in repertoire.histories.items()):
+                msg = "histories must be one per slot of a template that is there"
+                raise ValueError(msg)
+        if any(count and i not in self.everyone.histories for i, count in enumerate(slots)):
+            msg = "everyone must have histories of every template with slots"
+            raise ValueError(msg)
         return self
-
-
-class Line:
-    """The histories of a template's slots in one source (or pooled), ready to be asked."""
-
-    __slots__ = ("slots", "varying")
-
-    def __init__(self, histories: Sequence[numbers.History]) -> None:
-        self.slots = tuple(Slot(history) for history in histories)
-        self.varying = sum(slot.varies for slot in self.slots)
-
-    def surprises(self, slots: Sequence[str]) -> list[float]:
-        """Return the surprise of each slot, nats."""
-        return [
-            known.surprise(number(slot)) for known, slot in zip(self.slots, slots, strict=False)
-        ]
-
-    def score(self, slots: Sequence[str]) -> float:
-        """Return the number score of a line, nats, 0 where it has no slots."""
-        return numbers.combined(self.surprises(slots), self.varying) if self.slots else 0.0
 
 
 class Anomaly:
@@ -155,14 +149,14 @@ class Anomaly:
 
     def __init__(self, parameters: Parameters) -> None:
         self._budget = parameters.alarm_budget
-        self._sources = frozenset(parameters.sources)
-        self._vocabulary = Vocabulary(parameters.templates)
-        self._pooled = [_line(slots) for slots in parameters.pooled]
-        self._lines = {(h.source, h.template): _line(h.slots) for h in parameters.histories}
-        self._text = parameters.text.tail()
-        self._number = parameters.number.tail()
-        self._fused = parameters.fused.tail()
-        self._weights = {name: math.log(w) for name, w in calibration.WEIGHTS.items()}
+        self._detector = Detector(
+            parameters.templates,
+            parameters.everyone.repertoire(),
+            {name: r.repertoire() for name, r in parameters.sources.items()},
+        )
+        self._fusion = Fusion(
+            parameters.text.tail(), parameters.number.tail(), parameters.fused.tail()
+        )
 
     def prepare(self, request: Request) -> Prepared:
         """Split the text; what the model reads, and the cache's key, is its template."""
@@ -177,70 +171,37 @@ class Anomaly:
         Raises:
             ValueError: the outputs lack `distance` (the graph is not of this task).
         """
-        template, slots = cast("Split", prepared.context)
+        if outputs is None or DISTANCE not in outputs:
+            msg = f"the graph gave no output {DISTANCE!r}"
+            raise ValueError(msg)
+        parts = cast("Split", prepared.context)
         source = prepared.request.source
-        index = self._vocabulary.index(template)
-        line = None
-        text_score = number_score = 0.0
-        if index is None:
-            if outputs is None or DISTANCE not in outputs:
-                msg = f"the graph gave no output {DISTANCE!r}"
-                raise ValueError(msg)
-            # An accelerator that overflows must not take the whole score with it.
-            distance = min(max(float(outputs[DISTANCE]), 0.0), 2.0)
-            text_score = self._vocabulary.score(template, distance)
-        elif slots:
-            line = self._lines.get((source, index)) or self._pooled[index]
-            number_score = line.score(slots)
-        log_text = self._text.log_p_value(text_score)
-        log_number = self._number.log_p_value(number_score)
-        score = max(self._weights["text"] - log_text, self._weights["number"] - log_number)
-        p = max(math.exp(max(self._fused.log_p_value(score), -690.0)), MIN_P)
-        budget = self._budget
+        # Rounding may leave the range by an ulp, and an accelerator may overflow to NaN.
+        distance = min(2.0, max(0.0, float(outputs[DISTANCE])))
+        scores = self._detector.scores(parts, source, distance)
+        verdict = self._fusion.verdict(scores.text, scores.number)
+        p, budget = verdict.p_value, self._budget
         anomalous = p <= budget
-        cause: Sequence[Cause] = ()
-        if anomalous:
-            by_text = self._weights["text"] - log_text == score
-            cause = (self._text_cause(template) if by_text else _number_cause(line, slots),)
         return Answer(
             label="anomaly" if anomalous else "normal",
             confidence=1 - (p / budget if anomalous else budget / p),
-            score=score,
+            score=verdict.score,
             p_value=p,
-            channels={"text": _p(log_text), "number": _p(log_number)},
-            source_known=source in self._sources,
+            channels=verdict.channels,
+            source_known=self._detector.knows(source),
             truncated=truncated,
-            explanation=cause,
+            explanation=(self._cause(parts, scores, verdict.channel),) if anomalous else (),
         )
 
-    def _text_cause(self, template: str) -> Cause:
-        """Return what is new in `template`."""
-        unseen = self._vocabulary.unseen(template)
-        return {"channel": "text"} if unseen is None else {"channel": "text", "token": unseen}
-
-
-def _line(slots: Sequence[HistoryParameters]) -> Line:
-    return Line([
-        numbers.History(s.values, s.counts, s.once, s.others, s.effective, s.scale) for s in slots
-    ])  # fmt: skip
-
-
-def _p(log_p: float) -> float:
-    return max(math.exp(max(log_p, -690.0)), MIN_P)
-
-
-def _number_cause(line: Line | None, slots: Sequence[str]) -> Cause:
-    """Return the most surprising slot."""
-    if line is None:
-        return {"channel": "number"}
-    surprises = line.surprises(slots)
-    worst = surprises.index(max(surprises))
-    return {
-        "channel": "number",
-        "slot": worst,
-        "value": slots[worst][:80],
-        "expected": line.slots[worst].expected,
-    }
+    def _cause(self, parts: Split, scores: Scores, channel: str) -> Cause:
+        """Return what made `channel` the lowest."""
+        if channel == "number" and scores.line is not None:
+            slot, expected = scores.line.worst(parts.slots)
+            value = parts.slots[slot][:LONGEST_QUOTE]
+            return {"channel": channel, "slot": slot, "value": value, "expected": expected}
+        # A template that is only new to its source is quoted whole.
+        unseen = self._detector.vocabulary.unseen(parts.template) if scores.new else parts.template
+        return {"channel": channel, "token": unseen[:LONGEST_QUOTE]}
 
 
 def load(parameters: bytes) -> Anomaly:

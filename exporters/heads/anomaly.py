@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,11 +19,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeslm.core import calibration, numbers
-from edgeslm.core.novelty import Vocabulary
-from edgeslm.core.template import number, readable, split
+from edgeslm.core import calibration
+from edgeslm.core.detector import Detector, Repertoire
+from edgeslm.core.numbers import History, history, pooled
+from edgeslm.core.template import Split, canonical, number, readable, split
 from edgeslm.errors import RejectedError
-from edgeslm.tasks.anomaly import DISTANCE, Line
+from edgeslm.tasks.anomaly import DISTANCE
 from exporters.data import Row
 from exporters.heads.base import Advance, Embed
 
@@ -42,12 +43,12 @@ class TrainingDataError(RejectedError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Example:
-    """One training line: its template's index, its source and its numbers."""
+class _Line:
+    """One training line: its parts, the index of its template, and its source."""
 
+    parts: Split
     template: int
     source: str
-    slots: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,35 +122,22 @@ def fit(
         msg = 'no normal lines to learn from: give lines without a label, or labelled "normal"'
         raise TrainingDataError(msg)
     calibration.require(alarm_budget, len(normal))
-    normal = _in_time_order(normal)
-    templates, examples = _split_all(normal)
+    templates, lines = _split_all(_in_time_order(normal))
     embeddings = _embed_all(templates, embed, advance)
-    text, number_ = _cross_fitted(templates, embeddings, examples)
-    tails = {"text": calibration.tail(text), "number": calibration.tail(number_)}
-    fused = [
-        calibration.fused({
-            "text": tails["text"].log_p_value(t), "number": tails["number"].log_p_value(x)
-        })
-        for t, x in zip(text, number_, strict=True)
-    ]  # fmt: skip
-    tails["fused"] = calibration.tail(fused)
-    own, pooled = _histories(examples, len(templates))
+    fusion = calibration.fusion(*_cross_fitted(templates, embeddings, lines))
+    everyone, sources = _repertoires(lines)
     parameters = {
         "alarm_budget": alarm_budget,
-        "calibration_lines": len(examples),
-        "sources": sorted({e.source for e in examples}),
+        "calibration_lines": len(lines),
         "templates": templates,
-        "pooled": [[_plain(h) for h in slots] for slots in pooled],
-        "histories": [
-            {"source": source, "template": template, "slots": [_plain(h) for h in slots]}
-            for (source, template), slots in sorted(own.items())
-        ],
-        **{name: _plain(t) for name, t in tails.items()},
+        "everyone": _plain(everyone),
+        "sources": {name: _plain(repertoire) for name, repertoire in sources.items()},
+        **{name: asdict(getattr(fusion, name)) for name in ("text", "number", "fused")},
     }
     raw = json.dumps(parameters, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    frequency = Counter(e.template for e in examples)
-    kept = sorted(i for i, _ in frequency.most_common(MAX_REFERENCES))
-    return AnomalyHead(raw.encode("utf-8"), embeddings[kept])
+    frequent = Counter(line.template for line in lines).most_common(MAX_REFERENCES)
+    # A lone surrogate, from a JSON escape in the data, has no UTF-8 form.
+    return AnomalyHead(raw.encode("utf-8", "replace"), embeddings[sorted(i for i, _ in frequent)])
 
 
 def _in_time_order(rows: list[Row]) -> list[Row]:
@@ -159,98 +147,117 @@ def _in_time_order(rows: list[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: row.time or 0.0)
 
 
-def _split_all(rows: Sequence[Row]) -> tuple[list[str], list[_Example]]:
+def _split_all(rows: Sequence[Row]) -> tuple[list[str], list[_Line]]:
     """Return the distinct templates by first appearance, and every line in terms of them."""
     index: dict[str, int] = {}
-    examples = []
+    templates: list[str] = []
+    lines = []
     for row in rows:
-        template, slots = split(row.text)
-        place = index.setdefault(template, len(index))
-        examples.append(_Example(place, row.source, slots))
-    return list(index), examples
+        parts = split(row.text)
+        place = index.setdefault(canonical(parts.template), len(index))
+        if place == len(templates):
+            templates.append(parts.template)
+        lines.append(_Line(parts, place, row.source))
+    return templates, lines
 
 
 def _embed_all(templates: Sequence[str], embed: Embed, advance: Advance) -> NDArray[np.float32]:
     """Return the embedding of each template, float32 [templates, dim]."""
     out = []
     for start in range(0, len(templates), BATCH):
-        batch = [readable(t) for t in templates[start : start + BATCH]]
+        batch = [readable(template) for template in templates[start : start + BATCH]]
         out.append(embed(batch))
         advance(len(batch))
-    return np.concatenate(out).astype(np.float32)
-
-
-def _folds(examples: Sequence[_Example]) -> list[int]:
-    """Return each line's fold: its source's lines in ten contiguous blocks."""
-    totals = Counter(e.source for e in examples)
-    seen: Counter[str] = Counter()
-    folds = []
-    for e in examples:
-        folds.append(FOLDS * seen[e.source] // totals[e.source])
-        seen[e.source] += 1
-    return folds
+    return np.concatenate(out)
 
 
 def _cross_fitted(
-    templates: Sequence[str], embeddings: NDArray[np.float32], examples: Sequence[_Example]
+    templates: Sequence[str], embeddings: NDArray[np.float32], lines: Sequence[_Line]
 ) -> tuple[list[float], list[float]]:
-    """Return text and number score of each line, by statistics of the other folds."""
-    folds = _folds(examples)
-    text, number_ = [0.0] * len(examples), [0.0] * len(examples)
-    for fold in sorted(set(folds)):
-        others = [e for e, f in zip(examples, folds, strict=True) if f != fold]
-        known = sorted({e.template for e in others})
-        if not known:
-            continue
-        vocabulary = Vocabulary([templates[i] for i in known])
-        own, pooled = _histories(others, len(templates))
-        lines = {key: Line(slots) for key, slots in own.items()}
-        pooled_lines = [Line(slots) for slots in pooled]
-        distances: dict[int, float] = {}
-        for i, (e, f) in enumerate(zip(examples, folds, strict=True)):
-            if f != fold:
-                continue
-            place = vocabulary.index(templates[e.template])
-            if place is not None:
-                line = lines.get((e.source, known[place])) or pooled_lines[known[place]]
-                number_[i] = line.score(e.slots)
-                continue
-            if e.template not in distances:
-                cosines = embeddings[known] @ embeddings[e.template]
-                distances[e.template] = min(max(1 - float(cosines.max()), 0.0), 2.0)
-            text[i] = vocabulary.score(templates[e.template], distances[e.template])
+    """Return text and number score of each line, by the statistics of the other folds."""
+    folds = np.array(_folds(lines))
+    text, number_ = [0.0] * len(lines), [0.0] * len(lines)
+    for fold in np.unique(folds):
+        rest = [lines[i] for i in np.flatnonzero(folds != fold).tolist()]
+        everyone, sources = _repertoires(rest)
+        known = sorted(everyone.templates)
+        # Only the order of the indices changes: `known` has the templates of the other folds.
+        place = {template: i for i, template in enumerate(known)}
+        detector = Detector(
+            [templates[i] for i in known],
+            _renumbered(everyone, place),
+            {name: _renumbered(repertoire, place) for name, repertoire in sources.items()},
+        )
+        held_out = np.flatnonzero(folds == fold).tolist()
+        new = sorted({lines[i].template for i in held_out} - everyone.templates)
+        nearest = (embeddings[new] @ embeddings[known].T).max(axis=1)
+        distance = dict(zip(new, (1 - nearest).clip(0, 2).tolist(), strict=True))
+        for i in held_out:
+            line = lines[i]
+            scores = detector.scores(line.parts, line.source, distance.get(line.template, 0.0))
+            text[i], number_[i] = scores.text, scores.number
     return text, number_
 
 
-def _histories(
-    examples: Sequence[_Example], templates: int
-) -> tuple[dict[tuple[str, int], list[numbers.History]], list[list[numbers.History]]]:
-    """Return the histories per (source, template), and pooled per template."""
-    columns: dict[tuple[str, int], list[list[float]]] = defaultdict(list)
-    for e in examples:
-        columns[e.source, e.template].append([number(s) for s in e.slots])
-    by_template: dict[int, list[tuple[str, list[list[float]]]]] = defaultdict(list)
-    own = {}
-    for (source, template), lines in columns.items():
-        by_template[template].append((source, lines))
-        if lines[0] and len(lines) >= FEW:
-            own[source, template] = [numbers.history(c) for c in zip(*lines, strict=True)]
-    pooled: list[list[numbers.History]] = []
-    for template in range(templates):
-        groups = by_template[template]
-        width = len(groups[0][1][0]) if groups else 0
-        pooled.append([
-            _pooled([[line[slot] for line in lines] for _, lines in groups])
-            for slot in range(width)
-        ])  # fmt: skip
-    return own, pooled
+def _folds(lines: Sequence[_Line]) -> list[int]:
+    """Return each line's fold: the lines of its source in ten contiguous blocks.
+
+    Sources with too few lines for that are cut together, by the place of a line in the whole.
+    """
+    totals = Counter(line.source for line in lines)
+    seen: Counter[str] = Counter()
+    folds = []
+    for i, line in enumerate(lines):
+        place, of = seen[line.source], totals[line.source]
+        folds.append(FOLDS * place // of if of >= FOLDS else FOLDS * i // len(lines))
+        seen[line.source] += 1
+    return folds
 
 
-def _pooled(groups: Sequence[Sequence[float]]) -> numbers.History:
-    """Return the history of one slot over all sources."""
-    effective = sum(numbers.history(group).effective for group in groups)
-    return numbers.history([v for group in groups for v in group], effective=effective)
+def _repertoires(lines: Sequence[_Line]) -> tuple[Repertoire, dict[str, Repertoire]]:
+    """Return what all sources said together, and what each said."""
+    columns: dict[str, dict[int, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        columns[line.source][line.template].append([number(slot) for slot in line.parts.slots])
+    sources = {}
+    slots: dict[int, list[list[tuple[float, ...]]]] = defaultdict(list)
+    for source, by_template in sorted(columns.items()):
+        histories = {}
+        for template, readings in by_template.items():
+            by_slot = list(zip(*readings, strict=True))
+            slots[template].append(by_slot)
+            if by_slot and len(readings) >= FEW:
+                histories[template] = [history(slot) for slot in by_slot]
+        sources[source] = _repertoire({i: len(r) for i, r in by_template.items()}, histories)
+    everyone = {
+        template: [pooled(groups) for groups in zip(*by_source, strict=True)]
+        for template, by_source in slots.items()
+        if by_source[0]
+    }
+    totals = Counter(line.template for line in lines)
+    return _repertoire(totals, everyone), sources
 
 
-def _plain(item: numbers.History | calibration.Tail) -> dict[str, Any]:
-    return {name: getattr(item, name) for name in item.__slots__}
+def _repertoire(
+    counts: Mapping[int, int], histories: Mapping[int, Sequence[History]]
+) -> Repertoire:
+    once = sum(count == 1 for count in counts.values())
+    return Repertoire(sum(counts.values()), once, frozenset(counts), histories)
+
+
+def _renumbered(repertoire: Repertoire, place: Mapping[int, int]) -> Repertoire:
+    """Return `repertoire` with template i called `place[i]`."""
+    return replace(
+        repertoire,
+        templates=frozenset(place[i] for i in repertoire.templates),
+        histories={place[i]: h for i, h in repertoire.histories.items()},
+    )
+
+
+def _plain(repertoire: Repertoire) -> dict[str, Any]:
+    return {
+        "lines": repertoire.lines,
+        "once": repertoire.once,
+        "templates": sorted(repertoire.templates),
+        "histories": {i: [asdict(h) for h in hs] for i, hs in repertoire.histories.items()},
+    }
