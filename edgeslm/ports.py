@@ -254,7 +254,7 @@ class Transport(Protocol[P_contra]):
     """One MQTT session, kept up until it is stopped; reports by the sink given to it.
 
     The sink is called on the transport's own thread, in order, and never blocks. All methods may
-    be called from one other thread; none blocks on the network but `stop`.
+    be called from one other thread; only `join` waits.
     """
 
     def start(self) -> None:
@@ -277,10 +277,13 @@ class Transport(Protocol[P_contra]):
         """Take no more messages, for good: the process is about to stop."""
 
     def stop(self, last: P_contra | None = None, *, forget: bool = False) -> None:
-        """Send `last`, disconnect, join the thread: nothing reaches the sink afterwards.
+        """Begin to end: do what was asked for so far, send `last`, disconnect.
 
         With `forget` the broker is asked to drop the session with all it keeps for it.
         """
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the end; return whether it came. The sink is not called after it."""
 
 
 Report = Up | Down | Arrived | Confirmed[Any] | Subscribed

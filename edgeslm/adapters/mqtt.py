@@ -36,7 +36,6 @@ STEADY_S: Final = 10.0  # a connection that lived so long ends the backoff
 TCP_TIMEOUT_S: Final = 3.0
 CONNECT_TIMEOUT_S: Final = 10.0  # TCP stands, no CONNACK
 LAST_S: Final = 1.0  # at `stop`, for what is on the way
-STOP_S: Final = 2.0  # at `stop`, for the thread
 MAX_PACKET_BYTES: Final = 17 * 1024 * 1024  # a route reads at most 16 MiB
 FAILURE: Final = 0x80  # reason codes from it on
 
@@ -85,6 +84,7 @@ class MqttLink(Generic[P]):
         self.paused = False
         self.stopping = threading.Event()
         self.last: P | None = None
+        self.forget = False
         # Our thread's alone.
         self.held = config.held
         self.outstanding = 0  # messages reported and not settled
@@ -117,12 +117,15 @@ class MqttLink(Generic[P]):
 
     def stop(self, last: P | None = None, *, forget: bool = False) -> None:
         self.last = last
+        self.forget = forget
         self.stopping.set()
-        if self._thread.is_alive():
+        with contextlib.suppress(OSError):  # our thread has ended
             self._bell.send(b"!")
-            self._thread.join(STOP_S)
-        if forget and self.config.session_expiry_s:
-            forget_session(self.config)
+
+    def join(self, timeout_s: float) -> bool:
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def sleep(self, poller: select.poll, timeout_s: float) -> list[int]:
         """Wait for a descriptor of `poller` or for the owner; return what is ready."""
@@ -173,6 +176,8 @@ class MqttLink(Generic[P]):
             steady = time.monotonic() - began >= STEADY_S
             attempt = 0 if steady else attempt + 1
             self._rest(attempt)
+        if self.forget:
+            forget_session(self.config)
         self._ear.close()
         self._bell.close()
 

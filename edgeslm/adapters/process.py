@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import resource
 from pathlib import Path
 
 
@@ -31,3 +32,13 @@ def pss_mb(pid: int | str = "self") -> float:
             return int(value.split()[0]) / 1024
     msg = "smaps_rollup without Pss"
     raise OSError(msg)
+
+
+def rss_mb() -> float:
+    """Return the resident memory of this process, MB; cheaper than `pss_mb`, and counts all.
+
+    Raises:
+        OSError: there is no /proc.
+    """
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * resource.getpagesize() / 2**20

@@ -269,6 +269,7 @@ class Uplink:
         self.rows -= len(self._gone)
         self._gone = []
         self._gone_since = None
+        self.blocked = False
         self._retry_at = 0.0
 
     def due_at(self) -> float | None:
@@ -278,10 +279,12 @@ class Uplink:
         if oldest is not None:
             late = not self.connected or (self._unsent > 0 and self._credit >= 2 * self._batch)
             wait_s = self._batch_wait_s if late else self._ack_timeout_s
-            moments.append(max(oldest.born + wait_s, self._retry_at if self.blocked else 0.0))
+            moments.append(oldest.born + wait_s)
         if self._gone_since is not None:
             moments.append(self._gone_since + self._batch_wait_s)
-        return min(moments, default=None)
+        if not moments:
+            return None
+        return max(min(moments), self._retry_at if self.blocked else 0.0)
 
     def _oldest(self) -> Parcel | None:
         """The oldest result that is neither confirmed nor on disk."""

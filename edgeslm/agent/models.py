@@ -1,0 +1,133 @@
+"""One model on this device: loading, serving or failed, with its input session."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Final
+
+from edgeslm.agent.session import InputSession, Job
+from edgeslm.agent.workers import Model, Pool, Responder
+from edgeslm.contract.messages import ErrorInfo, ModelState
+from edgeslm.contract.settings import ModelSettings
+from edgeslm.errors import EdgeSLMError
+from edgeslm.logs import Log
+
+log = Log(__name__)
+INTERNAL: Final = "internal"
+
+Load = Callable[[str, ModelSettings], Model]
+"""Name and settings -> the loaded model; raises `EdgeSLMError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What came of loading one model: the model, or an error."""
+
+    name: str
+    settings: ModelSettings
+    model: Model | None
+    error: ErrorInfo | None = None
+
+
+class Loader:
+    """A thread that loads models one after the other, while everything else goes on.
+
+    Args:
+        load: does the work.
+        done: takes what came of it, on the loader's thread.
+    """
+
+    def __init__(self, load: Load, done: Callable[[Loaded], None]) -> None:
+        self._load = load
+        self._done = done
+        self._wanted: SimpleQueue[tuple[str, ModelSettings]] = SimpleQueue()
+        threading.Thread(target=self._run, name="loader", daemon=True).start()
+
+    def want(self, name: str, settings: ModelSettings) -> None:
+        """Load this one too."""
+        self._wanted.put((name, settings))
+
+    def _run(self) -> None:
+        while True:
+            name, settings = self._wanted.get()
+            try:
+                report = Loaded(name, settings, self._load(name, settings))
+            except EdgeSLMError as err:
+                report = Loaded(name, settings, None, {"code": err.code, "message": str(err)})
+            except Exception as err:  # noqa: BLE001 -- a bundle must not end the agent
+                log.fault("load_failed", err, model=name)
+                report = Loaded(
+                    name, settings, None, {"code": INTERNAL, "message": type(err).__name__}
+                )
+            self._done(report)
+
+
+class ModelSlot:
+    """Owned by the agent's main thread.
+
+    Args:
+        name: key of [models].
+        settings: as they are now.
+        session: where its inputs come from.
+
+    Attributes:
+        responder: None until the model was loaded once.
+        backlog: inputs that wait for the model.
+        counts: "answered", "error", "expired".
+        retiring: no longer in the settings: answers what it holds and ends.
+    """
+
+    def __init__(self, name: str, settings: ModelSettings, session: InputSession) -> None:
+        self.name = name
+        self.settings = settings
+        self.session = session
+        self.responder: Responder | None = None
+        self.pool: Pool | None = None
+        self.loading = True
+        self.error: ErrorInfo | None = None
+        self.backlog: deque[Job] = deque()
+        self.counts: Counter[str] = Counter()
+        self.retiring = False
+
+    def serve(self, responder: Responder, pool: Pool, settings: ModelSettings) -> None:
+        """Answer by these from now on; what was begun is finished by the old ones."""
+        if self.pool is not None and self.pool is not pool:
+            self.pool.stop()
+        self.responder = responder
+        self.pool = pool
+        self.settings = settings
+
+    def state(self) -> ModelState:
+        """Its part of the `state` message."""
+        state: ModelState = {
+            "name": self.name,
+            "state": "loading" if self.loading else "serving" if self.responder else "failed",
+            "queue": len(self.session.lane),
+            "answered": self.counts["answered"],
+            "errors": self.counts["error"],
+            "expired": self.counts["expired"],
+            "cache_hits": 0,
+            "cache_misses": 0,
+        }
+        if self.responder is not None:
+            model = self.responder.model
+            state["version"] = model.ref["version"]
+            state["hash"] = model.ref["hash"]
+            state["task"] = model.task
+            state["provider"] = model.provider
+            state["node_share"] = model.node_share
+            state["cache_hits"] = model.cache_hits
+            state["cache_misses"] = model.cache_misses
+        if self.error is not None:
+            state["error"] = self.error
+        return state
+
+
+def threads_of(settings: ModelSettings) -> int:
+    """Worker threads of a model: as set, or one for each core we may use."""
+    return settings.workers or len(os.sched_getaffinity(0))

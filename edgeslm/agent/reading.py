@@ -1,0 +1,134 @@
+"""A message and its route -> a request, or the reason why there is none."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from typing import Final, NamedTuple
+
+from edgeslm.contract.settings import Route
+from edgeslm.ports import Received, Request
+
+# Every error code that a result may carry, and what the publisher can do about it.
+INPUT_ERRORS: Final = {
+    "input.too_long": "The payload is longer than the route's max_bytes: raise it, or cut.",
+    "input.encoding": "The payload is not text in the route's encoding.",
+    "input.empty": "There is no text: the payload, or the field, is empty or white space.",
+    "input.not_json": "The route has pointers, and the payload is not JSON.",
+    "input.field_missing": "The payload's JSON has nothing at the route's text pointer.",
+    "input.field_type": "A field has a type that cannot be what the route says it is.",
+    "input.poison": "Handling this message ended the process three times; it is not tried again.",
+    "inference.failed": "The model could not answer this text.",
+    "internal": "A fault of ours; the log has the details.",
+}
+MAX_ID: Final = 512  # characters of a publisher's own id
+_ABSENT: Final = object()
+
+
+class Reading(NamedTuple):
+    """What a message says.
+
+    `request` is None where it says nothing we can answer; then `code`, one of `INPUT_ERRORS`,
+    and `why`, for people, tell. `own_id` is the publisher's id, where it gave one.
+    """
+
+    request: Request | None
+    own_id: str | None = None
+    code: str = ""
+    why: str = ""
+
+
+def read(message: Received, route: Route) -> Reading:
+    """Return what `message` asks; total for any bytes."""
+    own_id = _own_id(message, route)
+    payload = message.payload
+    if len(payload) > route.max_bytes:
+        why = f"{len(payload)} bytes; the route takes {route.max_bytes}"
+        return Reading(None, own_id, "input.too_long", why)
+    try:
+        text = payload.decode(route.encoding)
+    except UnicodeDecodeError as err:
+        why = f"not {route.encoding} at byte {err.start}"
+        return Reading(None, own_id, "input.encoding", why)
+    if route.text is not None:
+        return _read_json(text, route, message.topic, own_id)
+    if not text or text.isspace():
+        return Reading(None, own_id, "input.empty", "no text")
+    return Reading(Request(text, message.topic), own_id)
+
+
+def _read_json(raw: str, route: Route, topic: str, own_id: str | None) -> Reading:
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as err:  # ValueError: also a number of 5,000 digits
+        where = f" at character {err.pos}" if isinstance(err, json.JSONDecodeError) else ""
+        return Reading(None, own_id, "input.not_json", f"not JSON{where}")
+    if route.id is not None and own_id is None:
+        own_id = _as_id(_at(document, route.id))
+    text = _at(document, route.text or "")
+    if text is _ABSENT:
+        return Reading(None, own_id, "input.field_missing", f"nothing at {route.text}")
+    if not isinstance(text, str):
+        return Reading(None, own_id, "input.field_type", f"{route.text} is not a string")
+    if not text or text.isspace():
+        return Reading(None, own_id, "input.empty", f"{route.text} is empty")
+    source = topic if route.source is None else _as_id(_at(document, route.source)) or topic
+    key = None if route.key is None else _as_id(_at(document, route.key))
+    time = None
+    if route.time is not None:
+        found = _at(document, route.time)
+        if found is not _ABSENT and found is not None:
+            time = _as_time(found)
+            if time is None:
+                why = f"{route.time} is not a time in seconds since 1970"
+                return Reading(None, own_id, "input.field_type", why)
+    return Reading(Request(text, source, time, key), own_id)
+
+
+def _own_id(message: Received, route: Route) -> str | None:
+    """The id in the MQTT 5 user property that the route names."""
+    if route.id_property is None:
+        return None
+    pairs = message.properties.get("UserProperty")
+    if isinstance(pairs, list):
+        for name, value in pairs:
+            if name == route.id_property:
+                return _as_id(value)
+    return None
+
+
+def _as_id(value: object) -> str | None:
+    """A name that somebody gave: a non-empty string, or a whole number."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return value[:MAX_ID] if isinstance(value, str) and value else None
+
+
+def _as_time(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        time = float(value)
+    except OverflowError:
+        return None
+    return time if math.isfinite(time) else None
+
+
+def _at(document: object, pointer: str) -> object:
+    """What a JSON pointer (RFC 6901) points at; `_ABSENT` where it points at nothing."""
+    for key in _keys(pointer):
+        if isinstance(document, dict):
+            document = document.get(key, _ABSENT)
+        elif isinstance(document, list) and key.isascii() and key.isdigit():
+            # "01" is no index; a huge one is past the end.
+            index = int(key) if len(key) <= 9 and (key == "0" or key[0] != "0") else -1  # noqa: PLR2004
+            document = document[index] if 0 <= index < len(document) else _ABSENT
+        else:
+            return _ABSENT
+    return document
+
+
+@functools.lru_cache(maxsize=1024)
+def _keys(pointer: str) -> tuple[str, ...]:
+    return tuple(t.replace("~1", "/").replace("~0", "~") for t in pointer.split("/")[1:])

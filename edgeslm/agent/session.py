@@ -1,0 +1,215 @@
+"""One model's input session: what came in, in which order, and what the broker is owed for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from edgeslm.adapters.ring import Ring, digest
+from edgeslm.contract.settings import Route
+from edgeslm.contract.topics import matches
+from edgeslm.core.delivery import Lane, Parcel, Ticket
+from edgeslm.ports import Received, Transport
+
+MAX_KILLS: Final = 3  # an input that ended the process so often is not tried again
+MAX_TOPICS: Final = 4096  # whose route is remembered
+MAX_RETAINED: Final = 4096  # retained messages remembered as answered
+_NO_IDENTITY: Final = bytes(8)  # QoS 0 is never redelivered
+
+
+class Job(Ticket):
+    """One input: the message, what it is matched with, and what came of it.
+
+    Attributes:
+        message: as received; replaced by its redelivery where the connection was lost.
+        route: how it is read; None where it is dropped.
+        sequence: its number in the ring.
+        kills: how often the process died while handling it.
+        parcel: its result; None where it has none.
+        outcome: "answered", "error" or "expired"; set with `parcel`.
+        owed: settled, but its connection is gone: acknowledged when it is redelivered.
+    """
+
+    __slots__ = (
+        "kills",
+        "message",
+        "outcome",
+        "owed",
+        "parcel",
+        "route",
+        "sequence",
+        "session",
+    )
+
+    def __init__(self, session: InputSession, message: Received, route: Route | None) -> None:
+        super().__init__()
+        self.session = session
+        self.message = message
+        self.route = route
+        self.sequence = 0
+        self.kills = 0
+        self.parcel: Parcel | None = None
+        self.outcome = ""
+        self.owed = False
+
+
+class InputSession:
+    """Owned by the agent's main thread.
+
+    Args:
+        model: key of [models].
+        link: the session's transport; not started yet.
+        ring: identities of what it received.
+        own: prefix of our own topics.
+        drops: counts messages that are not answered, by reason; shared by all sessions.
+    """
+
+    def __init__(
+        self, model: str, *, link: Transport[Parcel], ring: Ring, own: str, drops: Counter[str]
+    ) -> None:
+        self.model = model
+        self.link = link
+        self.ring = ring
+        self.lane: Lane[Job] = Lane()
+        self.connected = False
+        self._own = own
+        self._drops = drops
+        self._epoch = 0
+        self._by_mid: dict[int, Job] = {}  # received and not acknowledged
+        self._routes: tuple[Route, ...] = ()
+        self._retired: tuple[Route, ...] = ()
+        self._by_topic: dict[str, Route | None] = {}
+        self._retained: dict[str, bytes] = {}
+
+    def set_routes(self, routes: Iterable[Route]) -> None:
+        """Read messages by these from now on, and subscribe to their topics.
+
+        Routes that are no longer wanted still read what is on its way by them.
+        """
+        new = tuple(routes)
+        gone = tuple(r for r in self._routes if r not in new)
+        self._retired = gone + tuple(r for r in self._retired if r not in new)
+        self._retired = self._retired[:64]
+        self._routes = new
+        self._by_topic.clear()
+        self.link.subscribe(r.topic for r in new)
+
+    def up(self, epoch: int, *, session_present: bool) -> None:
+        """A connection is up. Where the broker forgot us, it is owed nothing."""
+        self.connected = True
+        self._epoch = epoch
+        if not session_present:
+            self._by_mid.clear()
+
+    def down(self) -> None:
+        """The connection is gone: nothing can be acknowledged on it."""
+        self.connected = False
+        self._epoch = 0
+
+    def take(self, messages: Iterable[Received]) -> list[Job]:
+        """Take messages in; return those to answer, in order."""
+        jobs: list[Job] = []
+        for message in messages:
+            if message.qos and message.mid in self._by_mid and self._is_again(message):
+                continue
+            route = self._route(message)
+            job = Job(self, message, route)
+            if message.qos:
+                self._by_mid[message.mid] = job
+            self.lane.arrive(job)
+            if route is None:
+                job.answered = job.settled = True
+            else:
+                self._number(job)
+                jobs.append(job)
+        return jobs
+
+    def leave(self) -> list[Parcel]:
+        """Results that may leave now, in order."""
+        parcels: list[Parcel] = []
+        for job in self.lane.leave():
+            if job.parcel is None:
+                job.settled = True
+            else:
+                parcels.append(job.parcel)
+        return parcels
+
+    def acknowledge(self) -> None:
+        """Acknowledge what may be acknowledged now, in order."""
+        done = self.lane.acknowledge()
+        if not done:
+            return
+        for job in done:
+            message = job.message
+            if message.qos and self._by_mid.get(message.mid) is job:
+                if message.epoch == self._epoch:
+                    del self._by_mid[message.mid]
+                else:
+                    job.owed = True
+        self.link.settle([job.message for job in done])
+
+    def _is_again(self, message: Received) -> bool:
+        """Whether `message` is one that we hold, sent once more; if so, see to it."""
+        job = self._by_mid[message.mid]
+        held = job.message
+        if not message.dup or held.payload != message.payload or held.topic != message.topic:
+            del self._by_mid[message.mid]  # the broker gave its packet id to another message
+            return False
+        if job.owed:
+            del self._by_mid[message.mid]
+            self.link.settle([message])
+        else:  # still on its way: acknowledge this copy when it is through
+            job.message = message
+            self.link.settle([held])
+        return True
+
+    def _number(self, job: Job) -> None:
+        """Give a new message the next sequence number, a redelivered one its old number."""
+        message = job.message
+        if not message.qos:
+            job.sequence = self.ring.record(0, _NO_IDENTITY)
+            return
+        what = digest(message.topic, message.payload)
+        if message.dup:
+            known = self.ring.find(message.mid, what)
+            if known is not None:
+                job.sequence = known
+                job.kills = self.ring.attempts(known)
+                return
+        job.sequence = self.ring.record(message.mid, what)
+
+    def _route(self, message: Received) -> Route | None:
+        """The route that reads `message`; None where it is dropped, and counted."""
+        topic = message.topic
+        try:
+            route = self._by_topic[topic]
+        except KeyError:
+            route = None
+            if not topic.startswith(self._own):
+                both = self._routes + self._retired
+                route = next((r for r in both if matches(r.topic, topic)), None)
+            if len(self._by_topic) >= MAX_TOPICS:
+                self._by_topic.clear()
+            self._by_topic[topic] = route
+        if route is None:
+            self._drops["own_topic" if topic.startswith(self._own) else "no_route"] += 1
+        elif message.retain and self._was_answered(message):
+            self._drops["retained_again"] += 1
+            return None
+        return route
+
+    def _was_answered(self, message: Received) -> bool:
+        """Whether this retained message was answered before: a new subscription repeats it."""
+        what = digest(message.topic, message.payload)
+        if self._retained.get(message.topic) == what and not message.dup:
+            return True
+        if len(self._retained) >= MAX_RETAINED:
+            self._retained.clear()
+        self._retained[message.topic] = what
+        return False
+
+
+def routes_of(routes: Mapping[str, Route], model: str) -> list[Route]:
+    """The routes that feed `model`."""
+    return [route for route in routes.values() if model in route.models]

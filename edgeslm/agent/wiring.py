@@ -1,0 +1,183 @@
+"""The real parts of the agent, put together from its settings."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Final
+
+from edgeslm.adapters.clock import SystemClock
+from edgeslm.adapters.fs import write_durably
+from edgeslm.adapters.mqtt import LinkConfig, MqttLink
+from edgeslm.adapters.outbox import SqliteOutbox
+from edgeslm.adapters.ring import Ring
+from edgeslm.adapters.systemd import Notifier
+from edgeslm.contract.settings import AgentSettings, ModelSettings, load_settings
+from edgeslm.core.delivery import Parcel
+from edgeslm.errors import UnavailableError
+from edgeslm.logs import Log
+from edgeslm.ports import Clock, Sink, Transport
+from edgeslm.runtime.model import Model, load_model
+from edgeslm.runtime.profiles import detect_profile, load_profile
+
+log = Log(__name__)
+WINDOW: Final = 256  # results sent to the broker and not confirmed, where it takes so many
+OUTBOX: Final = "outbox.sqlite"
+FILTERS: Final = "filters.json"
+LOCK: Final = "agent.lock"
+
+
+class FolderUnavailableError(UnavailableError):
+    """The state or runtime directory cannot be used."""
+
+    code = "folder.unavailable"
+
+
+class AlreadyRunningError(UnavailableError):
+    """Another agent runs on this runtime directory."""
+
+    code = "agent.running"
+
+
+class RealParts:
+    """Implements `edgeslm.agent.agent.Parts` on this machine.
+
+    Args:
+        path: the settings file, read again at `reload`.
+        settings: what it says now.
+
+    Raises:
+        FolderUnavailableError: a directory cannot be made or written.
+        AlreadyRunningError: see there.
+        OutboxUnavailableError: the disk refuses.
+    """
+
+    def __init__(self, path: Path, settings: AgentSettings) -> None:
+        self._path = path
+        self._state_dir = settings.state_dir
+        self._runtime_dir = settings.runtime_dir
+        for folder in (self._state_dir, self._runtime_dir):
+            make_folder(folder)
+        self._lock = lock_folder(self._runtime_dir)
+        self.clock: Clock = SystemClock()
+        self.outbox = SqliteOutbox(
+            self._state_dir / OUTBOX,
+            max_rows=settings.outbox.max_results,
+            max_bytes=settings.outbox.max_mb * 2**20,
+        )
+        self.notifier = Notifier.from_environment()
+        self._profile = settings.profile
+        self._filters = self._read_filters()
+
+    def load(self, name: str, settings: ModelSettings) -> Model:
+        """Return the model in a bundle, verified and tried.
+
+        Raises:
+            EdgeSLMError: see `edgeslm.runtime.model.load_model`.
+        """
+        profile = load_profile(self._profile) if self._profile else detect_profile()
+        verdicts = self._state_dir / "verdicts"
+        model = load_model(
+            settings.bundle,
+            profile=profile,
+            cache_entries=settings.cache_entries,
+            verdict_dir=verdicts,
+        )
+        log.info("bundle_loaded", model=name, hash=model.ref["hash"], provider=model.provider)
+        return model
+
+    def uplink(self, settings: AgentSettings, sink: Sink, will: Parcel) -> Transport[Parcel]:
+        """Return the link that results leave by.
+
+        Its session is clean: it subscribes to nothing, and what it has in flight is sent again
+        by us.
+        """
+        config = LinkConfig(
+            client_id=settings.device_id,
+            broker=settings.uplink,
+            window=WINDOW,
+            will=(will.topic, will.payload),
+        )
+        return MqttLink(config, sink)
+
+    def input(self, settings: AgentSettings, model: str, sink: Sink) -> Transport[Parcel]:
+        """Return the link of a model's input session, which the broker keeps."""
+        broker = settings.input_broker
+        config = LinkConfig(
+            client_id=f"{settings.device_id}-in-{model}",
+            broker=broker,
+            session_expiry_s=broker.session_expiry_s,
+            receive_maximum=settings.models[model].receive_maximum,
+            held=frozenset(self._filters.get(model, [])),
+        )
+        return MqttLink(config, sink)
+
+    def ring(self, model: str, *, unacknowledged: int) -> Ring:
+        """Return the ring of a model's input session."""
+        path = self._runtime_dir / f"ids-{model}.ring"
+        return Ring(path, unacknowledged=unacknowledged)
+
+    def held(self, model: str, filters: frozenset[str]) -> None:
+        """Remember which filters the broker holds for a model's input session."""
+        if self._filters.get(model) == sorted(filters):
+            return
+        self._filters[model] = sorted(filters)
+        try:
+            write_durably(self._state_dir / FILTERS, json.dumps(self._filters).encode())
+        except OSError as err:
+            log.warning("filters_not_saved", reason=str(err))
+
+    def reload(self) -> AgentSettings:
+        """Return the settings as they are now.
+
+        Raises:
+            ConfigError: they cannot be used.
+        """
+        settings = load_settings(self._path)
+        self._profile = settings.profile
+        return settings
+
+    def _read_filters(self) -> dict[str, list[str]]:
+        """What `held` wrote; nothing where it cannot be read: then the broker is asked anew."""
+        try:
+            found = json.loads((self._state_dir / FILTERS).read_bytes())
+            return {str(model): [str(f) for f in filters] for model, filters in found.items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, AttributeError) as err:
+            log.warning("filters_not_read", reason=str(err))
+            return {}
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` where it is absent, for ourselves alone.
+
+    Raises:
+        FolderUnavailableError: it cannot be made, or not be written.
+    """
+    try:
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as err:
+        msg = f"{folder}: {err.strerror or err}; make it, or set another in the settings"
+        raise FolderUnavailableError(msg) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        msg = f"{folder}: not writable by this user; change its owner, or set another"
+        raise FolderUnavailableError(msg)
+
+
+def lock_folder(folder: Path) -> int:
+    """Hold `folder` for the life of this process; return the descriptor that holds it.
+
+    Raises:
+        AlreadyRunningError: another process holds it.
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        msg = f"{folder}: another agent runs here; stop it, or give this one its own runtime_dir"
+        raise AlreadyRunningError(msg) from None
+    return descriptor

@@ -1,0 +1,209 @@
+"""Threads that answer: one pool per model, all threads on one shared session."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Final, Protocol
+
+from edgeslm.agent.reading import read
+from edgeslm.agent.session import MAX_KILLS, Job
+from edgeslm.contract.messages import ModelRef, Result, encode
+from edgeslm.core.delivery import NO_PROPERTIES, Parcel
+from edgeslm.errors import EdgeSLMError
+from edgeslm.logs import Log
+from edgeslm.ports import Answer, Clock, Request
+from edgeslm.runtime.result import answered, refused
+
+log = Log(__name__)
+QUIET_S: Final = 10.0  # between two log lines about faults of ours
+
+
+class Model(Protocol):
+    """What the agent needs of a loaded bundle; `edgeslm.runtime.model.Model` is one."""
+
+    ref: ModelRef
+    task: str
+    provider: str
+    node_share: float
+
+    @property
+    def cache_hits(self) -> int: ...
+    @property
+    def cache_misses(self) -> int: ...
+    def answer(self, request: Request) -> Answer: ...
+
+
+class Responder:
+    """Turns one input into one result. Called from several threads at once.
+
+    Args:
+        model: who answers; may be replaced between two inputs.
+        device: this device's id.
+        topic: where its results go.
+        clock: for the times in results.
+    """
+
+    def __init__(self, model: Model, *, device: str, topic: str, clock: Clock) -> None:
+        self.model = model
+        self._device = device
+        self._topic = topic
+        self._clock = clock
+        self._quiet_until = 0.0
+
+    def respond(self, job: Job) -> None:
+        """Set the job's `parcel` and `outcome`; raises nothing."""
+        message = job.message
+        properties = message.properties
+        if properties:
+            expiry = properties.get("MessageExpiryInterval")
+            waited_s = self._clock.monotonic() - message.received_at
+            if isinstance(expiry, int) and waited_s > expiry:
+                job.outcome = "expired"
+                return
+        model = self.model
+        try:
+            result = self._result(job, model)
+            payload = encode(result)
+        except Exception as err:  # noqa: BLE001 -- one input must not take the others with it
+            self._complain(err)
+            result = self._refuse(job, model, "internal", type(err).__name__, None, None)
+            payload = encode(result)
+        job.outcome = "error" if "error" in result else "answered"
+        if properties and "CorrelationData" in properties:
+            properties = {"CorrelationData": properties["CorrelationData"]}
+        else:
+            properties = NO_PROPERTIES
+        job.parcel = Parcel(self._topic, payload, self._clock.monotonic(), job, properties)
+
+    def _result(self, job: Job, model: Model) -> Result:
+        message, route = job.message, job.route
+        assert route is not None  # noqa: S101 -- a job without one is not answered
+        if job.kills >= MAX_KILLS:
+            why = f"the process ended {job.kills} times while handling it"
+            return self._refuse(job, model, "input.poison", why, None, None)
+        ring = job.session.ring
+        ring.begin(job.sequence)
+        try:
+            request, own_id, code, why = read(message, route)
+            if request is None:
+                return self._refuse(job, model, code, why, own_id, None)
+            try:
+                answer = model.answer(request)
+            except EdgeSLMError as err:
+                return self._refuse(job, model, err.code, str(err), own_id, request)
+        finally:
+            ring.done(job.sequence)
+        latency_s = self._clock.monotonic() - message.received_at
+        now = self._clock.wall()
+        return answered(
+            answer,
+            ref=model.ref,
+            task=model.task,
+            device=self._device,
+            topic=message.topic,
+            id=own_id or self._id(job),
+            time_in=now - latency_s,
+            time_out=now,
+            latency_ms=latency_s * 1000,
+            request=request,
+            share=route.share,
+            redelivered=message.dup,
+            retained=message.retain,
+        )
+
+    def _refuse(  # noqa: PLR0913, PLR0917 -- the parts of one result
+        self,
+        job: Job,
+        model: Model,
+        code: str,
+        why: str,
+        own_id: str | None,
+        request: Request | None,
+    ) -> Result:
+        message = job.message
+        latency_s = self._clock.monotonic() - message.received_at
+        now = self._clock.wall()
+        return refused(
+            code,
+            why,
+            ref=model.ref,
+            task=model.task,
+            device=self._device,
+            topic=message.topic,
+            id=own_id or self._id(job),
+            time_in=now - latency_s,
+            time_out=now,
+            latency_ms=latency_s * 1000,
+            request=request,
+            share=job.route.share if job.route else "none",
+            redelivered=message.dup,
+            retained=message.retain,
+        )
+
+    def _id(self, job: Job) -> str:
+        ring = job.session.ring
+        return f"{self._device}:{job.message.topic}:{ring.epoch}:{job.sequence}"
+
+    def _complain(self, err: BaseException) -> None:
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + QUIET_S
+            log.fault("answer_failed", err, task=self.model.task)
+
+
+class Pool:
+    """Threads that take jobs from one queue, in order.
+
+    Args:
+        name: of its threads.
+        threads: how many.
+        respond: called with each job.
+        done: where finished jobs go.
+        wake: called after each.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        threads: int,
+        respond: Callable[[Job], None],
+        done: deque[Job],
+        wake: Callable[[], None],
+    ) -> None:
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._respond = respond
+        self._done = done
+        self._wake = wake
+        self._since: list[float | None] = [None] * threads
+        self.put = self._jobs.put
+        self._threads = [
+            threading.Thread(target=self._run, args=(i,), name=f"{name} {i}", daemon=True)
+            for i in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def longest_s(self) -> float:
+        """How long the slowest thread has been at its job."""
+        now = time.monotonic()
+        return max((now - t for t in self._since if t is not None), default=0.0)
+
+    def stop(self) -> None:
+        """Let each thread end when it has done what was put before."""
+        for _ in self._threads:
+            self._jobs.put(None)
+
+    def _run(self, index: int) -> None:
+        get, respond, finished, wake = self._jobs.get, self._respond, self._done, self._wake
+        since, now = self._since, time.monotonic
+        while (job := get()) is not None:
+            since[index] = now()
+            respond(job)
+            finished.append(job)
+            since[index] = None
+            wake()

@@ -1,0 +1,43 @@
+"""`edgeslm run`: the agent, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from edgeslm import logs
+from edgeslm.agent.agent import Agent
+from edgeslm.agent.wiring import RealParts
+from edgeslm.contract.settings import load_settings
+
+# A thread that wants the interpreter waits so long for one that computes. Python's 5 ms would be
+# paid several times on the way of each message; much less would spend the time on switching.
+SWITCH_INTERVAL_S: Final = 0.0005
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the agent until SIGTERM or SIGINT; SIGHUP reloads the settings."""
+    parser = argparse.ArgumentParser(prog="edgeslm run", description="Run the agent.")
+    parser.add_argument("--config", type=Path, required=True, help="settings, TOML")
+    args = parser.parse_args(argv)
+    settings = load_settings(args.config)
+    logs.configure(device=settings.device_id, level=settings.log_level)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    agent = Agent(settings, RealParts(args.config, settings))
+
+    def on_stop(_signal: int, _frame: FrameType | None) -> None:
+        agent.stop()
+
+    def on_reload(_signal: int, _frame: FrameType | None) -> None:
+        agent.reload()
+
+    signal.signal(signal.SIGTERM, on_stop)
+    signal.signal(signal.SIGINT, on_stop)
+    signal.signal(signal.SIGHUP, on_reload)
+    agent.run()
+    return 0
