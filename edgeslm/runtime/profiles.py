@@ -70,9 +70,10 @@ def _load(path: Path) -> DeviceProfile:
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_BYTES + 1)
-    except OSError as err:
+    except (OSError, ValueError) as err:  # ValueError: a NUL in the path
+        what = err.strerror if isinstance(err, OSError) and err.strerror else str(err)
         raise ProfileError(
-            str(path), [("", err.strerror or str(err))], remedy=_known("Check the path, or use")
+            str(path), [("", what)], remedy=_known("Check the path, or use")
         ) from None
     if len(raw) > _MAX_BYTES:
         raise ProfileError(

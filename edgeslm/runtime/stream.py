@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -84,7 +84,7 @@ def read_groups(fd: int, *, max_bytes: int) -> Iterator[Group]:
 
 def map_in_order(
     groups: Iterator[Group], handle: Callable[[Group], T], *, threads: int
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """Yield `handle` of each group, in order, each as soon as it and those before it are done.
 
     Groups are read on a thread of their own, so that what is done need not wait for the next.
