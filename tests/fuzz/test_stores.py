@@ -1,0 +1,60 @@
+"""Files of our own, as a power cut, a full disk or a stranger may leave them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeslm.adapters.outbox import SqliteOutbox
+from edgeslm.adapters.ring import Ring, digest
+from edgeslm.ports import OutboxUnavailableError
+from tests.fuzz.harness import fuzz
+
+
+def test_ring_files(tmp_path: Path, targets: int) -> None:
+    file = tmp_path / "ring"
+    ring = Ring(file, unacknowledged=1)
+    for mid in range(1, 50):
+        ring.record(mid, digest("t", b"payload"))
+    ring.close()
+    whole = file.read_bytes()
+
+    def parse(raw: bytes) -> None:
+        # The size is kept: with another the file is simply made anew.
+        file.write_bytes(raw.ljust(len(whole), b"\0")[: len(whole)] if raw else raw)
+        opened = Ring(file, unacknowledged=1)
+        try:
+            sequence = opened.record(7, digest("t", b"new"))
+            assert opened.find(7, digest("t", b"new")) == sequence
+            opened.begin(sequence)
+            assert opened.attempts(sequence) == 1
+            opened.done(sequence)
+        finally:
+            opened.close()
+
+    head = whole[:64]
+    fuzz(parse, [head, whole[:1024]], targets=targets)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_outbox_files(tmp_path: Path, targets: int) -> None:
+    file = tmp_path / "outbox.db"
+    outbox = SqliteOutbox(file, max_rows=100, max_bytes=100_000)
+    outbox.append([("t", b"payload" * 20, {"UserProperty": [["a", "b"]]})] * 20)
+    outbox.close()
+    whole = file.read_bytes()
+
+    def parse(raw: bytes) -> None:
+        for left in tmp_path.iterdir():
+            left.unlink()
+        file.write_bytes(raw)
+        opened = SqliteOutbox(file, max_rows=100, max_bytes=100_000)
+        try:
+            rows = opened.peek(100, after=0)
+            opened.remove([row[0] for row in rows])
+            assert opened.append([("t", b"x", {})])
+        finally:
+            opened.close()
+
+    fuzz(parse, [whole], allowed=(OutboxUnavailableError,), targets=targets)
