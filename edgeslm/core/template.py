@@ -22,48 +22,83 @@ MAX_CHARS: Final = 4096
 """Longest part of a text that is split; what follows is one more slot. It bounds the memory of
 whoever keeps templates, and the time of a hostile line."""
 
-_MONTH: Final = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}"
+_NOT: Final = rf"[A-Za-z0-9{MARK}]"
+_ALONE: Final = rf"(?<!{_NOT}.)"  # the character just read begins a word
+_ENDS: Final = rf"(?!{_NOT})"
+_D: Final = "[0-9]+"
 _HEX: Final = "[0-9a-fA-F]"
-_DIGITS: Final = "[0-9]+"
-_ALONE: Final = rf"(?<![A-Za-z0-9{MARK}])"
-_ENDS: Final = rf"(?![A-Za-z0-9{MARK}])"
-_PATH: Final = "[A-Za-z0-9_.+@%~-]"
-# The first alternative that fits is taken, at the leftmost place where one does. Repetitions of
-# neighbouring classes are disjoint and every alternative that scans is anchored to the beginning
-# of a run, so the whole is linear in the length of the text.
+_UUID: Final = rf"{_HEX}{{7}}(?:-{_HEX}{{4}}){{3}}-{_HEX}{{12}}{_ENDS}"  # without its first digit
+_MONTH: Final = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}"
+_EXPONENT: Final = rf"[eE][-+]?{_D}{_ENDS}"
+_GROUPS: Final = rf"(?:,[0-9]{{3}})+(?!,?[0-9])(?:\.{_D})?"  # of thousands, and a fraction
+_FILE: Final = "A-Za-z0-9_.+@%~-"
+
+
+def _any(*alternatives: str) -> str:
+    return f"(?:{'|'.join(alternatives)})"
+
+
+# What may follow a slot's first character, by its class. The leftmost place where something fits
+# is taken, and there the first alternative that does. Each begins with a class, so that a place is
+# refused by one look at one character; and each run of characters is scanned from its beginning
+# only, by classes that do not overlap their neighbours: the whole is linear in the text's length.
+_AFTER_DIGIT: Final = _any(
+    # 7.24e1, before ids that look like it
+    rf"[0-9]*(?:\.{_D})?{_EXPONENT}",
+    _ALONE
+    + _any(
+        _UUID,
+        rf"{_HEX}{{7,}}{_ENDS}",
+        rf"(?<=0)[xX]{_HEX}+{_ENDS}",
+        # ids of letters and digits that are more than a number with its unit (12m3)
+        "[0-9]*[A-Za-z]+(?:[0-9]{2}|[0-9][A-Za-z])[A-Za-z0-9]*",
+        rf"[0-9]?[-/ ]{_MONTH}[-/ ][0-9]{{4}}{_ENDS}",
+        "[0-9]?:[0-5][0-9](?![0-9:])",
+    ),
+    # addresses and versions, times, dates
+    "[0-9]*"
+    + _any(
+        rf"(?:\.{_D}){{2,}}(?::{_D})?",
+        rf"(?::{_D}){{2,}}(?:[.,]{_D})?",
+        rf"(?:-{_D}){{2,}}",
+        rf"(?:/{_D}){{2,}}",
+    ),
+    # 1,234.5; a comma that groups no thousands ends the number: 72,4 is two slots
+    rf"(?<=[1-9])[0-9]{{0,2}}{_GROUPS}",
+    rf"[0-9]*(?:\.{_D})?",
+)
+_AFTER_LETTER: Final = _any(
+    rf"(?<=[a-fA-F]){_UUID}",
+    rf"(?<=[a-fA-F])(?=[a-fA-F]*[0-9]){_HEX}{{7,}}{_ENDS}",
+    rf"[A-Za-z]*{_D}[A-Za-z]+[0-9][A-Za-z0-9]*",
+    _any("(?<=M)on", "(?<=T)(?:ue|hu)", "(?<=W)ed", "(?<=F)ri", "(?<=S)(?:at|un)")
+    + rf",? +{_MONTH} +[0-9]{{1,2}}{_ENDS}",
+    _any("(?<=J)(?:an|un|ul)", "(?<=F)eb", "(?<=M)(?:ar|ay)", "(?<=A)(?:pr|ug)", "(?<=S)ep",
+         "(?<=O)ct", "(?<=N)ov", "(?<=D)ec")
+    + rf"[a-z]{{0,6}} +[0-9]{{1,2}}{_ENDS}",
+    _any("(?<=n)an", "(?<=N)(?:aN|AN)", "(?<=[iI])nf(?:inity)?", "(?<=I)NF") + _ENDS,
+    r":\\[^\s\"'<>|*?]+",  # C:\...
+)  # fmt: skip
+_AFTER_SIGN: Final = _any(
+    rf"{_D}(?:\.{_D})?{_EXPONENT}",
+    rf"[1-9][0-9]{{0,2}}{_GROUPS}",
+    rf"{_D}(?:\.{_D})?",
+    rf"\.{_D}",
+    rf"(?:nan|NaN|NAN|[Ii]nf(?:inity)?|INF){_ENDS}",
+)
 _SLOT: Final = re.compile(
     "("
-    + "|".join(
-        (
-            # Numbers in scientific notation, before ids which look like them.
-            rf"(?:{_ALONE}[-+])?{_DIGITS}(?:\.{_DIGITS})?[eE][-+]?{_DIGITS}{_ENDS}",
-            # UUID; hex of eight digits or more that has a digit; 0x...
-            rf"{_ALONE}{_HEX}{{8}}(?:-{_HEX}{{4}}){{3}}-{_HEX}{{12}}{_ENDS}",
-            rf"{_ALONE}(?=[a-fA-F]*[0-9]){_HEX}{{8,}}{_ENDS}",
-            rf"{_ALONE}0[xX]{_HEX}+{_ENDS}",
-            # Ids of letters and digits: at least two changes between them and no mere unit.
-            rf"{_ALONE}[A-Za-z]+{_DIGITS}[A-Za-z]+[0-9][A-Za-z0-9]*",
-            rf"{_ALONE}{_DIGITS}[A-Za-z]+(?:[0-9]{{2}}|[0-9][A-Za-z])[A-Za-z0-9]*",
-            # Dates and times, addresses with their port, versions.
-            rf"{_ALONE}(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? +)?{_MONTH} +[0-9]{{1,2}}{_ENDS}",
-            rf"{_ALONE}[0-9]{{1,2}}[-/ ]{_MONTH}[-/ ][0-9]{{4}}{_ENDS}",
-            rf"{_DIGITS}(?:\.{_DIGITS}){{2,}}(?::{_DIGITS})?",
-            rf"{_DIGITS}(?::{_DIGITS}){{2,}}(?:[.,]{_DIGITS})?",
-            rf"{_DIGITS}(?:-{_DIGITS}){{2,}}",
-            rf"{_DIGITS}(?:/{_DIGITS}){{2,}}",
-            rf"{_ALONE}[0-2]?[0-9]:[0-5][0-9](?![0-9])",
-            # Numbers; a comma is one only where it groups thousands: 72,4 is two slots.
-            rf"(?:{_ALONE}[-+])?[1-9][0-9]{{0,2}}(?:,[0-9]{{3}})+(?!,?[0-9])(?:\.{_DIGITS})?",
-            rf"(?:{_ALONE}[-+])?{_DIGITS}(?:\.{_DIGITS})?",
-            rf"{_ALONE}[-+]?\.{_DIGITS}",
-            rf"{_ALONE}[-+]?(?:nan|NaN|NAN|[Ii]nf(?:inity)?|INF){_ENDS}",
-            # Paths of two parts or more.
-            rf"(?<![A-Za-z0-9_.:/){MARK}-])/{_PATH}+/[/{_PATH[1:]}*",
-            rf"{_ALONE}[A-Za-z]:\\[^\s\"'<>|*?]+",
-            MARK,
-        )
+    + _any(
+        rf"[0-9]{_AFTER_DIGIT}",
+        rf"[A-Za-z]{_ALONE}{_AFTER_LETTER}",
+        rf"[-+]{_ALONE}{_AFTER_SIGN}",
+        rf"\.{_ALONE}{_D}",
+        # a path of two parts or more
+        rf"/(?<![A-Za-z0-9_.:/){MARK}-].)[{_FILE}]+/[/{_FILE}]*",
+        MARK,
     )
-    + ")"
+    + ")",
+    re.DOTALL,
 )
 _WORD: Final = re.compile(r"[A-Za-z]{3,}")
 _TOKEN: Final = re.compile(rf"[^\W\d_]+|{MARK}|[^\s\w]|[\d_]+")
