@@ -1,8 +1,41 @@
-"""Training and evaluation examples: JSON lines or CSV, parsed before any long work starts."""
+"""Training and evaluation examples: JSON lines or CSV, checked before any long work starts."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from edgeslm.errors import InvalidFileError
+
+OUT_OF_SCOPE: Final = "oos"
+"""Label of texts that no intent covers."""
+NORMAL: Final = "normal"
+ANOMALY: Final = "anomaly"
+MAX_BYTES: Final = 1 << 30
+_MAX_TEXT: Final = 65_536  # characters: as many as a device reads, and a golden file holds
+_MAX_LABEL: Final = 200
+_SHOWN: Final = 20
+_REMEDY: Final = "Mend or remove these lines; docs/exporting.md shows the format."
+
+
+class DataError(InvalidFileError):
+    """Examples cannot be used: names each bad line, up to a bound."""
+
+    code = "data.invalid"
+
+
+class UnknownLabelError(DataError):
+    """A label that the task does not know, or that was not learnt."""
+
+    code = "data.unknown_label"
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +47,230 @@ class Row:
     source: str = ""
     time: float | None = None
     key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Examples by what they are used for; the two share no text where we split them."""
+
+    train: list[Row]
+    held_out: list[Row]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the examples in `path`: CSV with a header if it ends in .csv, else JSON lines.
+
+    Raises:
+        DataError: not readable, empty, or lines are wrong; names each line, up to a bound.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as err:  # ValueError: a NUL in the path
+        why = (err.strerror if isinstance(err, OSError) else None) or str(err)
+        raise DataError(str(path), [("", why)], remedy="Check the path.") from None
+    if len(raw) > MAX_BYTES:
+        raise DataError(str(path), [("", f"over {MAX_BYTES} bytes")], remedy="Take a sample.")
+    parse = parse_csv if path.suffix.lower() == ".csv" else parse_json_lines
+    rows, problems = parse(raw)
+    if problems:
+        shown = problems[:_SHOWN]
+        if len(problems) > _SHOWN:
+            shown.append(("", f"and {len(problems) - _SHOWN} more bad lines"))
+        raise DataError(str(path), shown, remedy=_REMEDY)
+    if not rows:
+        raise DataError(str(path), [("", "holds no example")], remedy=_REMEDY)
+    return rows
+
+
+Problems = list[tuple[str, str]]
+
+
+def parse_json_lines(raw: bytes) -> tuple[list[Row], Problems]:
+    """Return the rows, and ("line N", what is wrong) of each bad line. Total for any bytes."""
+    rows: list[Row] = []
+    problems: Problems = []
+    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as err:
+            problems.append((f"line {number}", f"not UTF-8 at byte {err.start}"))
+        except (ValueError, RecursionError) as err:
+            problems.append((f"line {number}", f"not JSON: {str(err)[:100]}"))
+        else:
+            _take(value, number, rows, problems)
+    return rows, problems
+
+
+def parse_csv(raw: bytes) -> tuple[list[Row], Problems]:
+    """Return the rows, and ("line N", what is wrong) of each bad line. Total for any bytes.
+
+    The first line names the columns. An empty cell is a missing value.
+    """
+    rows: list[Row] = []
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as err:
+        number = raw.count(b"\n", 0, err.start) + 1
+        return rows, [(f"line {number}", f"not UTF-8 at byte {err.start}")]
+    problems: Problems = []
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        if "text" not in (reader.fieldnames or ()):
+            return rows, [("line 1", "the header names no column `text`")]
+        for cells in reader:
+            number = reader.line_num
+            if None in cells or None in cells.values():
+                problems.append((f"line {number}", "not as many cells as the header"))
+                continue
+            value: dict[str, object] = {name: cell for name, cell in cells.items() if cell}
+            if "time" in value:
+                try:
+                    value["time"] = float(str(value["time"]))
+                except ValueError:
+                    problems.append((f"line {number}", "time: not a number"))
+                    continue
+            _take(value, number, rows, problems)
+    except csv.Error as err:
+        problems.append((f"line {reader.line_num}", f"not CSV: {err}"))
+    return rows, problems
+
+
+def _take(value: object, number: int, rows: list[Row], problems: Problems) -> None:
+    """Append `value` as a row, or what is wrong with it. Keys we do not know are left alone."""
+    if not isinstance(value, dict):
+        problems.append((f"line {number}", "not an object"))
+    elif wrong := _wrong(value):
+        problems.append((f"line {number}", wrong))
+    else:
+        time = value.get("time")
+        rows.append(
+            Row(
+                value["text"],
+                value.get("label"),
+                value.get("source") or "",
+                None if time is None else float(time),
+                value.get("key"),
+            )
+        )
+
+
+def _wrong(value: Mapping[str, object]) -> str | None:  # noqa: PLR0911 -- one per fault
+    text = value.get("text")
+    if not isinstance(text, str):
+        return "text: missing" if text is None else "text: not a string"
+    if not text.strip():
+        return "text: empty"
+    if len(text) > _MAX_TEXT:
+        return f"text: over {_MAX_TEXT} characters"
+    for name in ("text", "label", "source", "key"):
+        field = value.get(name)
+        if not isinstance(field, str | None):
+            return f"{name}: not a string"
+        if field is not None and any("\ud800" <= c <= "\udfff" for c in field):
+            return f"{name}: holds half of a surrogate pair"
+    label = value.get("label")
+    if isinstance(label, str) and not 0 < len(label) <= _MAX_LABEL:
+        return f"label: not 1 to {_MAX_LABEL} characters"
+    time = value.get("time")
+    if time is None:
+        return None
+    if isinstance(time, bool) or not isinstance(time, int | float):
+        return "time: not a number"
+    return None if _is_finite(time) else "time: not finite"
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond any float
+        return False
+
+
+def spread(rows: Sequence[Row], parts: int, *, seed: int) -> list[int]:
+    """Give each row a part in [0, parts): equal texts get the same, each label is dealt evenly.
+
+    Depends on texts, labels and seed, not on the order of rows. A text under several labels is
+    dealt with the first of them.
+    """
+    label_of: dict[str, str] = {}
+    for row in sorted(rows, key=lambda r: r.label or ""):
+        label_of.setdefault(row.text, row.label or "")
+    texts: defaultdict[str, list[str]] = defaultdict(list)
+    for text, label in label_of.items():
+        texts[label].append(text)
+    part_of: dict[str, int] = {}
+    for members in texts.values():
+        members.sort(key=lambda text: hashlib.sha256(f"{seed}\0{text}".encode()).digest())
+        part_of.update((text, i % parts) for i, text in enumerate(members))
+    return [part_of[row.text] for row in rows]
+
+
+def check_intent(
+    train: Sequence[Row], held_out: Sequence[Row] | None, files: tuple[str, str]
+) -> None:
+    """Make sure that intents can be learnt from `train` and judged on `held_out`.
+
+    Args:
+        train: parsed examples.
+        held_out: the user's own, if given.
+        files: names of the two, for messages.
+
+    Raises:
+        DataError: a row without a label, fewer than two labels, a label with one text only, or
+            a label to judge by that was not learnt.
+    """
+    remedy = "Give each line a label, and each label several different texts."
+    for rows, file in zip((train, held_out or ()), files, strict=True):
+        if bare := sum(row.label is None for row in rows):
+            raise DataError(
+                file, [("label", f"missing in {bare} of {len(rows)} rows")], remedy=remedy
+            )
+    texts = Counter(label for label, _ in {(row.label, row.text) for row in train})
+    texts.pop(OUT_OF_SCOPE, None)
+    if len(texts) < 2:  # noqa: PLR2004 -- one label leaves nothing to choose
+        what = f"{len(texts)} label besides {OUT_OF_SCOPE!r}; at least 2 are needed"
+        raise DataError(files[0], [("label", what)], remedy=remedy)
+    if thin := sorted(str(label) for label, n in texts.items() if n < 2):  # noqa: PLR2004
+        named = ", ".join(thin[:_SHOWN])
+        raise DataError(files[0], [("label", f"only one text under {named}")], remedy=remedy)
+    if held_out is None:
+        return
+    unknown = sorted({str(row.label) for row in held_out} - texts.keys() - {OUT_OF_SCOPE})
+    if unknown:
+        what = f"not in the training data: {', '.join(unknown[:_SHOWN])}"
+        raise UnknownLabelError(
+            files[1], [("label", what)], remedy="Train on them, or remove them."
+        )
+    if all(row.label == OUT_OF_SCOPE for row in held_out):
+        what = f"nothing but {OUT_OF_SCOPE!r}"
+        raise DataError(files[1], [("label", what)], remedy="Add texts of the intents.")
+
+
+def check_anomaly(rows: Sequence[Row], file: str) -> None:
+    """Make sure that every label is one that anomaly detection knows.
+
+    Raises:
+        UnknownLabelError: another one.
+    """
+    unknown = sorted(
+        {row.label for row in rows if row.label not in {None, NORMAL, ANOMALY}} - {None}
+    )
+    if unknown:
+        what = ", ".join(repr(label) for label in unknown[:_SHOWN])
+        remedy = f"Use {NORMAL!r}, {ANOMALY!r} or none."
+        raise UnknownLabelError(file, [("label", f"unknown: {what}")], remedy=remedy)
+
+
+def last_fifth(rows: Sequence[Row]) -> Iterator[bool]:
+    """Yield for each row whether it is in the last fifth of its source, in file order.
+
+    A block, since neighbours in a stream resemble each other: shuffled, they would leak.
+    """
+    totals = Counter(row.source for row in rows)
+    seen: Counter[str] = Counter()
+    for row in rows:
+        seen[row.source] += 1
+        yield (seen[row.source] - 1) * 5 >= totals[row.source] * 4

@@ -35,10 +35,7 @@ class FittedHead(Protocol):
 
 
 class Tail:
-    """Nodes appended to a copy of an encoder's graph, each named "head/...".
-
-    Only operators whose form is the same in every opset from 13 on are used here.
-    """
+    """Nodes appended to a copy of an encoder's graph (opset 18 or later), each named "head/..."."""
 
     def __init__(self, encoder: onnx.ModelProto) -> None:
         self._model = onnx.ModelProto()
@@ -68,9 +65,7 @@ class Tail:
         real = self.node("Mul", [hidden, column], "real")
         along = self.constant("along", np.array([1]))
         total = self.node("ReduceSum", [real, along], "total", keepdims=0)
-        squares = self.node("Mul", [total, total], "squares")
-        power = self.node("ReduceSum", [squares, along], "power", keepdims=1)
-        length = self.node("Sqrt", [power], "length")
+        length = self.node("ReduceL2", [total, along], "length", keepdims=1)
         tiny = self.constant("tiny", np.array(1e-12, np.float32))  # an all-zero row stays zero
         floor = self.node("Max", [length, tiny], "floor")
         return self.node("Div", [total, floor], "embedding")

@@ -1,0 +1,100 @@
+"""Intent: which of the known requests a text is, or that it is none of them.
+
+The graph gives calibrated logits. The score is their free energy: it is low where some label
+has much evidence, and rises where none has, whatever the others say.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from edgeslm.contract.base import Typed, parse_json
+from edgeslm.ports import Answer, Prepared, Request, Tensor
+
+LOGITS: Final = "logits"
+
+
+class IntentParameters(Typed):
+    """The `parameters` artifact of an intent bundle."""
+
+    schema_version: Literal[1] = 1
+    labels: Annotated[tuple[str, ...], Field(min_length=2, description="In the logits' order.")]
+    threshold: Annotated[float, Field(description="Texts scoring above it are rejected.")]
+    reject_share: Annotated[float, Field(gt=0, lt=1, description="In-scope texts that do so.")]
+    temperature: Annotated[float, Field(gt=0, description="By which the graph divides.")]
+    calibration: Annotated[
+        tuple[float, ...],
+        Field(min_length=1, description="Scores of in-scope texts not fitted on, ascending."),
+    ]
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> IntentParameters:
+        if len(set(self.labels)) != len(self.labels):
+            msg = "labels: one is there twice"
+            raise ValueError(msg)
+        if any(a > b for a, b in zip(self.calibration, self.calibration[1:], strict=False)):
+            msg = "calibration: not ascending"
+            raise ValueError(msg)
+        return self
+
+
+def energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Free energy of each row: minus the log of the summed exponentials.
+
+    Args:
+        logits: float32 [..., labels], finite.
+
+    Returns:
+        float64 [...]; higher is more out of scope.
+
+    Source:
+        Liu et al. 2020, arXiv:2010.03759, eq. 3 at temperature 1 of the calibrated logits.
+    """
+    wide = logits.astype(np.float64)
+    top = wide.max(axis=-1)
+    free: NDArray[np.float64] = -(top + np.log(np.exp(wide - top[..., None]).sum(axis=-1)))
+    return free
+
+
+class Intent:
+    """Implements `edgeslm.ports.Task`."""
+
+    def __init__(self, parameters: IntentParameters) -> None:
+        self._labels = parameters.labels
+        self._threshold = parameters.threshold
+        self._calibration = parameters.calibration
+
+    def prepare(self, request: Request) -> Prepared:
+        return Prepared(request, request.text)  # words matter: the key is the exact text
+
+    def finish(
+        self, prepared: Prepared, outputs: Mapping[str, Tensor] | None, *, truncated: bool
+    ) -> Answer:
+        del prepared
+        assert outputs is not None  # noqa: S101 -- `prepare` always asks for the model
+        logits = outputs[LOGITS].astype(np.float32, copy=False)
+        best = int(logits.argmax())
+        score = float(energy(logits))
+        # Share of in-scope texts at least as far out; the text itself counts as one of them.
+        behind = len(self._calibration) - bisect_left(self._calibration, score)
+        return Answer(
+            label=self._labels[best],
+            # exp(best logit - log of the sum): the softmax's largest value
+            confidence=min(1.0, float(np.exp(float(logits[best]) + score))),
+            score=score,
+            accepted=score <= self._threshold,
+            p_value=(behind + 1) / (len(self._calibration) + 1),
+            truncated=truncated,
+        )
+
+
+def load(parameters: bytes) -> Intent:
+    """See `edgeslm.ports.TaskFactory`."""
+    remedy = "Export the bundle again."
+    return Intent(parse_json(IntentParameters, parameters, file="parameters.json", remedy=remedy))

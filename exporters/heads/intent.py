@@ -1,0 +1,187 @@
+"""Intent head: a linear layer on the pooled embedding, calibrated on texts it was not fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
+from sklearn.linear_model import LogisticRegression
+
+from edgeslm.tasks.intent import LOGITS, IntentParameters, energy
+from exporters.data import OUT_OF_SCOPE, Row, spread
+from exporters.heads.base import Advance, Embed, Tail
+
+Floats = NDArray[np.float32]
+_FOLDS: Final = 5
+# Inverse strength of the L2 penalty, on centred embeddings of unit mean variance, weakest last.
+_GRID: Final = (0.003, 0.01, 0.03, 0.1, 0.3)
+_CHUNK: Final = 256  # texts between two steps of the bar
+_ITERATIONS: Final = 300
+_UNLIKELY: Final = -30.0
+_CALIBRATION_POINTS: Final = 1000  # kept of the held-out scores: p-values in steps of 0.001
+_DIGITS: Final = 6  # of a score: what float32 carries
+
+
+@dataclass(frozen=True, slots=True)
+class IntentHead:
+    """Implements `exporters.heads.base.FittedHead`.
+
+    Args:
+        weight: float32 [dim, labels], on embeddings of length 1; temperature applied.
+        bias: float32 [labels]; temperature applied.
+        settings: the parameters artifact.
+    """
+
+    weight: Floats
+    bias: Floats
+    settings: IntentParameters
+
+    @property
+    def parameters(self) -> bytes:
+        """Canonical JSON of the settings."""
+        return self.settings.model_dump_json().encode()
+
+    def attach(self, encoder: onnx.ModelProto) -> onnx.ModelProto:
+        """Add pooling and the linear layer; output `logits`, float32 [batch, labels]."""
+        tail = Tail(encoder)
+        weight, bias = tail.constant("weight", self.weight), tail.constant("bias", self.bias)
+        product = tail.node("MatMul", [tail.pool(), weight], "product")
+        logits = tail.node("Add", [product, bias], "scaled")
+        return tail.finish({LOGITS: (logits, ("batch", len(self.bias)))})
+
+
+@dataclass(frozen=True, slots=True)
+class _Linear:
+    """Logits = x @ weight + bias, for x in the embedding's own space."""
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+
+    def __call__(self, x: Floats) -> NDArray[np.float64]:
+        logits: NDArray[np.float64] = x @ self.weight + self.bias
+        return logits
+
+
+def steps(rows: Sequence[Row]) -> int:
+    """By how much `fit` advances: once per text, once per layer fitted."""
+    return sum(row.label != OUT_OF_SCOPE for row in rows) + len(_GRID) + _FOLDS + 1
+
+
+def fit(
+    rows: Sequence[Row], embed: Embed, *, reject_share: float, seed: int, advance: Advance
+) -> IntentHead:
+    """Fit and calibrate a head on labelled `rows`; those labelled `oos` are left out.
+
+    Temperature, threshold and p-values come from logits that each text got from a layer fitted
+    on the other folds.
+
+    Args:
+        rows: checked by `exporters.data.check_intent`.
+        embed: of the encoder that the head will ship with.
+        reject_share: share of in-scope texts to reject, in (0, 1).
+        seed: of the deal into folds.
+        advance: moved by `steps(rows)` in all.
+    """
+    known = [row for row in rows if row.label != OUT_OF_SCOPE]
+    labels = sorted({str(row.label) for row in known})
+    index = {label: i for i, label in enumerate(labels)}
+    y = np.array([index[str(row.label)] for row in known])
+    x = _embed_all([row.text for row in known], embed, advance)
+    folds = np.array(spread(known, _FOLDS, seed=seed))
+    strength = _choose(x, y, folds, advance)
+    held_out = np.empty((len(y), len(labels)))
+    for fold in range(_FOLDS):
+        if (here := folds == fold).any():
+            held_out[here] = _fit_linear(x[~here], y[~here], len(labels), strength)(x[here])
+        advance(1)
+    final = _fit_linear(x, y, len(labels), strength)
+    advance(1)
+    temperature = _temperature(held_out, y)
+    scores = np.sort(energy((held_out / temperature).astype(np.float32)))
+    # The smallest threshold that rejects at most this share of texts like these.
+    accepted = min(len(scores), int(np.ceil((1 - reject_share) * (len(scores) + 1))))
+    settings = IntentParameters(
+        labels=tuple(labels),
+        threshold=_rounded(scores[accepted - 1]),
+        reject_share=reject_share,
+        temperature=_rounded(temperature),
+        calibration=tuple(_rounded(s) for s in _thin(scores)),
+    )
+    return IntentHead(
+        (final.weight / temperature).astype(np.float32),
+        (final.bias / temperature).astype(np.float32),
+        settings,
+    )
+
+
+def _embed_all(texts: Sequence[str], embed: Embed, advance: Advance) -> Floats:
+    chunks = [texts[i : i + _CHUNK] for i in range(0, len(texts), _CHUNK)]
+    rows = []
+    for chunk in chunks:
+        rows.append(embed(chunk))
+        advance(len(chunk))
+    return np.concatenate(rows)
+
+
+def _choose(x: Floats, y: NDArray[np.int64], folds: NDArray[np.int64], advance: Advance) -> float:
+    """Return the strength whose layer, fitted on all folds but the first, best explains that."""
+    labels = int(y.max()) + 1
+    test = folds == 0
+    loss: dict[float, float] = {}
+    for strength in _GRID:
+        logits = _fit_linear(x[~test], y[~test], labels, strength)(x[test])
+        loss[strength] = _surprise(logits / _temperature(logits, y[test]), y[test])
+        advance(1)
+    return min(loss, key=lambda strength: loss[strength])
+
+
+def _fit_linear(x: Floats, y: NDArray[np.int64], labels: int, strength: float) -> _Linear:
+    """Multinomial logistic regression on centred, evenly scaled embeddings.
+
+    One scale for all dimensions: it is the penalty's unit, and makes the solver converge in tens
+    of steps.
+    """
+    mean = x.mean(axis=0)
+    scale = float(np.sqrt(x.var(axis=0).mean())) or 1.0
+    model = LogisticRegression(C=strength, max_iter=_ITERATIONS).fit((x - mean) / scale, y)
+    # A label that is in no row (its texts lie in the other fold under another label) is unlikely.
+    weight, bias = np.zeros((x.shape[1], labels)), np.full(labels, _UNLIKELY)
+    coef, intercept = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
+    if len(model.classes_) == 2:  # noqa: PLR2004 -- scikit-learn then keeps one logit of the two
+        coef, intercept = np.vstack([-coef, coef]) / 2, np.hstack([-intercept, intercept]) / 2
+    weight[:, model.classes_] = coef.T / scale
+    bias[model.classes_] = intercept - mean.astype(np.float64) @ weight[:, model.classes_]
+    return _Linear(weight, bias)
+
+
+def _temperature(logits: NDArray[np.float64], y: NDArray[np.int64]) -> float:
+    """Return the divisor in [0.05, 20] under which `logits` explain `y` best."""
+    found = minimize_scalar(
+        lambda log_t: _surprise(logits / np.exp(log_t), y),
+        bounds=(np.log(0.05), np.log(20.0)),
+        method="bounded",
+    )
+    return float(np.exp(found.x))
+
+
+def _surprise(logits: NDArray[np.float64], y: NDArray[np.int64]) -> float:
+    """Mean negative log-likelihood of `y`, in nats."""
+    return float((logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]).mean())
+
+
+def _thin(ascending: NDArray[np.float64]) -> NDArray[np.float64]:
+    """At most `_CALIBRATION_POINTS` of the scores, evenly spaced by rank."""
+    if len(ascending) <= _CALIBRATION_POINTS:
+        return ascending
+    ranks = np.linspace(0, len(ascending) - 1, _CALIBRATION_POINTS).round().astype(np.int64)
+    return ascending[ranks]
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")

@@ -1,0 +1,68 @@
+"""The gate: a bundle must do its task nearly as well as the original it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from edgeslm.errors import RejectedError
+from edgeslm.ports import Answer, Request
+from edgeslm.runtime.model import Model
+from exporters.data import Row
+from exporters.heads.base import Advance
+from exporters.recipes.base import Metrics
+
+_THREADS: Final = 2  # callers of one session
+
+
+class QualityError(RejectedError):
+    """The artifact is worse than the profile allows.
+
+    Args:
+        lost: points lost, by name of what was compared.
+        limit: points that may be.
+        rows: how many held-out rows were judged.
+    """
+
+    code = "quality.drop"
+
+    def __init__(
+        self,
+        lost: Mapping[str, float],
+        *,
+        limit: float,
+        rows: int,
+        fp32: Metrics,
+        artifact: Metrics,
+    ) -> None:
+        parts = []
+        for name, points in lost.items():
+            before, after = fp32.get(name), artifact.get(name)
+            known = before is not None and after is not None
+            numbers = f" ({before:.2f} -> {after:.2f})" if known else ""
+            parts.append(f"{name} {points:.2f}{numbers}")
+        super().__init__(
+            f"on {rows} held-out rows the artifact is worse than fp32 by more than the {limit:g} "
+            f"points allowed: {', '.join(parts)}. Raise accuracy_drop_max in the profile, or pass "
+            "--allow-drop."
+        )
+        self.lost = lost
+        self.limit = limit
+
+
+def request_of(row: Row) -> Request:
+    """What the device would be asked."""
+    return Request(row.text, row.source, row.time, row.key)
+
+
+def answer_all(model: Model, rows: Sequence[Row], advance: Advance) -> list[Answer]:
+    """Return the answers of `model` to `rows`, in their order."""
+
+    def one(row: Row) -> Answer:
+        answer = model.answer(request_of(row))
+        advance(1)
+        return answer
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(one, rows))

@@ -1,0 +1,105 @@
+"""Anomalies: texts unlike the normal ones of their source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from edgeslm.core import template
+from edgeslm.ports import Answer
+from edgeslm.tasks.anomaly import Parameters
+from exporters.data import ANOMALY, DataError, Row, Split, check_anomaly, last_fifth, read_rows
+from exporters.heads import anomaly
+from exporters.heads.base import Advance, Embed, FittedHead
+from exporters.recipes.base import POINTS, Metrics
+
+HELP: Final = "flag texts unlike the normal ones"
+SHARE: Final = ("--alarm-budget", "share of normal texts that may raise an alarm")
+DEFAULT_SHARE: Final = 0.01
+
+
+def split(data: Path, evaluation: Path | None, *, seed: int) -> Split:
+    """See `exporters.recipes.base.Recipe.split`: labelled anomalies only ever judge."""
+    del seed  # a stream is cut by time, not dealt
+    rows = read_rows(data)
+    check_anomaly(rows, str(data))
+    normal = [row for row in rows if row.label != ANOMALY]
+    if not normal:
+        remedy = "Give normal lines: without a label, or labelled 'normal'."
+        raise DataError(str(data), [("label", "every line is an anomaly")], remedy=remedy)
+    anomalies = [row for row in rows if row.label == ANOMALY]
+    if evaluation is not None:
+        judged = read_rows(evaluation)
+        check_anomaly(judged, str(evaluation))
+        return Split(normal, judged + anomalies)
+    late = list(last_fifth(normal))
+    train = [row for row, held in zip(normal, late, strict=True) if not held]
+    return Split(train, [r for r, held in zip(normal, late, strict=True) if held] + anomalies)
+
+
+def steps(rows: Sequence[Row]) -> int:
+    """See `exporters.recipes.base.Recipe.steps`: one per template."""
+    return len({template.split(row.text)[0] for row in rows})
+
+
+def fit(
+    rows: Sequence[Row], embed: Embed, *, share: float, seed: int, advance: Advance
+) -> FittedHead:
+    """See `exporters.recipes.base.Recipe.fit`."""
+    return anomaly.fit(rows, embed, alarm_budget=share, seed=seed, advance=advance)
+
+
+def measure(rows: Sequence[Row], answers: Sequence[Answer]) -> Metrics:
+    """False alarms in per cent and, where anomalies are labelled, how well they are found."""
+    bad = np.array([row.label == ANOMALY for row in rows])
+    alarm = np.array([answer.label == ANOMALY for answer in answers])
+    score = np.array([answer.score for answer in answers])
+    metrics: Metrics = {
+        "normal": int((~bad).sum()),
+        "anomalies": int(bad.sum()),
+        "alarms": int(alarm.sum()),
+        "false_alarm_rate": POINTS * float(alarm[~bad].mean()) if not bad.all() else None,
+        "auroc": None,
+        "recall": None,
+        "precision": None,
+        "f1": None,
+    }
+    if bad.any():
+        hits = int((alarm & bad).sum())
+        metrics["recall"] = POINTS * hits / int(bad.sum())
+        metrics["precision"] = POINTS * hits / int(alarm.sum()) if alarm.any() else None
+        metrics["f1"] = 2 * POINTS * hits / int(bad.sum() + alarm.sum())
+        if not bad.all():
+            metrics["auroc"] = POINTS * float(roc_auc_score(bad, score))
+    return metrics
+
+
+def losses(
+    reference: tuple[Metrics, Sequence[Answer]], artifact: tuple[Metrics, Sequence[Answer]]
+) -> Mapping[str, float]:
+    """AUROC lost; without labelled anomalies false alarms gained, and verdicts that differ."""
+    before, after = reference[0], artifact[0]
+    if before["auroc"] is not None and after["auroc"] is not None:
+        return {"auroc": before["auroc"] - after["auroc"]}
+    pairs = list(zip(reference[1], artifact[1], strict=True))
+    differ = sum(a.label != b.label for a, b in pairs)
+    lost = {"agreement": POINTS * differ / len(pairs)}
+    if before["false_alarm_rate"] is not None and after["false_alarm_rate"] is not None:
+        lost["false_alarm_rate"] = after["false_alarm_rate"] - before["false_alarm_rate"]
+    return lost
+
+
+def threshold(parameters: bytes) -> float:
+    """See `exporters.recipes.base.Recipe.threshold`: the fused score whose p is the budget."""
+    settings = Parameters.model_validate_json(parameters)
+    tail = settings.fused.tail()
+    low, high = settings.fused.scores[0], settings.fused.scores[-1] + 1000 * settings.fused.decay
+    budget = float(np.log(settings.alarm_budget))
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if tail.log_p_value(middle) > budget else (low, middle)
+    return high

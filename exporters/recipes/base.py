@@ -1,0 +1,53 @@
+"""What every recipe gives the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from edgeslm.ports import Answer
+from exporters.data import Row, Split
+from exporters.heads.base import Advance, Embed, FittedHead
+
+Metrics = dict[str, float | int | None]
+"""Name -> value; None where the held-out data cannot tell."""
+POINTS: Final = 100.0
+
+
+class Recipe(Protocol):
+    """One module of exporters/recipes/."""
+
+    HELP: str
+    """What the task does, for `edgeslm-export --help`."""
+    SHARE: tuple[str, str]
+    """(option, what it means) of the task's one number: a share of normal traffic."""
+    DEFAULT_SHARE: float
+
+    def split(self, data: Path, evaluation: Path | None, *, seed: int) -> Split:
+        """Read, check and divide the user's examples.
+
+        Raises:
+            DataError: they cannot be used.
+        """
+
+    def steps(self, rows: Sequence[Row]) -> int:
+        """Return by how much `fit` will advance in all."""
+
+    def fit(
+        self, rows: Sequence[Row], embed: Embed, *, share: float, seed: int, advance: Advance
+    ) -> FittedHead:
+        """Fit the head."""
+
+    def measure(self, rows: Sequence[Row], answers: Sequence[Answer]) -> Metrics:
+        """Judge `answers` to the held-out `rows`."""
+
+    def losses(
+        self,
+        reference: tuple[Metrics, Sequence[Answer]],
+        artifact: tuple[Metrics, Sequence[Answer]],
+    ) -> Mapping[str, float]:
+        """Return what the artifact lost, in points, by name: what the quality gate compares."""
+
+    def threshold(self, parameters: bytes) -> float:
+        """Return the score at which the verdict changes; it grows with the score."""
