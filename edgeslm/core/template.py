@@ -48,7 +48,7 @@ _AFTER_DIGIT: Final = _any(
     _ALONE
     + _any(
         _UUID,
-        rf"{_HEX}{{7,}}{_ENDS}",
+        rf"(?=[0-9]*[a-fA-F]){_HEX}{{7,}}{_ENDS}",
         rf"(?<=0)[xX]{_HEX}+{_ENDS}",
         # ids of letters and digits that are more than a number with its unit (12m3)
         "[0-9]*[A-Za-z]+(?:[0-9]{2}|[0-9][A-Za-z])[A-Za-z0-9]*",
