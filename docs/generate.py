@@ -148,7 +148,7 @@ def error_page(errors: list[_errors.ErrorClass]) -> str:
 def exit_page(errors: list[_errors.ErrorClass]) -> str:
     """Return the list of exit statuses: the fixed ones, then those of errors."""
     roots = {e.name: e for e in errors}
-    of = [("0", "Done.")]
+    of = [("0", "Done."), ("2", "The options are wrong; the usage is shown.")]
     for path in ("edgeslm/errors.py", "edgeslm/cli/main.py"):
         source = (ROOT / path).read_text()
         for node in ast.parse(source).body:
