@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 from edgeslm.adapters.process import pss_mb
-from edgeslm.cli.text import whole
+from edgeslm.cli.text import duration, whole
 from edgeslm.errors import UnavailableError
 from edgeslm.ports import Request
 from edgeslm.runtime.device import this_device
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
         "--callers", type=whole(1, 64), default=os.cpu_count() or 1, help="default: cores"
     )
     parser.add_argument(
-        "--seconds", type=whole(1, 3600), default=2, help="for each figure (default: 2)"
+        "--seconds", type=duration, default=2.0, help="for each figure (default: 2)"
     )
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     args = parser.parse_args(argv)

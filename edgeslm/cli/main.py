@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Final
 
 from edgeslm import __version__
+from edgeslm.cli.text import printable
 from edgeslm.errors import EXIT_INTERRUPTED, EdgeSLMError
 
 # words: (module, help). A module is imported only when chosen: a device that runs the agent
@@ -21,7 +22,7 @@ COMMANDS: Final = {
     ("bundle", "inspect"): ("edgeslm.cli.bundle_inspect", "show what a bundle holds"),
     ("bundle", "verify"): ("edgeslm.cli.bundle_verify", "check a bundle as a device would"),
 }
-EXIT_USAGE: Final = 64  # sysexits(3) EX_USAGE
+EXIT_USAGE: Final = 64  # EX_USAGE: no such command
 
 
 def usage() -> str:
@@ -54,7 +55,7 @@ def call(module: str, args: list[str], *, prog: str) -> int:
     try:
         status: int = import_module(module).main(args)
     except EdgeSLMError as err:
-        sys.stderr.write(f"{prog}: {err} [{err.code}]\n")
+        sys.stderr.write(printable(f"{prog}: {err} [{err.code}]\n"))
         return err.exit_status
     except KeyboardInterrupt:
         sys.stderr.write(f"{prog}: interrupted\n")

@@ -19,6 +19,15 @@ def whole(lowest: int, highest: int) -> Callable[[str], int]:
     return whole_number
 
 
+def duration(text: str) -> float:
+    """Read seconds, above 0 and at most an hour, for argparse."""
+    seconds = float(text)
+    if not 0 < seconds <= 3600:  # noqa: PLR2004 -- an hour; NaN is refused too
+        msg = f"{text} is not above 0 and at most 3600"
+        raise argparse.ArgumentTypeError(msg)
+    return seconds
+
+
 def printable(text: str) -> str:
     """Return `text` without what a terminal would obey: files and brokers are not to be trusted."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,65 @@
+"""`edgeslm bundle verify` and `inspect`: what a device would say of a bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+from tests.runtime import tiny
+
+
+def test_verify_says_what_it_checked(run: Run, bundle: Path) -> None:
+    done = run("bundle", "verify", bundle)
+    assert done.returncode == 0
+    assert b"5 of" in done.stdout
+    assert b"100.0% of its nodes on cpu" in done.stdout
+    found = json.loads(run("bundle", "verify", bundle, "--json").stdout)
+    assert (found["golden_cases"], found["node_share"], found["files"]) == (1, 1.0, 5)
+
+
+def test_verify_replays_the_golden_file_every_time(run: Run, tmp_path: Path) -> None:
+    line = json.dumps(tiny.golden_line("pump", label="red", score=99, confidence=0.5))
+    wrong = tiny.write_bundle(tmp_path / "wrong", files={"golden.jsonl": line.encode()})
+    for _ in range(2):
+        done = run("bundle", "verify", wrong)
+        assert done.returncode == 65
+        assert b"1 of 1 golden cases differ" in done.stderr
+        assert b"[golden.failed]" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["verify", "inspect"])
+def test_what_is_no_bundle_is_refused(command: str, run: Run, tmp_path: Path) -> None:
+    done = run("bundle", command, tmp_path)
+    assert done.returncode == 65
+    assert b"[bundle.missing]" in done.stderr
+
+
+def test_inspect_shows_the_manifest_and_the_quality_beside_it(run: Run, bundle: Path) -> None:
+    (bundle.parent / "quality.json").write_text(json.dumps({"int8": {"accuracy": 0.95}, "n": 3}))
+    shown = run("bundle", "inspect", bundle).stdout.decode()
+    for part in ("tiny 1: double", "model.onnx.data", "accuracy: 0.95", "on this one  model.onnx"):
+        assert part in shown
+    found = json.loads(run("bundle", "inspect", bundle, "--json").stdout)
+    assert found["manifest"]["name"] == "tiny"
+    assert found["quality"]["int8"]["accuracy"] == 0.95
+    assert (found["runs_here"], found["why_not"]) == ("model.onnx", None)
+
+
+def test_inspect_says_why_a_bundle_does_not_run_here(run: Run, tmp_path: Path) -> None:
+    artifact = {"requires": {"arch": "riscv64"}}
+    other = tiny.write_bundle(tmp_path / "other", artifact=artifact)
+    done = run("bundle", "inspect", other, "--json")
+    assert done.returncode == 0
+    assert "needs riscv64" in json.loads(done.stdout)["why_not"]
+
+
+def test_inspect_shows_no_control_characters(run: Run, tmp_path: Path) -> None:
+    source = {"source": "\x1b[2J\rfree", "sha256": "0" * 64}
+    hostile = tiny.write_bundle(tmp_path / "hostile", base_model=source)
+    (tmp_path / "quality.json").write_text(json.dumps({"a\x1b[1m": [{"b": "\x07"}]}))
+    shown = run("bundle", "inspect", hostile).stdout
+    assert b"free" in shown
+    assert not {0x1B, 0x0D, 0x07} & set(shown)
