@@ -27,6 +27,8 @@ LOG_TEXT: Final = math.log(TEXT_SHARE)
 LOG_NUMBER: Final = math.log(1 - TEXT_SHARE)
 MIN_P: Final = 1e-300
 """Smallest p-value that is reported; scores go on growing beyond it."""
+MIN_DECAY: Final = 1e-6
+"""Smallest decay of a tail that is believed."""
 LOG_MIN_P: Final = math.log(MIN_P)
 
 
@@ -70,8 +72,7 @@ class Tail:
     def log_p_value(self, score: float) -> float:
         """Return ln of the p-value of `score`, finite and at most 0; it never rises with score.
 
-        Between knots ln p is interpolated, so that it ranks as finely as the score does. That
-        costs at most the weight of one line, and on the safe side.
+        Between knots ln p is interpolated, so that it ranks as finely as the score does.
         """
         scores = self.scores
         i = bisect_left(scores, score)
@@ -88,15 +89,20 @@ def tail(scores: Sequence[float] | NDArray[np.float64]) -> Tail:
     distinct, counts = np.unique(np.asarray(scores, np.float64), return_counts=True)
     n = int(counts.sum())
     at_least = np.cumsum(counts[::-1])[::-1]  # how many scored at least this
-    higher = np.append(at_least[1:] + 2, 1)  # a line more than scored above it, for safety
+    # A new line beats k - 1 of n others with probability k / (n + 1). Where lines tie, it may be
+    # one more of them, and counts itself.
+    at = (at_least + (counts > 1)) / (n + 1)
+    at[0] = 1.0
+    above = np.append(at_least[1:] + 1, 1) / (n + 1)
     top = distinct[-min(len(distinct), max(2, n // 20)) :]
     decay = float((top[1:] - top[0]).mean()) if len(top) > 1 else 0.0
     keep = len(distinct) - 1 - _ranks(len(distinct))
     return Tail(
         scores=tuple(distinct[keep].tolist()),
-        log_p=tuple(np.log((at_least + 1) / (n + 1)).clip(max=0.0)[keep].tolist()),
-        log_p_above=tuple(np.log(higher / (n + 1)).clip(max=0.0)[keep].tolist()),
-        decay=decay if decay > 0 else 1.0,
+        log_p=tuple(np.log(at[keep]).tolist()),
+        log_p_above=tuple(np.log(above[keep]).tolist()),
+        # Lines that all score the same say nothing of a tail; nor does one that is a mere ulp.
+        decay=decay if decay > MIN_DECAY else 1.0,
     )
 
 

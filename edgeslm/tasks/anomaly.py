@@ -96,7 +96,7 @@ class TailParameters(Typed):
     scores: tuple[Finite, ...] = Field(min_length=1, max_length=4 * calibration.EXACT)
     log_p: tuple[LogP, ...]
     log_p_above: tuple[LogP, ...]
-    decay: Annotated[float, Field(ge=1e-9, le=1e9)]
+    decay: Annotated[float, Field(ge=calibration.MIN_DECAY, le=1e9)]
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
