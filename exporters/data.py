@@ -20,7 +20,8 @@ OUT_OF_SCOPE: Final = "oos"
 NORMAL: Final = "normal"
 ANOMALY: Final = "anomaly"
 MAX_BYTES: Final = 1 << 30
-_MAX_TEXT: Final = 65_536  # characters: as many as a device reads, and a golden file holds
+MAX_TEXT: Final = 65_536
+"""Characters: as many as a device reads, and a golden file holds."""
 _MAX_LABEL: Final = 200
 _SHOWN: Final = 20
 _REMEDY: Final = "Mend or remove these lines; docs/exporting.md shows the format."
@@ -163,8 +164,8 @@ def _wrong(value: Mapping[str, object]) -> str | None:  # noqa: PLR0911 -- one p
         return "text: missing" if text is None else "text: not a string"
     if not text.strip():
         return "text: empty"
-    if len(text) > _MAX_TEXT:
-        return f"text: over {_MAX_TEXT} characters"
+    if len(text) > MAX_TEXT:
+        return f"text: over {MAX_TEXT} characters"
     for name in ("text", "label", "source", "key"):
         field = value.get(name)
         if not isinstance(field, str | None):

@@ -27,7 +27,7 @@ from exporters.bundle import MANIFEST, Identity, write_manifest, write_parts, wr
 from exporters.cache import kept, key_of
 from exporters.data import Split
 from exporters.encode import make_embed
-from exporters.golden import Judged, choose, render, strange_rows, tolerance
+from exporters.golden import POOL, Judged, Twin, choose, golden_file, strange_rows, tolerance
 from exporters.heads.base import Advance, FittedHead
 from exporters.quality import QualityError, answer_all, request_of
 from exporters.recipes.base import Recipe
@@ -223,21 +223,24 @@ class _Work:
     ) -> str:
         """Add the golden file with its tolerances; return the bundle's hash once it replays."""
         parameters, precision = artifact.head.parameters, self.target.PRECISION
-        threshold = self.recipe.threshold(parameters)
+
+        def surety(answer: Answer, allowed: Tolerance) -> float:
+            return self.recipe.surety(answer, parameters, allowed)
+
         held_out = self.split.held_out
         strange = list(strange_rows([*held_out, *self.split.train]))
         more = answer_all(artifact.model, strange, lambda _: None)
         judged = list(map(Judged, [*held_out, *strange], [*said, *more]))
-        chosen = choose(judged, threshold=threshold)
-        with self.stage("measuring tolerances", None):
+        pool = choose(judged, surety, cases=POOL)
+        with self.stage("measuring tolerances", len(pool)) as advance:
             folder = self.scratch / "twin"
             folder.mkdir()
             self.target.save(artifact.head.attach(quantized), folder, self.profile, fused=False)
             self._write(folder, parameters, precision)
-            twin = load_model(folder, profile=self.profile, golden=False)
-            twins = answer_all(twin, [j.row for j in chosen], lambda _: None)
-        allowed = tolerance([j.answer for j in chosen], twins)
-        golden = render(chosen, twins, threshold=threshold, allowed=allowed)
+            model = load_model(folder, profile=self.profile, golden=False)
+            twins = list(map(Twin, pool, answer_all(model, [j.row for j in pool], advance)))
+        allowed = tolerance(twins)
+        golden = golden_file(twins, surety, allowed=allowed)
         bundle_hash = self._write(
             artifact.folder, parameters, precision, golden=golden, allowed=allowed
         )

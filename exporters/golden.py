@@ -1,13 +1,13 @@
 """Chooses the golden cases, and measures how far a device may be from them.
 
 A device differs from this machine in the order of float additions; dynamic int8 then rounds
-some activation the other way. How much that moves an answer is measured here, on a twin of the
-graph: the same weights, not fused, so every sum is made by other kernels.
+some activations the other way. How far that moves an answer is measured here, on a twin of the
+graph: the same weights, not fused, so that other kernels make every sum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Final
@@ -15,20 +15,22 @@ from typing import Final
 from edgeslm.contract.golden import GoldenCase, GoldenExpectation, GoldenRequest
 from edgeslm.contract.manifest import Tolerance
 from edgeslm.ports import Answer
-from exporters.data import Row
+from exporters.data import ANOMALY, MAX_TEXT, Row
 
-CASES: Final = 48  # of the 32 to 64 that a device replays in about a tenth of a second
-_PER_SIDE: Final = 4  # nearest to the threshold, from either side; and surest beyond it
-_UNSURE: Final = 0.5  # confidence up to which another label may be as likely
+POOL: Final = 160
+"""Cases that the twin answers too, and of which the golden file takes the surest."""
+CASES: Final = 48
+"""In the golden file: a device replays them in about a tenth of a second."""
+UNIT: Final = Tolerance(score=1.0, confidence=1.0, verified="none")
+_BORDERLINE: Final = 4  # kept although a device may judge them otherwise: their scores must hold
 _FLOOR: Final = 1e-4  # float32 through six layers, without any int8 rounding
-_SAFETY: Final = 3.0  # times the worst difference seen: a device's kernels are others again
+_SAFETY: Final = 2.0  # times the worst difference seen: a device's kernels are others again
 _DIGITS: Final = 6
-_MAX_TEXT: Final = 65_536  # characters; see contract/golden.py
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A row and what the artifact said of it."""
+    """A row and what the artifact says of it."""
 
     row: Row
     answer: Answer
@@ -36,8 +38,25 @@ class Judged:
     @property
     def flagged(self) -> bool:
         """Beyond the threshold: rejected, or an anomaly."""
-        said = self.answer.accepted
-        return self.answer.label == "anomaly" if said is None else not said
+        accepted = self.answer.accepted
+        return self.answer.label == ANOMALY if accepted is None else not accepted
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """A candidate for the golden file, with what the twin says of it."""
+
+    judged: Judged
+    answer: Answer
+
+    def agrees(self) -> bool:
+        """Whether label and verdict are the same."""
+        one, other = self.judged.answer, self.answer
+        return (one.label, one.accepted) == (other.label, other.accepted)
+
+
+Surety = Callable[[Answer, Tolerance], float]
+"""`exporters.recipes.base.Recipe.surety` of one bundle."""
 
 
 def strange_rows(rows: Sequence[Row]) -> Iterator[Row]:
@@ -48,38 +67,35 @@ def strange_rows(rows: Sequence[Row]) -> Iterator[Row]:
     few = rows[:CASES]
     for row, other in zip(few, reversed(few), strict=True):
         for text in (row.text, row.text[::-1], f"{row.text} {other.text}"):
-            yield Row(text[:_MAX_TEXT], row.label, row.source, row.time, row.key)
+            yield Row(text[:MAX_TEXT], row.label, row.source, row.time, row.key)
 
 
-def choose(judged: Sequence[Judged], *, threshold: float) -> list[Judged]:
-    """Return up to `CASES` of different texts: both sides of the threshold, then label by label.
+def choose(judged: Sequence[Judged], surety: Surety, *, cases: int) -> list[Judged]:
+    """Return up to `cases` of different texts: both sides of the threshold, then label by label.
 
     The order of preference is fixed, so the same answers give the same cases.
     """
     distinct = list({(j.row.text, j.row.source): j for j in reversed(judged)}.values())[::-1]
-    passed = [j for j in distinct if not j.flagged]
-    flagged = [j for j in distinct if j.flagged]
-    sides = [
-        *sorted(passed, key=lambda j: abs(j.answer.score - threshold))[:_PER_SIDE],
-        *sorted(flagged, key=lambda j: abs(j.answer.score - threshold))[:_PER_SIDE],
-        *sorted(flagged, key=lambda j: -j.answer.confidence)[:_PER_SIDE],
-    ]
+    by_surety = sorted(distinct, key=lambda j: surety(j.answer, UNIT))
+    per_side = cases // 12
+    passed = [j for j in by_surety if not j.flagged][:per_side]
+    flagged = [j for j in by_surety if j.flagged]
     by_label: dict[tuple[bool, str], list[Judged]] = {}
     for j in distinct:
         by_label.setdefault((j.flagged, j.answer.label), []).append(j)
     rounds = zip_longest(*(by_label[key] for key in sorted(by_label)))
     dealt = (j for turn in rounds for j in turn if j is not None)
     chosen: dict[int, Judged] = {}
-    for j in chain(sides, dealt):
-        if len(chosen) == CASES:
+    for j in chain(passed, flagged[:per_side], flagged[::-1][:per_side], dealt):
+        if len(chosen) == cases:
             break
         chosen.setdefault(id(j), j)
     return list(chosen.values())
 
 
-def tolerance(answers: Sequence[Answer], twins: Sequence[Answer]) -> Tolerance:
+def tolerance(pool: Sequence[Twin]) -> Tolerance:
     """Return what a device may differ by, from what the twin differs by."""
-    pairs = list(zip(answers, twins, strict=True))
+    pairs = [(twin.judged.answer, twin.answer) for twin in pool]
     score = max(abs(a.score - b.score) for a, b in pairs)
     confidence = max(abs(a.confidence - b.confidence) for a, b in pairs)
     return Tolerance(
@@ -87,37 +103,38 @@ def tolerance(answers: Sequence[Answer], twins: Sequence[Answer]) -> Tolerance:
     )
 
 
+def golden_file(pool: Sequence[Twin], surety: Surety, *, allowed: Tolerance) -> bytes:
+    """Return the golden file: a case a line, most of them sure, some at the threshold."""
+    sure: list[Judged] = []
+    borderline: list[Judged] = []
+    for twin in pool:
+        answer = twin.judged.answer
+        is_sure = twin.agrees() and surety(answer, allowed) > 1
+        (sure if is_sure else borderline).append(twin.judged)
+    chosen = choose(sure, surety, cases=CASES - min(_BORDERLINE, len(borderline)))
+    near = choose(borderline, surety, cases=CASES - len(chosen))
+    lines = [_line(j, near=False) for j in chosen] + [_line(j, near=True) for j in near]
+    return "".join(lines).encode("utf-8")
+
+
+def _line(judged: Judged, *, near: bool) -> str:
+    row, answer = judged.row, judged.answer
+    case = GoldenCase(
+        request=GoldenRequest(text=row.text, source=row.source, time=row.time, key=row.key),
+        expect=GoldenExpectation(
+            label=answer.label,
+            accepted=answer.accepted,
+            score=_rounded(answer.score),
+            confidence=_rounded(answer.confidence),
+            p_value=None if answer.p_value is None else _rounded(answer.p_value),
+        ),
+        near_threshold=near,
+    )
+    return case.model_dump_json(exclude_none=True) + "\n"
+
+
 def _allowed(worst: float) -> float:
     return float(f"{max(_FLOOR, _SAFETY * worst):.2g}")
-
-
-def render(
-    chosen: Sequence[Judged], twins: Sequence[Answer], *, threshold: float, allowed: Tolerance
-) -> bytes:
-    """Return the golden file: one case per line."""
-    lines = []
-    for case, twin in zip(chosen, twins, strict=True):
-        row, answer = case.row, case.answer
-        # Within what may differ, the verdict or the best label may be another.
-        unsure = answer.accepted is not None and answer.confidence <= _UNSURE + allowed.confidence
-        near = (
-            unsure
-            or abs(answer.score - threshold) <= allowed.score
-            or (answer.label, answer.accepted) != (twin.label, twin.accepted)
-        )
-        golden = GoldenCase(
-            request=GoldenRequest(text=row.text, source=row.source, time=row.time, key=row.key),
-            expect=GoldenExpectation(
-                label=answer.label,
-                accepted=answer.accepted,
-                score=_rounded(answer.score),
-                confidence=_rounded(answer.confidence),
-                p_value=None if answer.p_value is None else _rounded(answer.p_value),
-            ),
-            near_threshold=near,
-        )
-        lines.append(golden.model_dump_json() + "\n")
-    return "".join(lines).encode("utf-8")
 
 
 def _rounded(value: float) -> float:

@@ -161,18 +161,28 @@ def _fit_linear(x: Floats, y: NDArray[np.int64], labels: int, strength: float) -
 
 
 def _temperature(logits: NDArray[np.float64], y: NDArray[np.int64]) -> float:
-    """Return the divisor in [0.05, 20] under which `logits` explain `y` best."""
+    """Return the divisor in [0.01, 100] under which `logits` explain `y` best."""
     found = minimize_scalar(
         lambda log_t: _surprise(logits / np.exp(log_t), y),
-        bounds=(np.log(0.05), np.log(20.0)),
+        bounds=(np.log(0.01), np.log(100.0)),
         method="bounded",
     )
     return float(np.exp(found.x))
 
 
 def _surprise(logits: NDArray[np.float64], y: NDArray[np.int64]) -> float:
-    """Mean negative log-likelihood of `y`, in nats."""
-    return float((logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]).mean())
+    """Mean cross-entropy to `y`, in nats, as if one more text in n + 2 were of another label.
+
+    Without that, labels that are told apart without a fault would make every answer certain.
+
+    Source:
+        Platt 1999, "Probabilistic outputs for support vector machines", section 2.2.
+    """
+    n, labels = logits.shape
+    right = logits[np.arange(n), y]
+    wrong = (logits.sum(axis=1) - right) / (labels - 1)
+    other = 1 / (n + 2)
+    return float((logsumexp(logits, axis=1) - (1 - other) * right - other * wrong).mean())
 
 
 def _thin(ascending: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from edgeslm.contract.manifest import Tolerance
 from edgeslm.core import template
 from edgeslm.ports import Answer
-from edgeslm.tasks.anomaly import Parameters
 from exporters.data import ANOMALY, DataError, Row, Split, check_anomaly, last_fifth, read_rows
 from exporters.heads import anomaly
 from exporters.heads.base import Advance, Embed, FittedHead
@@ -93,13 +93,11 @@ def losses(
     return lost
 
 
-def threshold(parameters: bytes) -> float:
-    """See `exporters.recipes.base.Recipe.threshold`: the fused score whose p is the budget."""
-    settings = Parameters.model_validate_json(parameters)
-    tail = settings.fused.tail()
-    low, high = settings.fused.scores[0], settings.fused.scores[-1] + 1000 * settings.fused.decay
-    budget = float(np.log(settings.alarm_budget))
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if tail.log_p_value(middle) > budget else (low, middle)
-    return high
+def surety(answer: Answer, parameters: bytes, allowed: Tolerance) -> float:
+    """See `exporters.recipes.base.Recipe.surety`.
+
+    Confidence is 1 - exp(-d) at d nats of p from the alarm line, and a nat of score moves p by
+    about one.
+    """
+    del parameters
+    return answer.confidence / max(allowed.confidence, allowed.score)

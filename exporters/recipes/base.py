@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
+from edgeslm.contract.manifest import Tolerance
 from edgeslm.ports import Answer
 from exporters.data import Row, Split
 from exporters.heads.base import Advance, Embed, FittedHead
@@ -49,5 +50,8 @@ class Recipe(Protocol):
     ) -> Mapping[str, float]:
         """Return what the artifact lost, in points, by name: what the quality gate compares."""
 
-    def threshold(self, parameters: bytes) -> float:
-        """Return the score at which the verdict changes; it grows with the score."""
+    def surety(self, answer: Answer, parameters: bytes, allowed: Tolerance) -> float:
+        """Return how far from another label or verdict `answer` is, in units of `allowed`.
+
+        At 1 or less a device that differs by what is allowed may say something else.
+        """

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from sklearn.metrics import f1_score, roc_auc_score
 
+from edgeslm.contract.manifest import Tolerance
 from edgeslm.ports import Answer
 from edgeslm.tasks.intent import IntentParameters
 from exporters.data import OUT_OF_SCOPE, DataError, Row, Split, check_intent, read_rows, spread
@@ -87,9 +88,12 @@ def losses(
     return {"accuracy": float(reference[0]["accuracy"] or 0) - float(artifact[0]["accuracy"] or 0)}
 
 
-def threshold(parameters: bytes) -> float:
-    """See `exporters.recipes.base.Recipe.threshold`."""
-    return IntentParameters.model_validate_json(parameters).threshold
+def surety(answer: Answer, parameters: bytes, allowed: Tolerance) -> float:
+    """See `exporters.recipes.base.Recipe.surety`."""
+    threshold = IntentParameters.model_validate_json(parameters).threshold
+    to_verdict = abs(answer.score - threshold) / allowed.score
+    # Up to one half, another label may be as likely.
+    return min(to_verdict, (answer.confidence - 0.5) / allowed.confidence)
 
 
 def _calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
