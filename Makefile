@@ -56,7 +56,7 @@ docs: venv ## regenerate the documents that come from the code
 	@$(BIN)/python docs/generate.py
 
 bench: venv mosquitto ## measure everything and fill the README's table; ARGS="--data DIR"
-	@$(BIN)/python -m benchmarks $(ARGS)
+	@$(BIN)/python -m benchmarks --all --write README.md $(ARGS)
 
 FUZZ_SECONDS ?= 300
 fuzz: venv ## fuzz every parser for FUZZ_SECONDS, shared among them
