@@ -17,7 +17,6 @@ from typing import Any, Final
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from edgeslm.core import calibration
 from edgeslm.core.detector import Detector, Repertoire
@@ -26,7 +25,7 @@ from edgeslm.core.template import Split, canonical, number, readable, split
 from edgeslm.errors import RejectedError
 from edgeslm.tasks.anomaly import DISTANCE
 from exporters.data import Row
-from exporters.heads.base import Advance, Embed
+from exporters.heads.base import Advance, Embed, Tail
 
 FOLDS: Final = 10
 MAX_REFERENCES: Final = 1024
@@ -60,39 +59,14 @@ class AnomalyHead:
     """[references, dim], rows of length 1."""
 
     def attach(self, encoder: onnx.ModelProto) -> onnx.ModelProto:
-        """Return `encoder` with mean pooling, cosine and distance; output `distance` [batch]."""
-        model = onnx.ModelProto()
-        model.CopyFrom(encoder)
-        graph = model.graph
-        hidden = graph.output[0].name
-        constants = {
-            "head/references": np.ascontiguousarray(self.references.T),
-            "head/tokens_axis": np.array([1], np.int64),
-            "head/last_axis": np.array([-1], np.int64),
-            "head/tiny": np.array(1e-9, np.float32),
-            "head/one": np.array(1.0, np.float32),
-        }
-        graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in constants.items())
-
-        def node(op: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
-            name = f"head/{output}"
-            full = DISTANCE if output == DISTANCE else name
-            graph.node.append(helper.make_node(op, inputs, [full], name=name, **attributes))
-
-        node("Cast", ["attention_mask"], "mask", to=TensorProto.FLOAT)
-        node("Unsqueeze", ["head/mask", "head/last_axis"], "mask3")
-        node("Mul", [hidden, "head/mask3"], "kept")
-        # The mean's divisor cancels in the normalisation, so the sum is enough.
-        node("ReduceSum", ["head/kept", "head/tokens_axis"], "sum", keepdims=0)
-        node("ReduceL2", ["head/sum", "head/last_axis"], "length", keepdims=1)
-        node("Max", ["head/length", "head/tiny"], "safe_length")
-        node("Div", ["head/sum", "head/safe_length"], "embedding")
-        node("MatMul", ["head/embedding", "head/references"], "cosines")
-        node("ReduceMax", ["head/cosines", "head/last_axis"], "nearest", keepdims=0)
-        node("Sub", ["head/one", "head/nearest"], DISTANCE)
-        del graph.output[:]
-        graph.output.append(helper.make_tensor_value_info(DISTANCE, TensorProto.FLOAT, ["batch"]))
-        return model
+        """Return `encoder` with pooling, cosines and their distance; output `distance` [batch]."""
+        tail = Tail(encoder)
+        references = tail.constant("references", self.references.T)
+        cosines = tail.node("MatMul", [tail.pool(), references], "cosines")
+        last = tail.constant("references_axis", np.array([1]))
+        nearest = tail.node("ReduceMax", [cosines, last], "nearest", keepdims=0)
+        one = tail.constant("one", np.array(1, np.float32))
+        return tail.finish({DISTANCE: (tail.node("Sub", [one, nearest], "far"), ("batch",))})
 
 
 def fit(

@@ -1,0 +1,157 @@
+"""The anomaly task: parameters are hostile until parsed, answers are finite for any text."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeslm.core.template import MAX_CHARS
+from edgeslm.errors import InvalidFileError
+from edgeslm.ports import Request
+from edgeslm.tasks.anomaly import Anomaly, load
+
+HISTORY = {
+    "values": [70.0, 71.0, 72.0], "counts": [100, 200, 300], "once": 0, "others": 0,
+    "effective": 300.0, "scale": 0.8,
+}  # fmt: skip
+TAIL = {"scores": [0.0], "log_p": [0.0], "log_p_above": [-5.7], "decay": 1.0}
+REPERTOIRE = {"lines": 300, "once": 0, "templates": [0], "histories": {"0": [HISTORY]}}
+PARAMETERS: dict[str, Any] = {
+    "alarm_budget": 0.01, "calibration_lines": 300, "templates": ["motor temp=¤ C"],
+    "everyone": REPERTOIRE, "sources": {"": REPERTOIRE},
+    "text": TAIL, "number": {**TAIL, "scores": [0.0, 3.0], "log_p": [0.0, -5.0],
+    "log_p_above": [-0.1, -5.7]}, "fused": {**TAIL, "scores": [-0.1]},
+}  # fmt: skip
+
+
+def encoded(parameters: dict[str, Any]) -> bytes:
+    return json.dumps(parameters).encode()
+
+
+TASK = load(encoded(PARAMETERS))
+
+
+def changed(path: str, value: Any) -> bytes:
+    """PARAMETERS with one field, by dotted path, replaced."""
+    parameters = copy.deepcopy(PARAMETERS)
+    *parents, last = path.split(".")
+    place: Any = parameters
+    for name in parents:
+        place = place[int(name)] if isinstance(place, list) else place[name]
+    place[last] = value
+    return encoded(parameters)
+
+
+@pytest.mark.parametrize(
+    ("raw", "names"),
+    [
+        (b"", "JSON"),
+        (b"\xff\xfe", "JSON"),
+        (b"[1]", "object"),
+        (b"{}", "templates"),
+        (changed("alarm_budget", 0), "alarm_budget"),
+        (changed("alarm_budget", "0.01"), "alarm_budget"),
+        (changed("surprise", 1), "surprise: unknown key"),
+        (changed("templates", []), "templates"),
+        (changed("templates", ["two ¤ slots ¤"]), "one per slot"),
+        (changed("everyone.templates", [0, 1]), "not there"),
+        (changed("everyone.templates", [-1]), "everyone.templates"),
+        (changed("everyone.histories", {}), "every template with slots"),
+        (changed("everyone.histories", {"7": [HISTORY]}), "that is there"),
+        (changed("everyone.histories", {"x": [HISTORY]}), "everyone.histories"),
+        (changed("everyone.lines", 0), "everyone.lines"),
+        (changed("everyone.histories.0", [{**HISTORY, "values": [2.0, 1.0, 3.0]}]), "ascend"),
+        (changed("everyone.histories.0", [{**HISTORY, "counts": [1, 1, 3]}]), "ascend"),
+        (changed("everyone.histories.0", [{**HISTORY, "counts": [1]}]), "length"),
+        (changed("everyone.histories.0", [{**HISTORY, "scale": 0.0}]), "scale"),
+        (changed("everyone.histories.0", [{**HISTORY, "effective": -1.0}]), "effective"),
+        (encoded(PARAMETERS).replace(b"72.0", b"1e999"), "values"),
+        (encoded(PARAMETERS).replace(b"72.0", b"NaN"), "values"),
+        (changed("text.scores", []), "text.scores"),
+        (changed("text.scores", [0.0, 1.0]), "length"),
+        (changed("text.decay", 0.0), "text.decay"),
+        (changed("text.log_p", [0.5]), "text.log_p"),
+        (changed("number.log_p", [-5.0, 0.0]), "never rise"),
+    ],
+)
+def test_parameters_that_are_none_are_refused_by_name(raw: bytes, names: str) -> None:
+    with pytest.raises(InvalidFileError, match=names) as caught:
+        load(raw)
+    assert "edgeslm-export anomaly" in str(caught.value)
+
+
+@given(st.binary(max_size=60))
+def test_garbage_raises_only_the_typed_error(raw: bytes) -> None:
+    with pytest.raises(InvalidFileError):
+        load(raw)
+
+
+def answered(task: Anomaly, text: str, distance: float = 0.5, source: str = "") -> Any:
+    prepared = task.prepare(Request(text, source))
+    return task.finish(prepared, {"distance": np.array(distance, np.float32)}, truncated=False)
+
+
+@given(st.text(st.characters(), max_size=80), st.floats(), st.text(max_size=4))
+def test_every_text_distance_and_source_gets_finite_fields(
+    text: str, distance: float, source: str
+) -> None:
+    with np.errstate(over="ignore"):
+        got = answered(TASK, text, distance, source)
+    assert got.label in {"normal", "anomaly"}
+    assert 0 < got.p_value <= 1
+    assert (got.label == "anomaly") == (got.p_value <= 0.01)
+    assert 0 <= got.confidence <= 1
+    assert math.isfinite(got.score)
+    assert got.source_known == (source == "")
+    assert all(0 < p <= 1 for p in got.channels.values())
+    assert set(got.channels) == {"text", "number"}
+
+
+@given(st.floats())
+def test_every_number_in_a_known_template_gets_a_finite_score(value: float) -> None:
+    got = answered(TASK, f"motor temp={value!r} C")
+    assert math.isfinite(got.score)
+    assert got.channels["text"] == 1
+    if not 70 <= value <= 72:  # NaN too
+        assert got.label == "anomaly"
+
+
+def test_the_key_of_the_cache_is_the_masked_template_and_it_is_bounded() -> None:
+    one, two = (TASK.prepare(Request(f"motor temp={t} C")) for t in ("72.4", "-1e5"))
+    assert one.model_text == two.model_text == "motor temp=0 C"
+    assert len(TASK.prepare(Request("a b " * 100_000)).model_text or "") <= MAX_CHARS + 1
+
+
+def test_quotes_in_explanations_are_bounded() -> None:
+    long = "9" * 3000
+    (cause,) = answered(TASK, f"motor temp={long} C").explanation
+    assert len(cause["value"]) <= 80
+    (cause,) = answered(TASK, "x" * 3000).explanation
+    assert len(cause["token"]) <= 80
+
+
+def test_confidence_is_none_at_the_alarm_line_and_grows_away_from_it() -> None:
+    answers = [answered(TASK, f"motor temp={t} C") for t in (71, 74, 100, 1e9)]
+    assert answers[0].label == "normal"
+    assert answers[0].confidence == pytest.approx(0.99)
+    alarms = [a.confidence for a in answers if a.label == "anomaly"]
+    assert alarms == sorted(alarms)
+    assert alarms[-1] > 0.99
+
+
+def test_truncation_is_passed_on() -> None:
+    prepared = TASK.prepare(Request("motor temp=71.0 C"))
+    assert TASK.finish(prepared, {"distance": np.array(0, np.float32)}, truncated=True).truncated
+
+
+@pytest.mark.parametrize("outputs", [None, {}, {"logits": np.zeros(3, np.float32)}])
+def test_a_graph_of_another_task_is_a_clear_fault(outputs: Any) -> None:
+    with pytest.raises(ValueError, match="no output 'distance'"):
+        TASK.finish(TASK.prepare(Request("x")), outputs, truncated=False)
