@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import resource
 from pathlib import Path
 
@@ -11,13 +12,43 @@ from pathlib import Path
 def trim() -> None:
     """Give memory that loading left behind back to the system; call once everything is loaded.
 
-    What is loaded stays, so the collector need not walk it again. Costs a few milliseconds.
+    What is loaded stays, so the collector need not walk it again. Freed heap goes back, and so
+    do the pages of libraries: much of their code ran for the last time. What is still needed comes
+    back from the page cache, in milliseconds altogether. Costs about 20 ms.
     """
     gc.collect()
     gc.freeze()
-    trim_heap = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    libc = ctypes.CDLL(None)
+    trim_heap = getattr(libc, "malloc_trim", None)
     if trim_heap is not None:  # glibc's alone
         trim_heap(0)
+    for start, end in clean_libraries(_smaps()):
+        # Advice: where the system will not take it, nothing is lost.
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+
+
+def clean_libraries(smaps: str) -> list[tuple[int, int]]:
+    """Return the address ranges [start, end) of library pages that equal their file.
+
+    Only shared libraries: they are never unmapped, so that the addresses still mean the same when
+    they are used. Only what cannot be written and was not (relocated data was): else it would be
+    lost.
+
+    Args:
+        smaps: the text of /proc/PID/smaps.
+    """
+    found = []
+    span, candidate = (0, 0), False
+    for line in smaps.splitlines():
+        name, *rest = line.split(maxsplit=5)
+        if not name.endswith(":"):  # a mapping: "start-end perms offset device inode path"
+            start, _, end = name.partition("-")
+            span = (int(start, 16), int(end, 16))
+            path = rest[4] if len(rest) > 4 else ""  # noqa: PLR2004
+            candidate = "w" not in rest[0] and ".so" in path.rpartition("/")[2]
+        elif name == "Anonymous:" and candidate and rest[0] == "0":
+            found.append(span)
+    return found
 
 
 def pss_mb(pid: int | str = "self") -> float:
@@ -42,3 +73,10 @@ def rss_mb() -> float:
     """
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
     return pages * resource.getpagesize() / 2**20
+
+
+def _smaps() -> str:
+    try:
+        return Path("/proc/self/smaps").read_text("utf-8", "replace")
+    except OSError:  # there is no /proc
+        return ""

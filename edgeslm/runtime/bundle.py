@@ -194,7 +194,7 @@ def read_report(bundle: Bundle, name: str) -> dict[str, object] | None:
     Raises:
         BundleInvalidError: it is not a JSON object.
     """
-    file = bundle.path.absolute().parent / f"{name}.json"
+    file = Path(os.path.realpath(bundle.path)).parent / f"{name}.json"
     try:
         with file.open("rb") as opened:
             raw = opened.read(MAX_MANIFEST_BYTES + 1)

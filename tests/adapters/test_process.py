@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.adapters.process import pss_mb, trim
+from edgeslm.adapters.process import clean_libraries, pss_mb, rss_mb, trim
 
 
 def test_measures_this_process() -> None:
@@ -26,5 +26,40 @@ def test_trim_spares_the_collector_what_was_loaded() -> None:
     try:
         trim()
         assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+
+
+SMAPS = """\
+1000-3000 r-xp 00000000 fe:00 12 /usr/lib/libc.so.6
+Rss: 8 kB
+Anonymous: 0 kB
+VmFlags: rd ex mr mw me
+3000-4000 r--p 00000000 fe:00 12 /usr/lib/libc.so.6
+Anonymous: 4 kB
+4000-5000 rw-p 00000000 fe:00 12 /usr/lib/libc.so.6
+Anonymous: 0 kB
+5000-6000 r--p 00000000 fe:00 13 /srv/model.onnx.data
+Anonymous: 0 kB
+6000-7000 r--p 00000000 00:00 0
+Anonymous: 0 kB
+7000-9000 r--p 00000000 fe:00 14 /a b/x.abi3.so (deleted)
+Anonymous: 0 kB
+"""
+
+
+def test_gives_back_only_library_pages_that_nobody_can_have_written() -> None:
+    assert clean_libraries(SMAPS) == [(0x1000, 0x3000), (0x7000, 0x9000)]
+    assert clean_libraries("") == []
+
+
+def test_trim_gives_memory_back_and_everything_still_works() -> None:
+    import onnxruntime  # noqa: PLC0415 -- a large library, loaded and then idle
+
+    before = rss_mb()
+    try:
+        trim()
+        assert rss_mb() < before - 5
+        assert onnxruntime.get_available_providers()
     finally:
         gc.unfreeze()
