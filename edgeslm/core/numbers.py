@@ -80,6 +80,9 @@ class Slot:
         self.varies = len(history.values) > 1 or history.others > 0
         self._values = history.values
         self._no_number = min(LIMIT, math.log((total + 2) / (history.others + 1)))
+        # A sensor that always gave numbers and now gives none is as far out as can be.
+        if not history.others and effective >= SATURATION:
+            self._no_number = LIMIT
         # Nothing is known of a slot that mostly holds names, or held nothing.
         if n == 0 or history.others > n:
             self._no_number = 0.0

@@ -118,6 +118,11 @@ def test_a_slot_of_names_is_never_scored() -> None:
     assert s.surprise(math.nan) == s.surprise(1e9) == 0
 
 
+def test_no_number_where_there_always_was_one_is_as_far_out_as_can_be() -> None:
+    s = slot([70 + 0.1 * (n * 7 % 13) for n in range(150)])
+    assert s.surprise(math.nan) == s.surprise(1e308) == LIMIT
+
+
 def test_no_number_where_one_in_ten_is_none_is_no_surprise() -> None:
     s = slot(([math.nan] + [5.0] * 9) * 30)
     assert s.surprise(math.nan) < 3
