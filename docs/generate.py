@@ -23,6 +23,7 @@ from edgeslm.contract.manifest import Manifest
 from edgeslm.contract.messages import ADAPTERS
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.contract.settings import AgentSettings
+from edgeslm.contract.vocabulary import BROKER_ERRORS, DROPS, EVENTS, INPUT_ERRORS
 
 DOCS: Final = Path(__file__).resolve().parent
 ROOT: Final = DOCS.parent
@@ -129,7 +130,7 @@ def _heading(table: _tables.Table) -> str:
 
 
 def error_page(errors: list[_errors.ErrorClass]) -> str:
-    """Return the list of error codes."""
+    """Return the list of error codes and the other words that payloads use."""
     lines = [
         "# Error codes",
         "",
@@ -139,10 +140,36 @@ def error_page(errors: list[_errors.ErrorClass]) -> str:
         "and events. They are stable: a program may compare them. What comes before the code is",
         "for people, names the file or field at fault, and never quotes the text of an input.",
         "",
+        "## Of results",
+        "",
+        "Why an input was not answered. It is acknowledged all the same.",
+        "",
+        *_tables.rows("Code", "Meaning", of=_words(INPUT_ERRORS)),
+        "",
+        "## Of commands, bundles, settings and the agent",
+        "",
     ]
     of = [(f"`{e.code}`", e.meaning, str(e.exit_status), f"`{e.module}.{e.name}`") for e in errors]
-    lines += _tables.rows("Code", "Meaning", "Exit status", "Class", of=of)
-    return "\n".join([*lines, ""])
+    of += [(code, meaning, "", "") for code, meaning in _words(BROKER_ERRORS)]
+    lines += [
+        *_tables.rows("Code", "Meaning", "Exit status", "Class", of=sorted(of)),
+        "",
+        "## Reasons in `drops`",
+        "",
+        "A state counts messages that are not answered, and answers that nobody takes.",
+        "",
+        *_tables.rows("Reason", "Meaning", of=_words(DROPS)),
+        "",
+        "## Events",
+        "",
+        *_tables.rows("Event", "Meaning", of=_words(EVENTS)),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _words(table: dict[str, str]) -> list[tuple[str, str]]:
+    return [(f"`{word}`", meaning) for word, meaning in table.items()]
 
 
 def exit_page(errors: list[_errors.ErrorClass]) -> str:

@@ -10,18 +10,6 @@ from typing import Final, NamedTuple
 from edgeslm.contract.settings import Route
 from edgeslm.ports import Received, Request
 
-# Every error code that a result may carry, and what the publisher can do about it.
-INPUT_ERRORS: Final = {
-    "input.too_long": "The payload is longer than the route's max_bytes: raise it, or cut.",
-    "input.encoding": "The payload is not text in the route's encoding.",
-    "input.empty": "There is no text: the payload, or the field, is empty or white space.",
-    "input.not_json": "The route has pointers, and the payload is not JSON.",
-    "input.field_missing": "The payload's JSON has nothing at the route's text pointer.",
-    "input.field_type": "A field has a type that cannot be what the route says it is.",
-    "input.poison": "Handling this message ended the process three times; it is not tried again.",
-    "inference.failed": "The model could not answer this text.",
-    "internal": "A fault of ours; the log has the details.",
-}
 MAX_ID: Final = 512  # characters of a publisher's own id
 _ABSENT: Final = object()
 

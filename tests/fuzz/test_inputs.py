@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from edgeslm.agent.reading import INPUT_ERRORS, MAX_ID, read
+from edgeslm.agent.reading import MAX_ID, read
 from edgeslm.contract.settings import Route
+from edgeslm.contract.vocabulary import INPUT_ERRORS
 from edgeslm.ports import Received
 from edgeslm.runtime.stream import split_lines
 from exporters.data import parse_csv, parse_json_lines

@@ -1,0 +1,44 @@
+"""Words in payloads that a program may compare; docs/error-codes.md lists them.
+
+Codes of error classes are with their classes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# In a result: what the publisher can do about an input that was not answered.
+INPUT_ERRORS: Final = {
+    "input.too_long": "The payload is longer than the route's max_bytes: raise it, or cut.",
+    "input.encoding": "The payload is not text in the route's encoding.",
+    "input.empty": "There is no text: the payload, or the field, is empty or white space.",
+    "input.not_json": "The route has pointers, and the payload is not JSON.",
+    "input.field_missing": "The payload's JSON has nothing at the route's text pointer.",
+    "input.field_type": "A field has a type that cannot be what the route says it is.",
+    "input.poison": "Handling this message ended the process three times; it is not tried again.",
+    "inference.failed": "The model could not answer this text.",
+    "internal": "A fault of ours; the log has the details.",
+}
+# In an event: what a broker would not do.
+BROKER_ERRORS: Final = {
+    "input.refused": "The input broker does not let this device subscribe to a route's topic.",
+    "uplink.refused": "The uplink broker does not take results on this device's topics.",
+}
+# In a state's `drops`: messages that are not answered, or answers that nobody takes.
+DROPS: Final = {
+    "own_topic": "An input came on this device's own topics: answering it would never end.",
+    "no_route": "An input came that no route asks for: a session kept an old subscription.",
+    "retained_again": "A retained input that has been answered before.",
+    "result_refused": "A result that the uplink broker refuses for good.",
+    "event": "An event, while too many others waited for the uplink.",
+}
+# In an event.
+EVENTS: Final = {
+    "model_loaded": "A model serves; `detail.version` says which.",
+    "model_failed": "A model cannot serve; `error` says why. The others go on.",
+    "reloaded": "Settings were read again; `detail.restart_needed` names what waits for a restart.",
+    "reload_failed": "The new settings cannot be used; the old ones stay. `error` says why.",
+    "subscription_refused": "See input.refused; `error.message` names the topic.",
+    "result_refused": "See uplink.refused; told once, then counted in `drops`.",
+    "outbox_blocked": "The outbox cannot be written; acknowledgements wait. `error` says why.",
+}

@@ -1,0 +1,49 @@
+"""Words that the code puts into payloads are the documented ones, and the other way round."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from edgeslm.contract.vocabulary import BROKER_ERRORS, DROPS, EVENTS, INPUT_ERRORS
+
+ROOT = Path(__file__).parents[2]
+TREES = [ast.parse(path.read_bytes()) for path in sorted((ROOT / "edgeslm").rglob("*.py"))]
+CALLS = {"_event", "_trouble", "_on_trouble"}
+
+
+def words(node: ast.AST) -> set[str]:
+    found = (n.value for n in ast.walk(node) if isinstance(n, ast.Constant))
+    return {value for value in found if isinstance(value, str)}
+
+
+WORDS = [words(tree) for tree in TREES]
+
+
+def arguments(place: int) -> set[str]:
+    """Return the literals given in `place` to the agent's calls that send events."""
+    calls = (node for tree in TREES for node in ast.walk(tree) if isinstance(node, ast.Call))
+    ours = (c for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr in CALLS)
+    given = (call.args[place] for call in ours if len(call.args) > place)
+    return {word for node in given if isinstance(node, ast.Constant) for word in words(node)}
+
+
+def test_events_are_documented() -> None:
+    assert arguments(0) == set(EVENTS)
+
+
+def test_codes_of_brokers_are_documented() -> None:
+    assert arguments(1) == set(BROKER_ERRORS)
+
+
+def test_reasons_of_drops_are_documented() -> None:
+    subscripts = (n for tree in TREES for n in ast.walk(tree) if isinstance(n, ast.Subscript))
+    drops = (s for s in subscripts if ast.unparse(s.value).endswith("drops"))
+    assert {word for s in drops for word in words(s.slice)} == set(DROPS)
+
+
+@pytest.mark.parametrize("code", INPUT_ERRORS)
+def test_a_code_of_results_is_used_somewhere(code: str) -> None:
+    assert sum(code in used for used in WORDS) > 1  # one of them is the list
