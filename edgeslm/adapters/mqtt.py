@@ -30,6 +30,8 @@ from edgeslm.core.backoff import full_jitter
 from edgeslm.ports import Arrived, Confirmed, Down, Publication, Received, Sink, Subscribed, Up
 
 TICK_S: Final = 1.0
+RATE: Final = 2000.0  # a second; when more packets come, they are read together
+GATHER_S: Final = 0.0005  # in bursts so far apart
 BASE_S: Final = 0.25  # first retry within twice it
 CAP_S: Final = 30.0
 STEADY_S: Final = 10.0  # a connection that lived so long ends the backoff
@@ -215,7 +217,7 @@ class _Connection(Generic[P]):
         client, link = self._client, self._link
         now = time.monotonic()
         give_up = now + CONNECT_TIMEOUT_S
-        tick = now
+        tick = read_at = now
         while (sock := client.socket()) is not None:
             if now >= tick:
                 tick = now + TICK_S
@@ -236,7 +238,11 @@ class _Connection(Generic[P]):
                 client.received_at = now
                 client.loop_read()
                 client.rearm()
+                count = len(client.arrived) + len(client.confirmed)
                 self._tell()
+                if count > RATE * (now - read_at):
+                    time.sleep(GATHER_S)
+                read_at = now
 
     def _watch(self, fd: int, now: float) -> bool:
         """Poll `fd` for what is wanted now; return whether bytes are waiting already."""

@@ -398,12 +398,13 @@ class Agent:
         for slot in self._slots.values():
             slot.session.link.pause()
         until = self._clock.monotonic() + DRAIN_S
-        while self._clock.monotonic() < until and (
-            self._dispatcher.running or not self._forwarder.idle
-        ):
-            self._turn()
-            self._bell.wait(min(self._next(), until) - self._clock.monotonic())
         self._turn()
+        while self._dispatcher.running or not self._forwarder.idle:
+            left_s = min(self._next(), until) - self._clock.monotonic()
+            if self._clock.monotonic() >= until:
+                break
+            self._bell.wait(left_s)
+            self._turn()
         self._forwarder.flush(now=self._clock.monotonic())
         links = [slot.session.link for slot in self._slots.values()]
         for slot in self._slots.values():

@@ -20,6 +20,7 @@ from edgeslm.runtime.result import answered, refused
 
 log = Log(__name__)
 QUIET_S: Final = 10.0  # between two log lines about faults of ours
+GATHER_S: Final = 0.001  # quick answers are handed over together for so long
 
 
 class Model(Protocol):
@@ -200,10 +201,14 @@ class Pool:
 
     def _run(self, index: int) -> None:
         get, respond, finished, wake = self._jobs.get, self._respond, self._done, self._wake
-        since, now = self._since, time.monotonic
+        since, now, empty = self._since, time.monotonic, self._jobs.empty
+        rung = 0.0
         while (job := get()) is not None:
-            since[index] = now()
+            begun = since[index] = now()
             respond(job)
             finished.append(job)
             since[index] = None
-            wake()
+            # Under load one hand-over for several quick answers; a slow one is handed over at once.
+            if empty() or begun - rung > GATHER_S:
+                wake()
+                rung = begun

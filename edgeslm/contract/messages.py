@@ -11,6 +11,7 @@ import json
 from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from pydantic_core import PydanticSerializationError, to_json
 from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
 
 from edgeslm.contract.base import SCHEMA_VERSION
@@ -164,7 +165,14 @@ def encode(message: Result | Status | State | Event) -> bytes:
     Raises:
         ValueError: a number is not finite (a fault of ours: JSON has no NaN).
     """
-    # A lone surrogate (from a JSON escape in the input) has no UTF-8 form.
+    try:
+        payload = to_json(message)  # five times as fast as `json`
+    except PydanticSerializationError:
+        pass  # a lone surrogate (from a JSON escape in the input), which has no UTF-8 form
+    else:
+        if b"NaN" not in payload and b"Infinity" not in payload:
+            return payload
+        # Either a text has that word, or a number is not finite: `json` tells them apart.
     return _ENCODER.encode(message).encode("utf-8", "replace")
 
 
