@@ -194,7 +194,11 @@ class LiveView:
         for outcome in list(self._alarms)[:rows]:
             mark, style = _LOOK[outcome.verdict]
             truth = truth_of(outcome)
-            why = cause_of(outcome.result) if outcome.verdict != "missed" else "no alarm"
+            why = (
+                cause_of(outcome.result, outcome.message.text)
+                if outcome.verdict != "missed"
+                else "no alarm"
+            )
             cells: list[RenderableType] = [
                 Text(mark, style),
                 Text(outcome.message.source, "cyan"),

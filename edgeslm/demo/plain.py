@@ -39,7 +39,7 @@ class PlainView:
     def outcome(self, outcome: Outcome) -> None:
         if self._lines and outcome.verdict in _STRIKING:
             message = outcome.message
-            why = truth_of(outcome) or cause_of(outcome.result)
+            why = truth_of(outcome) or cause_of(outcome.result, outcome.message.text)
             self._lines.write(f"{outcome.verdict}: {message.source}: {message.text} ({why})\n")
 
     def refresh(self) -> None:

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
+import re
+from itertools import chain
+from typing import Final
+
 from edgeslm.contract.messages import Cause, ModelState, Result
+from edgeslm.core.template import MARK, split
 from edgeslm.demo.faults import TITLES
 from edgeslm.demo.tally import Outcome, Summary, Tally
 
+_WORD: Final = re.compile(r"[^\W\d_]\w*")
 
-def cause_of(result: Result) -> str:
-    """What made the lowest channel low, as the agent explained it."""
+
+def cause_of(result: Result, text: str) -> str:
+    """What made the lowest channel of `text` low, as the agent explained it."""
     if "error" in result:
         return result["error"]["message"]
     if causes := result.get("explanation"):
-        return say(causes[0])
+        return say(causes[0], text)
     channels = result.get("channels", {})
     return f"{min(channels, key=lambda c: channels[c])} channel" if channels else "not explained"
 
 
-def say(cause: Cause) -> str:
-    """One cause in a few words."""
+def say(cause: Cause, text: str) -> str:
+    """One cause in a few words; `text` is the line it is about."""
     if "token" in cause:
         return f'never seen: "{cause["token"]}"'
     if "value" in cause:
+        name = name_of_slot(text, cause.get("slot", 0))
         seen = f", seen {cause['expected']}" if "expected" in cause else ""
-        return f"number {cause.get('slot', 0) + 1} is {cause['value']}{seen}"
+        return f"{name} {cause['value']}{seen}"
     return f"unlike any {cause['channel']} seen"
+
+
+def name_of_slot(text: str, slot: int) -> str:
+    """The word before the number at index `slot` of `text`, which a result does not carry."""
+    template, slots = split(text)
+    parts = template.split(MARK)
+    before = "".join(chain(*zip(parts, [*slots[:slot], ""], strict=False)))
+    words = _WORD.findall(before) if slot < len(slots) else []
+    return words[-1] if words else f"number {slot + 1}:"
 
 
 def truth_of(outcome: Outcome) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import cache
 from itertools import islice, pairwise
 
 import pytest
@@ -25,10 +26,12 @@ def said(seed: str, n: int, *, faults: float = 0.03, orders: float = 0.1) -> lis
     return list(islice(play(factory, START), n))
 
 
+@cache
 def normal(n: int) -> list[Message]:
     return said("t", n, faults=0, orders=0)
 
 
+@cache
 def texts(seed: str, n: int) -> list[Message]:
     return [m for m in said(seed, n) if m.order is None]
 
@@ -57,11 +60,11 @@ def test_ids_are_unique_and_time_goes_on() -> None:
 
 
 def test_training_holds_no_fault_and_no_order() -> None:
-    assert all(m.fault is None and m.order is None for m in normal(3000))
+    assert all(m.fault is None and m.order is None for m in normal(20_000))
 
 
 def test_every_machine_says_every_line_in_training() -> None:
-    messages = normal(8000)
+    messages = normal(20_000)
     counts = Counter((m.source, words(m.text)) for m in messages)
     for machine in MACHINES:
         patterns = {key for key in counts if key[0] == machine.name}
@@ -70,7 +73,7 @@ def test_every_machine_says_every_line_in_training() -> None:
 
 
 def test_every_kind_of_fault_comes_about_equally_often() -> None:
-    counts = Counter(m.fault.kind for m in said("a", 6000) if m.fault)
+    counts = Counter(m.fault.kind for m in texts("a", 8000) if m.fault)
     assert set(counts) == set(KINDS)
     assert max(counts.values()) - min(counts.values()) <= 1
 

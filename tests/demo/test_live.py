@@ -59,7 +59,7 @@ def test_it_shows_figures_machines_and_causes() -> None:
     text = "\n".join(screen(80, 24, messages=2000))
     for what in ("2,000 of 2,000", "12.3 / 12.3", "123 MB", "press-1", "agv-2", "faults caught"):
         assert what in text
-    assert "number 4 is 1234.5, seen 100.25 to 120.75" in text
+    assert "number 4: 1234.5, seen 100.25 to 120.75" in text
 
 
 def test_a_wide_screen_shows_the_lines_that_alarmed() -> None:

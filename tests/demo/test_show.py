@@ -127,7 +127,7 @@ def result(**fields: object) -> Result:
     [
         (
             {"explanation": [{"channel": "number", "slot": 1, "value": "9", "expected": "1 to 2"}]},
-            "number 2 is 9, seen 1 to 2",
+            "vib 9, seen 1 to 2",
         ),
         ({"explanation": [{"channel": "text", "token": "not ok"}]}, 'never seen: "not ok"'),
         ({"explanation": [{"channel": "text"}]}, "unlike any text seen"),
@@ -137,7 +137,21 @@ def result(**fields: object) -> Result:
     ],
 )
 def test_causes_in_words(fields: dict[str, object], said: str) -> None:
-    assert words.cause_of(result(**fields)) == said
+    assert words.cause_of(result(**fields), "t=5 C vib=9 mm/s 7") == said
+
+
+@pytest.mark.parametrize(
+    ("text", "slot", "name"),
+    [
+        ("zone1=165.0 C zone2=182.0 C", 1, "zone1"),
+        ("zone1=165.0 C zone2=182.0 C", 3, "zone2"),
+        ("p=7.1 bar T=83.0 C", 1, "T"),
+        ("1.5 2.5", 1, "number 2:"),
+        ("no number", 3, "number 4:"),
+    ],
+)
+def test_numbers_are_named_by_the_word_before_them(text: str, slot: int, name: str) -> None:
+    assert words.name_of_slot(text, slot) == name
 
 
 def test_a_pipe_gets_a_line_every_five_seconds() -> None:
