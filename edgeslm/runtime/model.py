@@ -202,16 +202,19 @@ def _problem(graph: Artifact, provider: Provider, device: Device) -> str | None:
     if missing := provider.problem():
         return missing
     have = provider.runtime()
-    if runtime is not None and f"{have}.".startswith(f"{runtime}.") is False:
+    if runtime is not None and not f"{have}.".startswith(f"{runtime}."):
         return f"needs runtime {runtime}, this is {have}"
     return None
 
 
 def _first_row(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the batch axis; read-only, since the cache hands the same arrays to every caller."""
+    """Drop the batch axis; read-only, since the cache hands the same arrays to every caller.
+
+    Copies: a view would keep the whole output, and an object more, for each entry of the cache.
+    """
     rows = {}
     for name, value in outputs.items():
-        row = value[0, ...]
+        row = value[0, ...].copy()
         row.setflags(write=False)
         rows[name] = row
     return rows

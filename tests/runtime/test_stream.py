@@ -6,6 +6,7 @@ import os
 import random
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -55,6 +56,18 @@ def test_a_long_line_is_cut_and_the_next_is_whole(*, raw: bytes, too_long: bool,
     first, second = lines_of(chunks, max_bytes=10)
     assert (first.too_long, len(first.data)) == (too_long, 10)
     assert second == Line(2, b"next")
+
+
+def test_a_line_without_end_takes_no_more_memory_than_its_start() -> None:
+    chunk = b"x" * 65_536
+    tracemalloc.start()
+    try:
+        [[line]] = split_lines((chunk for _ in range(1000)), max_bytes=1000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (line.too_long, len(line.data)) == (True, 1000)
+    assert peak < 10 * len(chunk)
 
 
 @given(st.lists(st.sampled_from([b"a", b"bc\n", b"\n", b"\r\n", b"\xff" * 9])), st.data())
