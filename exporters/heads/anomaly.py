@@ -9,6 +9,7 @@ shuffled folds would leak. Final statistics are fitted on all lines.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeslm.core import calibration
-from edgeslm.core.detector import Detector, Repertoire
+from edgeslm.core.detector import SOURCE, Detector, Repertoire
 from edgeslm.core.numbers import History, history, pooled
 from edgeslm.core.template import Split, canonical, number, readable, split
 from edgeslm.errors import RejectedError
@@ -30,6 +31,9 @@ from exporters.heads.base import Advance, Embed, Tail
 FOLDS: Final = 10
 MAX_REFERENCES: Final = 1024
 """Most reference templates in the graph, the most frequent first: 1.5 MB at 384 dimensions."""
+LEFT_OUT: Final = math.log(FOLDS / (FOLDS - 1))
+"""Nats by which something never seen surprises more once all lines are counted, and not nine
+tenths: without it, lines that tie at the top of calibration would all rise above it."""
 BATCH: Final = 32
 FEW: Final = 20
 """Lines below which a source's own history of a template gives way to the pooled one."""
@@ -169,7 +173,8 @@ def _cross_fitted(
         for i in held_out:
             line = lines[i]
             scores = detector.scores(line.parts, line.source, distance.get(line.template, 0.0))
-            text[i], number_[i] = scores.text, scores.number
+            text[i] = scores.text + SOURCE * LEFT_OUT if scores.text else 0.0
+            number_[i] = scores.number + LEFT_OUT if scores.number else 0.0
     return text, number_
 
 

@@ -11,7 +11,7 @@ from edgeslm.core.novelty import UNSEEN, Vocabulary
 from edgeslm.core.numbers import history
 from edgeslm.core.template import split
 
-TEMPLATES = ["valve ¤ opened", "door ¤ closed", "robot started by operator", "oven temp=¤ F"]
+TEMPLATES = ["Valve ¤ opened", "door ¤ closed", "robot started by operator", "oven temp=¤ F"]
 
 
 def repertoire(*templates: int, lines: int, once: int, level: float = 5.0) -> Repertoire:

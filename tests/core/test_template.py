@@ -6,7 +6,7 @@ import math
 import time
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgeslm.core.template import MARK, MAX_CHARS, canonical, join, number, readable, split, tokens
@@ -29,7 +29,10 @@ def test_template_and_slots_give_the_text_back(text: str) -> None:
     assert len(parts.slots) == parts.template.count(MARK)
 
 
+@settings(max_examples=300)
 @given(TEXTS)
+@example("5nan")
+@example("5/a/b")
 def test_a_template_is_its_own_template(text: str) -> None:
     template = split(text).template
     assert split(template).template == template
@@ -75,6 +78,8 @@ def _finite(value: float) -> bool:
         ("t=-1,234,567", "t=¤", [-1234567.0]),
         ("t=72,4 C", "t=¤,¤ C", [72.0, 4.0]),
         ("t=0,123 C", "t=¤,¤ C", [0.0, 123.0]),
+        ("10,200,30", "¤,¤,¤", [10.0, 200.0, 30.0]),
+        ("1,2345", "¤,¤", [1.0, 2345.0]),
         ("1,2,3", "¤,¤,¤", [1.0, 2.0, 3.0]),
         ("t=nan C", "t=¤ C", [math.nan]),
         ("t=-inf C", "t=¤ C", [math.nan]),

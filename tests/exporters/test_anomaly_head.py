@@ -119,6 +119,18 @@ def test_new_normal_lines_keep_the_budget() -> None:
     assert alarms < 0.02 * len(lines)
 
 
+def test_calibration_has_seen_new_lines_where_normal_traffic_brings_them() -> None:
+    """Scored by statistics that knew them, a tenth of new normal lines would all alarm."""
+
+    def said(i: int) -> str:
+        return "".join(chr(97 + i // 26**k % 26) for k in range(3)) if i % 10 == 0 else "pump ready"
+
+    head = fitted([Row(said(i)) for i in range(1000)])
+    task = load(head.parameters)
+    new = [answer(task, head, said(i)) for i in range(2000, 3000, 10)]
+    assert sum(a.label == "anomaly" for a in new) < 40
+
+
 def test_a_model_without_sources_knows_the_empty_one() -> None:
     head = fitted([Row(f"motor temp={70 + i % 5} C") for i in range(120)])
     assert answer(load(head.parameters), head, "motor temp=72 C").source_known is True
