@@ -21,5 +21,11 @@ fi
 
 echo "edgeslm: $why: installing $* with apt-get" >&2
 apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq)
-"${apt[@]}" update </dev/null >&2
-"${apt[@]}" install --yes --no-install-recommends "$@" </dev/null >&2
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! { "${apt[@]}" update && "${apt[@]}" install --yes --no-install-recommends "$@"; } \
+  </dev/null >"$log" 2>&1; then
+  cat "$log" >&2
+  echo "edgeslm: apt-get could not install $*" >&2
+  exit 1
+fi
