@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import onnx
+from threadpoolctl import threadpool_limits
 
 from edgeslm.contract.manifest import BaseModelInfo, Tolerance
 from edgeslm.contract.profile import DeviceProfile
@@ -108,7 +109,9 @@ def export(job: Job, stage: Stage) -> dict[str, Any]:
         base_model=BaseModelInfo(source=source.name, sha256=encoder.weights_sha256),
         max_tokens=_max_tokens(job, profile, encoder),
     )
-    with _beside(job.out) as scratch:
+    # One thread of linear algebra: the same sums on any machine, and several cores shared with
+    # others make it slower, not faster.
+    with _beside(job.out) as scratch, threadpool_limits(limits=1):
         work = _Work(job, profile, recipe, target, split, encoder, identity, scratch, stage)
         report = work.run()
         _replace(scratch / "out", job.out)
