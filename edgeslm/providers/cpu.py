@@ -18,12 +18,7 @@ def problem() -> str | None:
 
 def options() -> SessionOptions:
     """One thread per inference: several callers on one session beat several threads in one."""
-    return SessionOptions(
-        provider="cpu",
-        ep=_EP,
-        # Callers of one session would spin against each other for the same cores.
-        config={"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"},
-    )
+    return SessionOptions(provider="cpu", ep=_EP)
 
 
 def runtime() -> str:
