@@ -1,0 +1,270 @@
+"""No result is lost, none overtakes another, none is acknowledged before it is safe."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from edgeslm.core.delivery import NO_PROPERTIES, Lane, Parcel, Row, Ticket, Uplink
+
+
+@given(st.permutations(range(8)), st.permutations(range(8)))
+def test_whatever_the_order_of_workers_and_broker_the_lane_keeps_arrival_order(
+    answered: list[int], settled: list[int]
+) -> None:
+    lane: Lane[Ticket] = Lane()
+    tickets = [Ticket() for _ in range(8)]
+    for ticket in tickets:
+        lane.arrive(ticket)
+    left: list[Ticket] = []
+    for i in answered:
+        tickets[i].answered = True
+        left += lane.leave()
+        assert left == tickets[: len(left)]
+        assert all(t.answered for t in left)
+    assert left == tickets
+    done: list[Ticket] = []
+    for i in settled:
+        tickets[i].settled = True
+        done += lane.acknowledge()
+        assert done == tickets[: len(done)]
+        assert all(t.settled for t in done)
+        assert len(lane) == 8 - len(done)
+    assert done == tickets
+
+
+def test_nothing_is_acknowledged_before_its_result_has_left() -> None:
+    lane: Lane[Ticket] = Lane()
+    ticket = Ticket()
+    lane.arrive(ticket)
+    ticket.settled = True  # as a dropped input, which has no result
+    assert lane.acknowledge() == []
+    ticket.answered = True
+    assert lane.leave() == [ticket]
+    assert lane.acknowledge() == [ticket]
+
+
+class Delivery(RuleBasedStateMachine):
+    """An `Uplink` with a disk of a few rows and a link that may go at any moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.made: list[Parcel] = []  # every result, in order of leaving
+        self.tickets: list[Ticket] = []
+        self.disk: dict[int, Row] = {}
+        self.last_row = 0
+        self.wire: list[Parcel] = []  # sent and not confirmed on this connection
+        self.received: list[bytes] = []  # by the broker, in order, duplicates included
+        self.acked: set[bytes] = set()
+        self.room = 0
+
+    @initialize(window=st.integers(1, 6), room=st.integers(0, 8), batch=st.integers(1, 4))
+    def begin(self, window: int, room: int, batch: int) -> None:
+        self.room = room
+        self.window = window
+        self.uplink = Uplink(
+            window=window, ack_timeout_s=5, rows=0, batch=batch, batch_wait_s=0.2, retry_s=1
+        )
+
+    @rule(count=st.integers(1, 5))
+    def results_leave(self, count: int) -> None:
+        parcels = []
+        for _ in range(count):
+            ticket = Ticket()
+            payload = str(len(self.made)).encode()
+            parcels.append(Parcel("t", payload, self.now, ticket))
+            self.made.append(parcels[-1])
+            self.tickets.append(ticket)
+        self.uplink.offer(parcels)
+
+    @rule(seconds=st.sampled_from([0.01, 0.1, 0.3, 1.0, 6.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @precondition(lambda self: not self.uplink.connected)
+    @rule()
+    def link_comes_up(self) -> None:
+        self.uplink.up()
+
+    @precondition(lambda self: self.uplink.connected)
+    @rule(reached=st.integers(0, 6))
+    def link_goes_down(self, reached: int) -> None:
+        del reached
+        self.uplink.down()
+        self.wire.clear()
+
+    @rule(count=st.integers(1, 6))
+    def broker_confirms(self, count: int) -> None:
+        done, self.wire = self.wire[:count], self.wire[count:]
+        self.acked |= {p.payload for p in done}
+        self.uplink.confirmed(done, now=self.now)
+
+    @rule(room=st.integers(0, 8))
+    def disk_changes(self, room: int) -> None:
+        self.room = room
+
+    @rule()
+    def pump(self) -> None:
+        uplink = self.uplink
+        if ids := uplink.to_remove(now=self.now):
+            for row in ids:
+                assert self.disk[row][2] in self.acked  # only what the broker has
+                del self.disk[row]
+            uplink.removed()
+        while (wanted := uplink.to_fetch()) is not None:
+            limit, after = wanted
+            assert limit > 0
+            rows = [r for i, r in sorted(self.disk.items()) if i > after][:limit]
+            assert rows
+            uplink.fetched(rows, now=self.now)
+            self.send()
+        self.send()
+        while parcels := uplink.to_commit(now=self.now):
+            free = max(0, self.room - len(self.disk))
+            part = parcels[:free]
+            if not part:
+                uplink.refused(now=self.now)
+                break
+            ids = list(range(self.last_row + 1, self.last_row + 1 + len(part)))
+            self.last_row += len(part)
+            for i, p in zip(ids, part, strict=True):
+                self.disk[i] = (i, p.topic, p.payload, NO_PROPERTIES)
+            uplink.committed(part, ids)
+
+    def send(self) -> None:
+        parcels = self.uplink.to_send()
+        self.wire += parcels
+        assert len(self.wire) <= self.window
+        self.received += [p.payload for p in parcels]
+
+    @invariant()
+    def only_what_is_safe_is_settled(self) -> None:
+        on_disk = {row[2] for row in self.disk.values()}
+        for parcel, ticket in zip(self.made, self.tickets, strict=True):
+            if ticket.settled:
+                assert parcel.payload in self.acked | on_disk
+
+    @invariant()
+    def first_sendings_are_in_order(self) -> None:
+        firsts = list(dict.fromkeys(self.received))
+        assert firsts == [str(i).encode() for i in range(len(firsts))]
+
+    @invariant()
+    def the_count_of_rows_is_right(self) -> None:
+        if hasattr(self, "uplink"):
+            assert self.uplink.rows == len(self.disk)
+
+    def teardown(self) -> None:
+        """Everything arrives once the link stays up, whatever the disk does."""
+        if not hasattr(self, "uplink"):
+            return
+        if not self.uplink.connected:
+            self.uplink.up()
+        for _ in range(4 * len(self.made) + 20):
+            self.pump()
+            self.broker_confirms(100)
+            self.now += 0.3
+        assert self.acked == {p.payload for p in self.made}
+        assert all(t.settled for t in self.tickets)
+        assert not self.disk
+        assert self.uplink.idle
+        assert self.uplink.due_at() is None
+
+
+TestDelivery = Delivery.TestCase
+TestDelivery.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def uplink(**settings: float) -> Uplink:
+    return Uplink(window=int(settings.get("window", 100)), ack_timeout_s=5, rows=0, batch=4)
+
+
+def parcels(count: int, *, born: float = 0.0) -> list[Parcel]:
+    return [Parcel("t", b"%d" % i, born, Ticket()) for i in range(count)]
+
+
+def test_a_link_that_confirms_in_time_never_costs_a_write() -> None:
+    up = uplink()
+    up.up()
+    for i in range(50):
+        made = parcels(3, born=float(i))
+        up.offer(made)
+        assert up.to_send() == made
+        assert up.to_commit(now=i + 0.5) == []
+        up.confirmed(made, now=i + 0.5)
+        assert all(p.ticket is not None and p.ticket.settled for p in made)
+    assert up.rows == 0
+
+
+def test_without_a_link_results_are_written_in_batches_or_after_200_ms() -> None:
+    up = uplink()
+    made = parcels(5)
+    up.offer(made)
+    assert up.to_commit(now=0.01) == made[:4]
+    up.committed(made[:4], [1, 2, 3, 4])
+    assert up.to_commit(now=0.19) == []
+    assert up.due_at() == pytest.approx(0.2)
+    assert up.to_commit(now=0.21) == made[4:]
+
+
+def test_what_is_not_confirmed_in_time_is_written_but_not_sent_twice() -> None:
+    up = uplink()
+    up.up()
+    made = parcels(2)
+    up.offer(made)
+    up.to_send()
+    assert up.to_commit(now=4.9) == []
+    assert up.to_commit(now=5.1) == made
+    tickets = [p.ticket for p in made]
+    up.committed(made, [1, 2])
+    assert all(t is not None and t.settled for t in tickets)
+    assert up.to_send() == []
+    assert up.to_fetch() is None
+    up.confirmed(made, now=6)
+    assert up.to_remove(now=7) == [1, 2]
+
+
+def test_what_was_in_flight_when_the_link_went_is_sent_again_first() -> None:
+    up = uplink(window=3)
+    up.up()
+    made = parcels(5)
+    up.offer(made)
+    assert up.to_send() == made[:3]
+    up.confirmed(made[:1], now=0)
+    up.down()
+    up.confirmed(made[1:2], now=0)  # too late: it speaks of the old connection
+    up.up()
+    assert up.to_send() == made[1:4]
+
+
+def test_while_rows_wait_writing_is_at_most_half_of_sending() -> None:
+    up = Uplink(window=4, ack_timeout_s=1000, rows=1000, batch=4)
+    up.up()
+    disk = 1000
+    sent = written = 0
+    row = 1000
+    cursor = 0
+    for turn in range(2000):
+        now = turn * 0.3
+        up.offer(parcels(8, born=now))
+        if up.to_remove(now=now):
+            up.removed()
+        if (wanted := up.to_fetch()) is not None:
+            rows = [(i, "t", b"", NO_PROPERTIES) for i in range(cursor + 1, row + 1)][: wanted[0]]
+            cursor = rows[-1][0]
+            up.fetched(rows, now=now)
+        out = up.to_send()
+        sent += len(out)
+        up.confirmed(out, now=now)
+        while batch := up.to_commit(now=now):
+            up.committed(batch, range(row + 1, row + 1 + len(batch)))
+            row += len(batch)
+            written += len(batch)
+        disk = up.rows
+        if disk == 0:
+            break
+    assert disk == 0
+    assert 0 < written <= sent / 2 + 8
