@@ -40,11 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.list:
         _list()
         return 0
-    if bool(args.name) == args.all:
-        parser.error("name one figure, or --all")
+    if bool(args.names) == args.all:
+        parser.error("name a figure, or --all")
+    if unknown := sorted(set(args.names) - set(BY_NAME)):
+        parser.error(f"no figure {unknown[0]!r}; --list names them")
     if args.write and (args.quick or not args.all):
         parser.error("--write takes the figures of --all, and not those of --quick")
-    names = [args.name] if args.name else [spec.name for spec in SPECS]
+    names = list(dict.fromkeys(args.names)) or [spec.name for spec in SPECS]
     figures = measure(names, data=cases_folder(args.data), quick=args.quick)
     if args.write:
         table.write(args.write, figures)
@@ -104,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", nargs="?", choices=[*BY_NAME], metavar="NAME", help="see --list")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a figure of --list")
     parser.add_argument("--list", action="store_true", help="name the figures and their bounds")
     parser.add_argument("--all", action="store_true", help="measure every figure")
     parser.add_argument("--json", action="store_true", help="one JSON object a figure, one a line")

@@ -18,7 +18,7 @@ from benchmarks.figures import Measured
 from benchmarks.rivals.bare import Bare
 from benchmarks.setup import Setup
 from benchmarks.stats import once, paired
-from edgeslm.demo.bundles import weights_folder
+from edgeslm.demo.bundles import WEIGHTS_PACKAGE
 from exporters.heads.base import embedder
 from exporters.sources import open_source
 from exporters.sources.base import read_encoder
@@ -60,7 +60,7 @@ def int8(setup: Setup) -> dict[str, Measured]:
 def _fp32(folder: Path) -> Path:
     """Export the encoder anew, with the pooling that heads begin with."""
     folder.mkdir()
-    open_source(str(weights_folder()), tokenizer=None).export(folder)
+    open_source(f"package:{WEIGHTS_PACKAGE}", tokenizer=None).export(folder)
     encoder = read_encoder(folder)
     file = folder / "fp32.onnx"
     onnx.save(embedder(encoder.model, encoder.dim), file)
