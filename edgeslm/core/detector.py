@@ -52,8 +52,8 @@ class Scores(NamedTuple):
     """Surprise of the numbers, nats, 0 <= number <= `numbers.LIMIT`; 0 for a new template."""
     line: Line | None
     """The histories that the numbers were held against, if there are any."""
-    new: bool
-    """Whether the template itself is new, and not just new to its source."""
+    unseen: str
+    """What is new: a word, a pair of words, or a template that its source never used."""
 
 
 class _Source:
@@ -80,7 +80,7 @@ class Detector:
     def __init__(
         self, templates: Sequence[str], everyone: Repertoire, sources: Mapping[str, Repertoire]
     ) -> None:
-        self.vocabulary = Vocabulary(templates)
+        self._vocabulary = Vocabulary(templates)
         self._everyone = _Source(everyone)
         self._sources = {name: _Source(repertoire) for name, repertoire in sources.items()}
 
@@ -99,11 +99,11 @@ class Detector:
         """
         template, slots = parts
         speaker = self._sources.get(source, self._everyone)
-        index, words = self.vocabulary.look(template)
+        index, words, unseen = self._vocabulary.look(template)
         if index is None:
-            return Scores(words + DISTANCE * distance + speaker.novelty, 0.0, None, new=True)
+            return Scores(words + DISTANCE * distance + speaker.novelty, 0.0, None, unseen)
         text = 0.0 if index in speaker.templates else speaker.novelty
         if not slots:
-            return Scores(text, 0.0, None, new=False)
+            return Scores(text, 0.0, None, unseen)
         line = speaker.lines.get(index) or self._everyone.lines[index]
-        return Scores(text, line.score(slots), line, new=False)
+        return Scores(text, line.score(slots), line, unseen)

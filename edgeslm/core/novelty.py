@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 from edgeslm.core.template import canonical, tokens
 
@@ -15,6 +15,18 @@ WORDS: Final = 0.4
 PAIRS: Final = 0.4
 CACHED: Final = 4096
 """New templates whose novelty is kept, so that a line that repeats is looked at once."""
+
+
+class Look(NamedTuple):
+    """What a vocabulary knows of one template."""
+
+    place: int | None
+    """Index of the known template that it is; None if it is new."""
+    words: float
+    """How new its words are, in [0, 1]: 0 for a known template, and at least `UNSEEN` for a new
+    one, however familiar they are."""
+    unseen: str
+    """First new word, else the first new pair of neighbours, else the template itself."""
 
 
 class Vocabulary:
@@ -27,44 +39,31 @@ class Vocabulary:
     """
 
     def __init__(self, templates: Iterable[str]) -> None:
-        self._exact: dict[str, int] = {}
-        self._canonical: dict[str, int] = {}
+        self._exact: dict[str, Look] = {}
+        self._canonical: dict[str, Look] = {}
         self._words: set[str] = set()
         self._pairs: set[tuple[str, str]] = set()
         for i, template in enumerate(templates):
-            self._exact[template] = i
             plain = canonical(template)
-            self._canonical[plain] = i
+            self._exact[template] = self._canonical[plain] = Look(i, 0.0, template)
             words = ["", *tokens(plain), ""]
             self._words.update(words)
             self._pairs.update(pairwise(words))
         self._look = lru_cache(maxsize=CACHED)(self._look_closely)
 
-    def look(self, template: str) -> tuple[int | None, float]:
-        """Return the index of `template` (None: new) and how new its words are, in [0, 1].
+    def look(self, template: str) -> Look:
+        """Return what is known of `template`."""
+        return self._exact.get(template) or self._look(template)
 
-        Known templates are 0; new ones at least 0.2, however familiar their words.
-        """
-        known = self._exact.get(template)
-        return self._look(template) if known is None else (known, 0.0)
-
-    def _look_closely(self, template: str) -> tuple[int | None, float]:
+    def _look_closely(self, template: str) -> Look:
         plain = canonical(template)
-        if (known := self._canonical.get(plain)) is not None:
-            return known, 0.0
+        if known := self._canonical.get(plain):
+            return known
         words = ["", *tokens(plain), ""]
         pairs = list(pairwise(words))
-        new_words = sum(word not in self._words for word in words) / max(1, len(words) - 2)
-        new_pairs = sum(pair not in self._pairs for pair in pairs) / len(pairs)
-        return None, UNSEEN + WORDS * new_words + PAIRS * new_pairs
-
-    def unseen(self, template: str) -> str:
-        """Return the first word that is new in `template`, else the first pair, else all of it."""
-        words = ["", *tokens(canonical(template)), ""]
-        for word in words:
-            if word not in self._words:
-                return word
-        for a, b in pairwise(words):
-            if (a, b) not in self._pairs:
-                return f"{a} {b}".strip()
-        return template
+        new_words = [word for word in words if word not in self._words]
+        new_pairs = [pair for pair in pairs if pair not in self._pairs]
+        share = len(new_words) / max(1, len(words) - 2)
+        new = UNSEEN + WORDS * share + PAIRS * len(new_pairs) / len(pairs)
+        unseen = [*new_words, *(" ".join(pair).strip() for pair in new_pairs), template]
+        return Look(None, new, unseen[0])

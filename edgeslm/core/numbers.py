@@ -33,6 +33,9 @@ LIMIT: Final = 60.0
 """Largest surprise of one slot, nats: e^60 is still far from overflow."""
 TAIL: Final = 1.5
 """Nats per e-fold of distance beyond the range, at a history of many effective readings."""
+FAR: Final = 10.0
+"""Standard deviations beyond the range that a number counts as if it is none, or no finite one,
+where numbers always stood."""
 SATURATION: Final = 40.0
 """Effective readings from which a history is trusted in full."""
 
@@ -79,7 +82,9 @@ class Slot:
         total = n + history.others
         self.varies = len(history.values) > 1 or history.others > 0
         self._values = history.values
-        self._no_number = min(LIMIT, math.log((total + 2) / (history.others + 1)))
+        self._no_number = math.log((total + 2) / (history.others + 1))
+        if not history.others:
+            self._no_number += TAIL * min(1.0, n / SATURATION) * math.log1p(FAR)
         # A sensor that always gave numbers and now gives none is as far out as can be.
         if not history.others and effective >= SATURATION:
             self._no_number = LIMIT

@@ -190,18 +190,17 @@ class Anomaly:
             channels=verdict.channels,
             source_known=self._detector.knows(source),
             truncated=truncated,
-            explanation=(self._cause(parts, scores, verdict.channel),) if anomalous else (),
+            explanation=(_cause(parts, scores, verdict.channel),) if anomalous else (),
         )
 
-    def _cause(self, parts: Split, scores: Scores, channel: str) -> Cause:
-        """Return what made `channel` the lowest."""
-        if channel == "number" and scores.line is not None:
-            slot, expected = scores.line.worst(parts.slots)
-            value = parts.slots[slot][:LONGEST_QUOTE]
-            return {"channel": channel, "slot": slot, "value": value, "expected": expected}
-        # A template that is only new to its source is quoted whole.
-        unseen = self._detector.vocabulary.unseen(parts.template) if scores.new else parts.template
-        return {"channel": channel, "token": unseen[:LONGEST_QUOTE]}
+
+def _cause(parts: Split, scores: Scores, channel: str) -> Cause:
+    """Return what made `channel` the lowest."""
+    if channel == "number" and scores.line is not None:
+        slot, expected = scores.line.worst(parts.slots)
+        value = parts.slots[slot][:LONGEST_QUOTE]
+        return {"channel": channel, "slot": slot, "value": value, "expected": expected}
+    return {"channel": channel, "token": scores.unseen[:LONGEST_QUOTE]}
 
 
 def load(parameters: bytes) -> Anomaly:
