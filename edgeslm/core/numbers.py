@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from edgeslm.core.template import number
 
-KNOTS: Final = 256
+KNOTS: Final = 64
 """Most distinct values kept of one history."""
 LIMIT: Final = 60.0
 """Largest surprise of one slot, nats: e^60 is still far from overflow."""
