@@ -32,8 +32,15 @@ _ABSENT: Final = "none"
 # What an export's bytes may depend on, besides its arguments.
 _PINS: Final = ("numpy", "onnx", "onnxruntime", "optimum-onnx", "scikit-learn", "tokenizers",
                 "torch", "transformers", WEIGHTS_PACKAGE)  # fmt: skip
-_CODE: Final = ("exporters", "edgeslm/contract", "edgeslm/core", "edgeslm/tasks",
-                "edgeslm/runtime", "edgeslm/adapters", "edgeslm/providers")  # fmt: skip
+_CODE: Final = (
+    "exporters/**/*.py",
+    "edgeslm/contract/*.py",
+    "edgeslm/core/*.py",
+    "edgeslm/tasks/*.py",
+    "edgeslm/runtime/*.py",
+    "edgeslm/providers/*.py",
+    "edgeslm/adapters/ort.py",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +116,7 @@ def make(wanted: Wanted, cache: Path, profile: DeviceProfile, *, quiet: bool) ->
         kept.parent.mkdir(parents=True, exist_ok=True)
         # Beside its place, so that it gets there by one rename: whole or not at all.
         with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".export-") as folder:
-            _export(wanted, profile, Path(folder), quiet=quiet)
+            _export(wanted, profile, Path(folder), cache, quiet=quiet)
             _settle(Path(folder), kept)
         _forget_old(kept.parent, wanted.name)
     except OSError as err:
@@ -142,7 +149,9 @@ def check_exporter() -> None:
         raise MissingExtraError(msg)
 
 
-def _export(wanted: Wanted, profile: DeviceProfile, folder: Path, *, quiet: bool) -> None:
+def _export(
+    wanted: Wanted, profile: DeviceProfile, folder: Path, cache: Path, *, quiet: bool
+) -> None:
     data = folder / "train.jsonl"
     data.write_bytes(wanted.data)
     evaluation = folder / "eval.jsonl"
@@ -154,7 +163,9 @@ def _export(wanted: Wanted, profile: DeviceProfile, folder: Path, *, quiet: bool
         *("--out", str(folder / "out"), *wanted.options),
         *(("--eval", str(evaluation)) if wanted.evaluation else ()),
     ]
-    done = _run(argv, folder, quiet=quiet)
+    # Its scratch files are in our folder: gone with it, even if the exporter is killed.
+    surroundings = {"EDGESLM_CACHE": str(cache.absolute()), "TMPDIR": str(folder)}
+    done = _run(argv, clean_environment() | surroundings, quiet=quiet)
     if done.returncode:
         why = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] if quiet else []
         what = why[0] if why else f"it ended with status {done.returncode}"
@@ -162,13 +173,15 @@ def _export(wanted: Wanted, profile: DeviceProfile, folder: Path, *, quiet: bool
         raise ExportFailedError(msg)
 
 
-def _run(argv: Sequence[str], scratch: Path, *, quiet: bool) -> subprocess.CompletedProcess[bytes]:
+def _run(
+    argv: Sequence[str], environment: Mapping[str, str], *, quiet: bool
+) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(  # noqa: S603 -- our own argument list, no shell
         argv,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE if quiet else None,
-        env=clean_environment() | {"TMPDIR": str(scratch)},  # gone with us, even if killed
+        env=environment,
         check=False,
     )
 
@@ -225,7 +238,7 @@ def _installed(package: str) -> str:
 
 def _code() -> Iterable[bytes]:
     root = Path(edgeslm.__file__).parent.parent
-    for folder in _CODE:
-        for path in sorted((root / folder).rglob("*.py")):
+    for pattern in _CODE:
+        for path in sorted(root.glob(pattern)):
             yield str(path.relative_to(root)).encode()
             yield hashlib.sha256(path.read_bytes()).digest()
