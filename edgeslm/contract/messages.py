@@ -47,7 +47,7 @@ class Cause(TypedDict):
     slot: NotRequired[Annotated[int, Field(description="Index of the number in the line, from 0.")]]
     value: NotRequired[Annotated[str, Field(description="That number, as written.")]]
     expected: NotRequired[Annotated[str, Field(description="Range seen in training.")]]
-    token: NotRequired[Annotated[str, Field(description="New word, pair of words, or line for its source.")]]
+    token: NotRequired[Annotated[str, Field(description="Word, pair, or line new to its source.")]]
 
 
 @with_config(_WIRE)
