@@ -92,9 +92,9 @@ def test_any_string_gives_tokens(text: str) -> None:
 @pytest.mark.parametrize("unit", ["a", " ", "pump ", "1.1.", "/", "\U0001f600", "\0", "e\u0301"])
 def test_a_megabyte_costs_milliseconds(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
-    start = time.perf_counter()
+    start = time.process_time()
     _, truncated = TOKENIZER.encode(text)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
     assert truncated
 
 
