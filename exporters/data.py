@@ -135,7 +135,7 @@ def parse_csv(raw: bytes) -> tuple[list[Row], Problems]:
                     continue
             _take(value, number, rows, problems)
     except csv.Error as err:
-        problems.append((f"line {reader.line_num}", f"not CSV: {err}"))
+        problems.append((f"line {reader.reader.line_num}", f"not CSV: {err}"))
     return rows, problems
 
 
