@@ -85,9 +85,6 @@ class Slot:
         self._no_number = math.log((total + 2) / (history.others + 1))
         if not history.others:
             self._no_number += TAIL * min(1.0, n / SATURATION) * math.log1p(FAR)
-        # A sensor that always gave numbers and now gives none is as far out as can be.
-        if not history.others and effective >= SATURATION:
-            self._no_number = LIMIT
         # Nothing is known of a slot that mostly holds names, or held nothing.
         if n == 0 or history.others > n:
             self._no_number = 0.0
