@@ -34,8 +34,8 @@ LIMIT: Final = 60.0
 TAIL: Final = 1.5
 """Nats per e-fold of distance beyond the range, at a history of many effective readings."""
 FAR: Final = 10.0
-"""Standard deviations beyond the range that a number counts as if it is none, or no finite one,
-where numbers always stood."""
+"""Standard deviations: a slot that always held finite numbers and now holds none counts as a
+number this far beyond its range."""
 SATURATION: Final = 40.0
 """Effective readings from which a history is trusted in full."""
 
@@ -75,7 +75,7 @@ class Slot:
         "_slope",
         "_values",
         "varies",
-    )  # fmt: skip
+    )
 
     def __init__(self, history: History) -> None:
         n, effective = history.counts[-1] if history.counts else 0, history.effective

@@ -3,14 +3,14 @@
 Two channels. `text`: 0 for a template that this source used in training, else how new its words
 are, how far its embedding lies from the known ones (the graph's output `distance`), and how
 rarely this source says anything new. `number`: how surprising a line's numbers are, given the
-history of their slots in this source and template. Each
-becomes a p-value on lines that its statistics had not seen; the two are fused by weighted minimum
-and calibrated again, so `p_value <= budget` means: among normal lines, at most that share.
+history of their slots in this source and template. Each becomes a p-value on lines that its
+statistics had not seen; the two are fused by weighted minimum and calibrated again, so
+`p_value <= budget` means: among normal lines, at most that share.
 
-The model reads every template once, the known ones too, although their text score does not
-depend on it: that costs one inference a template, and then the golden file of a bundle proves the
-model on ordinary lines, and what the model says of them is there in the cache for its other
-users. Statistics are frozen: an answer is a pure function of text and source.
+The model reads every template once, the known ones too, although their scores do not depend on
+it. That costs little (realistic traffic of 36,204 lines has 1,742 templates), and it lets the
+golden file prove the model on a plant's ordinary lines. Statistics are frozen: an answer is a
+pure function of text and source.
 
 `score` is the fused score, -ln of the weighted minimum, in nats: it ranks as the p-value does,
 and goes on where that ends. `confidence` is how far a line is from the alarm line:
