@@ -21,7 +21,7 @@ from edgeslm.contract.profile import DeviceProfile
 from edgeslm.demo.errors import ExportFailedError, MissingExtraError
 from edgeslm.demo.factory import Message
 from edgeslm.demo.orders import Order
-from edgeslm.demo.processes import clean_environment
+from edgeslm.demo.processes import clean_environment, end
 from edgeslm.errors import RejectedError
 from edgeslm.runtime.bundle import open_bundle
 
@@ -165,25 +165,29 @@ def _export(
     ]
     # Its scratch files are in our folder: gone with it, even if the exporter is killed.
     surroundings = {"EDGESLM_CACHE": str(cache.absolute()), "TMPDIR": str(folder)}
-    done = _run(argv, clean_environment() | surroundings, quiet=quiet)
-    if done.returncode:
-        why = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] if quiet else []
-        what = why[0] if why else f"it ended with status {done.returncode}"
+    status, said = _run(argv, clean_environment() | surroundings, quiet=quiet)
+    if status:
+        why = said.strip().splitlines()[-1:]
+        what = why[0] if why else f"it ended with status {status}"
         msg = f"the exporter made no {wanted.task} bundle: {what}"
         raise ExportFailedError(msg)
 
 
-def _run(
-    argv: Sequence[str], environment: Mapping[str, str], *, quiet: bool
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(  # noqa: S603 -- our own argument list, no shell
+def _run(argv: Sequence[str], environment: Mapping[str, str], *, quiet: bool) -> tuple[int, str]:
+    """Return the exporter's exit status and, if it is to be quiet, what it said."""
+    with subprocess.Popen(  # noqa: S603 -- our own argument list, no shell
         argv,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE if quiet else None,
         env=environment,
-        check=False,
-    )
+    ) as process:
+        try:
+            _, said = process.communicate()
+        except KeyboardInterrupt:
+            end(process)  # which lets it tidy up
+            raise
+    return process.returncode, (said or b"").decode("utf-8", "replace")
 
 
 def _settle(folder: Path, kept: Path) -> None:

@@ -58,13 +58,8 @@ class Child:
         return self._process.poll()
 
     def stop(self) -> None:
-        """End it: politely, then not."""
-        self._process.terminate()
-        try:
-            self._process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        """End it, if it still runs."""
+        end(self._process)
 
     def last_words(self) -> str:
         """The end of its output, on one line."""
@@ -77,6 +72,16 @@ class Child:
             return float(psutil.Process(self.pid).memory_full_info().pss) / 2**20
         except (psutil.Error, AttributeError):  # ended, or not Linux
             return None
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process: politely, then not."""
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def clean_environment() -> dict[str, str]:

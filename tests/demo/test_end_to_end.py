@@ -170,3 +170,26 @@ def test_what_cannot_be_played_is_one_line_and_a_status(
     assert done.returncode == status
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_while_exporting_it_leaves_nothing(
+    scratch: dict[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    cache = tmp_path / "cache"
+    with subprocess.Popen(
+        demo("--json"), env={**scratch, "EDGESLM_CACHE": str(cache)}, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not list(cache.glob("demo/.export-*/train.jsonl")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert out == ""
+    assert err.endswith("interrupted\n")
+    assert "Traceback" not in err
+    assert [p for p in cache.rglob("*") if p.is_file()] == []
+    assert [p for p in psutil.process_iter() if runs_in(p, cache)] == []
