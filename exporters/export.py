@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import onnx
+from pydantic import TypeAdapter, ValidationError
 from threadpoolctl import threadpool_limits
 
+from edgeslm.contract.base import Name
 from edgeslm.contract.manifest import BaseModelInfo, Tolerance
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.errors import RejectedError
@@ -43,6 +45,8 @@ MEASUREMENTS: Final = "measurements.json"
 _UNKNOWN: Final = Tolerance(score=0.0, confidence=0.0, verified="none")
 _TIMED: Final = 64  # inferences of either precision, interleaved
 _DIGITS: Final = 6
+_MIN_TOKENS: Final = 4  # a manifest's bounds
+_MAX_TOKENS: Final = 8192
 _ROUNDING: Final = 1e-9  # of points that are differences of percentages
 
 
@@ -77,8 +81,14 @@ class OutputError(RejectedError):
     code = "export.output"
 
 
+class IdentityError(RejectedError):
+    """A model cannot be called so."""
+
+    code = "export.identity"
+
+
 class TooLongError(RejectedError):
-    """The model does not take as many tokens as asked for."""
+    """The model does not take as many tokens as asked for, or a bundle does not."""
 
     code = "export.max_tokens"
 
@@ -92,6 +102,7 @@ def export(job: Job, stage: Stage) -> dict[str, Any]:
         RejectedError: of many kinds, each saying what to change; nothing is left behind.
         UnavailableError: the disk refuses.
     """
+    _check_name(job.name)
     _check_out(job.out)
     profile = load_profile(job.profile)
     recipe = recipes.load(job.task)
@@ -275,6 +286,14 @@ class _Work:
         }
 
 
+def _check_name(name: str) -> None:
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        msg = f"--name {name!r}: take a-z, 0-9, '.', '_', '-', up to 64, the first a-z or 0-9"
+        raise IdentityError(msg) from None
+
+
 def _check_out(out: Path) -> None:
     """Make sure that `out` is free, or holds an earlier export.
 
@@ -323,13 +342,13 @@ def _max_tokens(job: Job, profile: DeviceProfile, encoder: Encoder) -> int:
     """Return where texts are cut.
 
     Raises:
-        TooLongError: the user asked for more than the model takes.
+        TooLongError: the user asked for more than the model takes, or for next to nothing.
     """
-    limit = encoder.max_positions
+    limit = min(_MAX_TOKENS, encoder.max_positions or _MAX_TOKENS)
     if job.max_tokens is None:
-        return min(profile.max_tokens, limit or profile.max_tokens)
-    if limit is not None and job.max_tokens > limit:
-        msg = f"--max-tokens {job.max_tokens}: the model takes {limit} at most"
+        return min(profile.max_tokens, limit)
+    if not _MIN_TOKENS <= job.max_tokens <= limit:
+        msg = f"--max-tokens {job.max_tokens}: this model takes {_MIN_TOKENS} to {limit}"
         raise TooLongError(msg)
     return job.max_tokens
 

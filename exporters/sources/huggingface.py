@@ -89,6 +89,8 @@ class HuggingFace:
 def open_source(name: str, *, tokenizer: Path | None) -> HuggingFace | None:
     """See `exporters.sources.base.SourceFactory`."""
     folder = Path(name)
+    if not name or folder.suffix.lower() == ".onnx":
+        return None
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             msg = f"{name}: holds no config.json; give a Hugging Face model folder"

@@ -24,8 +24,8 @@ class OnnxFile:
     def __init__(self, path: Path, tokenizer: Path) -> None:
         self.name = path.name
         self._path = path
-        self._tokenizer = read_tokenizer(tokenizer)
         self._model = _load(path)
+        self._tokenizer = read_tokenizer(tokenizer)
 
     def digest(self) -> bytes:
         facts = [self._tokenizer.decode("utf-8"), pins(["onnx", "tokenizers"])]

@@ -1,0 +1,205 @@
+"""`edgeslm-export` as users run it: statuses, messages, and nothing left after Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeslm.runtime.profiles import detect_profile
+from exporters import cli, export
+from exporters.quality import QualityError
+from tests.exporters.conftest import write_lines
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> object:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def args(toy_model: Path, orders: Path, tmp_path: Path) -> dict[str, str]:
+    return {
+        "--model": str(toy_model),
+        "--data": str(orders),
+        "--profile": detect_profile().name,
+        "--name": "toy",
+        "--version": "1",
+        "--out": str(tmp_path / "export"),
+    }
+
+
+def flat(args: dict[str, str], task: str = "intent") -> list[str]:
+    return [task, *(word for pair in args.items() for word in pair)]
+
+
+def test_an_export_prints_its_report_and_no_bars_into_a_pipe(
+    args: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*flat(args), "--allow-drop"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["out"] == args["--out"]
+    assert err == ""
+
+
+Change = Callable[[Path], dict[str, str]]
+REFUSALS: list[tuple[str, Change, int, str]] = [  # what, how, exit status, part of the message
+    ("no such data", lambda _: {"--data": "/nowhere"}, 65, "[data.invalid]"),
+    ("bad lines", lambda p: {"--data": write(p, "{\n")}, 65, "line 1: not JSON"),
+    ("empty data", lambda p: {"--data": write(p, "")}, 65, "holds no example"),
+    (
+        "one class",
+        lambda p: {"--data": write(p, *[labelled(t, "x") for t in "abc"])},
+        65,
+        "at least 2 are needed",
+    ),
+    (
+        "too few texts",
+        lambda p: {"--data": write(p, *[labelled(t, t[0]) for t in ("a1", "a2", "b1", "b2")])},
+        65,
+        "none can be spared",
+    ),
+    (
+        "unknown label",
+        lambda p: {"--eval": write(p, labelled("a", "unheard"))},
+        65,
+        "[data.unknown_label]",
+    ),
+    ("no such model", lambda _: {"--model": "/nowhere"}, 65, "[source.unusable]"),
+    ("no such profile", lambda _: {"--profile": "toaster"}, 78, "[profile.invalid]"),
+    (
+        "bad profile",
+        lambda p: {"--profile": write(p, "nmae = 1", name="p.toml")},
+        78,
+        "nmae: unknown key",
+    ),
+    ("bad name", lambda _: {"--name": "Not A Name"}, 65, "[export.identity]"),
+    ("no tokens", lambda _: {"--max-tokens": "3"}, 65, "[export.max_tokens]"),
+    ("too many tokens", lambda _: {"--max-tokens": "9000"}, 65, "takes 4 to 8192"),
+]
+
+
+def labelled(text: str, label: str) -> str:
+    return json.dumps({"text": text, "label": label})
+
+
+def write(folder: Path, *lines: str, name: str = "data.jsonl") -> str:
+    (folder / name).write_text("\n".join(lines))
+    return str(folder / name)
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=[r[0] for r in REFUSALS])
+def test_a_refusal_is_one_line_and_a_status(
+    args: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    refusal: tuple[str, Change, int, str],
+) -> None:
+    _, change, status, what = refusal
+    assert cli.main(flat({**args, **change(tmp_path)})) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert what in err
+    assert err.startswith("edgeslm-export: ")
+    assert err.count("\n") == 1
+    assert not Path(args["--out"]).exists()
+
+
+def test_a_budget_the_data_cannot_support_says_how_many_lines_it_needs(
+    args: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_lines(tmp_path / "few.jsonl", [{"text": f"temp pump {i} C"} for i in range(50)])
+    words = flat({**args, "--data": str(data), "--alarm-budget": "0.001"}, "anomaly")
+    assert cli.main(words) == 65
+    assert "1000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["poetry"],
+        ["intent"],
+        ["intent", "--version", "0"],
+        ["intent", "--reject-share", "2"],
+        ["intent", "--reject-share", "x"],
+        ["anomaly", "--reject-share", ".1"],
+        ["intent", "--alarm-budget", ".1"],
+    ],
+)
+def test_wrong_usage_is_said_by_the_parser(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_help_names_the_tasks_and_the_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    for word in ("intent", "anomaly", "quality.json", "exit status"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OSError(28, "No space left on device"), 75),
+        (KeyboardInterrupt(), 130),
+        (QualityError({"accuracy": 3.0}, limit=0.5, rows=9, fp32={}, artifact={}), 65),
+    ],
+)
+def test_what_stops_an_export_has_its_status(
+    args: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    status: int,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(export, "export", fail)
+    assert cli.main(flat(args)) == status
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_leaves_nothing(
+    args: dict[str, str], tmp_path: Path, own_cache: Path, number: int
+) -> None:
+    """As soon as the scratch folder is there, the process is told to stop."""
+    place = tmp_path / "place"
+    place.mkdir()
+    words = flat({**args, "--out": str(place / "export")})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "exporters.cli", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "EDGESLM_CACHE": str(own_cache)},
+    )
+    deadline = time.monotonic() + 120
+    while not any(place.iterdir()):
+        assert process.poll() is None, "ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "edgeslm-export: interrupted\n"
+    assert list(place.iterdir()) == []
