@@ -13,7 +13,6 @@ BIN := .venv/bin
 # What is installed depends on these files, and an editable install on where it lies.
 KEY := $(shell { echo "$(CURDIR)"; cat pyproject.toml packaging/constraints.txt packaging/venv.sh; } | sha256sum | cut -c 1-16)
 INSTALLED := .venv/.installed-$(KEY)
-SOURCES := edgeslm exporters benchmarks tests docs
 
 .PHONY: help venv mosquitto demo test test-slow check format docs bench fuzz clean
 

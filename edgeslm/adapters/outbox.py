@@ -123,6 +123,8 @@ def _open(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as err:
         msg = f"{path}: {err}; make the state directory writable"
         raise OutboxUnavailableError(msg) from None
+    # No page has a checksum: a flipped bit in one text must not block all the rows behind it.
+    db.text_factory = _decode
     try:
         whole = _prepare(db)
     except sqlite3.OperationalError as err:
@@ -167,6 +169,10 @@ def _move_aside(path: Path, aside: Path) -> None:
         raise OutboxUnavailableError(msg) from None
 
 
+def _decode(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
 def _size(topic: str, payload: bytes) -> int:
     return len(payload) + len(topic) + _ROW_OVERHEAD
 
@@ -179,9 +185,16 @@ def _pack(properties: Mapping[str, object]) -> str | None:
 
 
 def _unpack(packed: str | None) -> Mapping[str, object]:
-    if packed is None:
+    """Return what `_pack` was given; nothing where the disk has damaged it.
+
+    A result without its correlation data is better than one that stands in the way of all others.
+    """
+    try:
+        found = json.loads(packed or "{}")
+        if not isinstance(found, dict):
+            return {}
+        if isinstance(hexed := found.get("CorrelationData"), str):
+            found["CorrelationData"] = bytes.fromhex(hexed)
+    except (ValueError, RecursionError):
         return {}
-    found: dict[str, object] = json.loads(packed)
-    if isinstance(hexed := found.get("CorrelationData"), str):
-        found["CorrelationData"] = bytes.fromhex(hexed)
     return found

@@ -104,3 +104,19 @@ def test_the_file_shrinks_when_it_is_drained(tmp_path: Path) -> None:
     box.remove(ids)
     box.close()
     assert (tmp_path / "o").stat().st_size < 100_000
+
+
+@pytest.mark.parametrize("bitten", [b"topic-7", b'"CorrelationData"'])
+def test_a_flipped_bit_in_one_row_blocks_no_other(tmp_path: Path, bitten: bytes) -> None:
+    path = tmp_path / "o"
+    box = opened(path)
+    box.append([(f"topic-{i}", b"x", {"CorrelationData": b"c"}) for i in range(9)])
+    box.close()
+    data = path.read_bytes()
+    at = data.index(bitten)
+    path.write_bytes(data[:at] + bytes([data[at] ^ 0x80]) + data[at + 1 :])
+    box = opened(path)
+    rows = box.peek(9, after=0)
+    assert [payload for _, _, payload, _ in rows] == [b"x"] * 9
+    assert sum(properties != {} for *_, properties in rows) >= 8
+    box.close()
