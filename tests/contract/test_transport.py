@@ -1,0 +1,364 @@
+"""What every transport must do, on a broker in memory and on a real one."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pytest
+
+from edgeslm.adapters import mqtt
+from edgeslm.adapters.loopback import Bus, Loopback, Message
+from edgeslm.adapters.mqtt import LinkConfig, MqttLink
+from edgeslm.adapters.paho_stock import StockClient
+from edgeslm.contract.settings import Broker
+from edgeslm.core.delivery import Parcel
+from edgeslm.ports import (
+    Arrived,
+    Confirmed,
+    Down,
+    Received,
+    Report,
+    Sink,
+    Subscribed,
+    Transport,
+    Up,
+)
+from tests.mosquitto import Mosquitto
+from tests.proxy import Proxy
+
+WAIT_S = 10.0
+
+
+@dataclass
+class Heard:
+    """A sink that a test can question."""
+
+    reports: queue.Queue[Report] = field(default_factory=queue.Queue)
+    messages: list[Received] = field(default_factory=list)
+    confirmed: list[object] = field(default_factory=list)
+    held: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
+    up: Up | None = None
+    ups: int = 0
+    downs: list[Down] = field(default_factory=list)
+
+    def __call__(self, report: Report) -> None:
+        self.reports.put(report)
+
+    def until(self, done: Callable[[], bool]) -> None:
+        """Take reports until `done`."""
+        deadline = time.monotonic() + WAIT_S
+        while not done():
+            try:
+                report = self.reports.get(timeout=max(0.01, deadline - time.monotonic()))
+            except queue.Empty:
+                pytest.fail(f"waited {WAIT_S} s: {self}")
+            match report:
+                case Up():
+                    self.up = report
+                    self.ups += 1
+                case Down():
+                    self.up = None
+                    self.downs.append(report)
+                case Arrived():
+                    self.messages += report.messages
+                case Confirmed():
+                    self.confirmed += report.publications
+                case Subscribed():
+                    self.held, self.refused = report.held, report.refused
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [m.payload for m in self.messages]
+
+
+class World(Protocol):
+    """A broker that links of a test meet on."""
+
+    def link(self, name: str, sink: Sink, *, keep: bool = True, room: int = 512) -> Link: ...
+    def cut(self, name: str) -> None: ...
+
+
+Link = Transport[Parcel]
+
+
+class InMemory:
+    """A `Bus`."""
+
+    def __init__(self) -> None:
+        self.bus = Bus()
+        self.links: dict[str, Loopback[Parcel]] = {}
+
+    def link(self, name: str, sink: Sink, *, keep: bool = True, room: int = 512) -> Link:
+        link: Loopback[Parcel] = Loopback(self.bus, name, sink, keep=keep, receive_maximum=room)
+        self.links[name] = link
+        return link
+
+    def cut(self, name: str) -> None:
+        """Lose one connection and find back, as real links do by themselves."""
+        self.bus.drop(name)
+        self.links[name].start()
+
+
+class OnMosquitto:
+    """A real broker, each link behind a network of its own that can be cut."""
+
+    def __init__(self, broker: Mosquitto, protocol: str) -> None:
+        self.broker = broker
+        self.protocol = protocol
+        self.networks: dict[str, Proxy] = {}
+
+    def link(self, name: str, sink: Sink, *, keep: bool = True, room: int = 512) -> Link:
+        network = self.networks.setdefault(name, Proxy(self.broker.port))
+        where = {"host": "127.0.0.1", "port": network.port, "protocol": self.protocol}
+        settings = Broker.model_validate(where)
+        expiry_s = 100 if keep else 0
+        config = LinkConfig(name, settings, session_expiry_s=expiry_s, receive_maximum=room)
+        link: MqttLink[Parcel] = MqttLink(config, sink)
+        return link
+
+    def cut(self, name: str) -> None:
+        self.networks[name].cut()
+
+    def close(self) -> None:
+        for network in self.networks.values():
+            network.close()
+
+
+KINDS = ["loopback", "fast 5", "fast 3.1.1", "stock 5", "stock 3.1.1"]
+
+
+@pytest.fixture(
+    params=[k if k == "loopback" else pytest.param(k, marks=pytest.mark.broker) for k in KINDS]
+)
+def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    if request.param == "loopback":
+        yield InMemory()
+        return
+    kind, protocol = request.param.split()
+    if kind == "stock":
+        monkeypatch.setattr(mqtt, "make_client", StockClient)
+    monkeypatch.setattr(mqtt, "BASE_S", 0.01)
+    real = OnMosquitto(request.getfixturevalue("mosquitto"), protocol)
+    yield real
+    real.close()
+
+
+@pytest.fixture
+def connect(world: World) -> Iterator[Callable[..., tuple[Link, Heard]]]:
+    """Make links that are up and subscribed, and end them."""
+    made: list[Link] = []
+
+    def make(name: str, *filters: str, keep: bool = True, room: int = 512) -> tuple[Link, Heard]:
+        heard = Heard()
+        link = world.link(name, heard, keep=keep, room=room)
+        made.append(link)
+        link.subscribe(filters)
+        link.start()
+        heard.until(lambda: heard.up is not None and heard.held == set(filters))
+        return link, heard
+
+    yield make
+    for link in made:
+        link.stop()
+        assert link.join(5)
+
+
+Connect = Callable[..., tuple[Link, Heard]]
+
+
+def send(link: Link, heard: Heard, *parcels: Parcel) -> None:
+    """Publish, and wait until the broker has it."""
+    assert heard.up is not None
+    link.publish(parcels, epoch=heard.up.epoch)
+    want = len(heard.confirmed) + len(parcels)
+    heard.until(lambda: len(heard.confirmed) >= want)
+
+
+def settle(link: Link, heard: Heard, *messages: Received) -> None:
+    """Settle, and wait until the broker knows: what is asked for later is granted later."""
+    link.settle(messages)
+    mark = f"mark/{time.monotonic_ns()}"
+    link.subscribe([*heard.held, mark])
+    heard.until(lambda: mark in heard.held)
+
+
+def text(topic: str, payload: bytes, **fields: object) -> Parcel:
+    return Parcel(topic, payload, 0.0, **fields)  # type: ignore[arg-type]
+
+
+def test_delivers_in_order_what_matches_and_nothing_else(connect: Connect) -> None:
+    sender, at_sender = connect("sender")
+    _, heard = connect("taker", "a/+", "b/#")
+    parcels = [text(f"a/{i % 3}", b"%d" % i) for i in range(300)]
+    send(sender, at_sender, *parcels, text("c", b"other"), text("b/x/y", b"last"))
+    heard.until(lambda: len(heard.messages) >= 301)
+    assert heard.payloads == [b"%d" % i for i in range(300)] + [b"last"]
+    assert [m.topic for m in heard.messages[:4]] == ["a/0", "a/1", "a/2", "a/0"]
+    assert all(m.qos == 1 and not m.dup and not m.retain for m in heard.messages)
+
+
+def test_confirms_the_very_objects_in_order(connect: Connect) -> None:
+    sender, heard = connect("sender")
+    parcels = [text("a", b"x") for _ in range(200)]
+    send(sender, heard, *parcels)
+    assert all(a is b for a, b in zip(heard.confirmed, parcels, strict=True))
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\0\xff" * 1000, bytes(70_000), bytes(1_000_000)], ids=len
+)
+def test_payloads_of_any_size_and_content(connect: Connect, payload: bytes) -> None:
+    sender, at_sender = connect("sender")
+    _, heard = connect("taker", "#")
+    topic = "t/\N{SNOWMAN}/" + "x" * 200
+    send(sender, at_sender, text(topic, payload), text(topic, b"after"))
+    heard.until(lambda: len(heard.messages) >= 2)
+    assert [(m.topic, m.payload) for m in heard.messages] == [(topic, payload), (topic, b"after")]
+
+
+def test_what_is_taken_is_bounded_until_some_is_settled(connect: Connect) -> None:
+    sender, at_sender = connect("sender")
+    taker, heard = connect("taker", "#", room=5)
+    payloads = [b"%d" % i + bytes(30_000) for i in range(30)]
+    send(sender, at_sender, *(text("t", p) for p in payloads))
+    for i in range(30):
+        heard.until(lambda: len(heard.messages) > i)  # noqa: B023 -- called at once
+        # One burst may pass the bound, on 3.1.1 and where the broker does not count well.
+        assert len(heard.messages) - i <= 5 + 65_536 // 30_000 + 1
+        taker.settle(heard.messages[i : i + 1])
+    assert heard.payloads == payloads
+
+
+def test_what_was_not_settled_comes_again_marked_and_in_order(
+    connect: Connect, world: World
+) -> None:
+    sender, at_sender = connect("sender")
+    taker, heard = connect("taker", "t")
+    send(sender, at_sender, *(text("t", b"%d" % i) for i in range(6)))
+    heard.until(lambda: len(heard.messages) >= 6)
+    first = list(heard.messages)
+    settle(taker, heard, *first[:2])
+    world.cut("taker")
+    heard.until(lambda: heard.ups == 2 and len(heard.messages) >= 10)
+    again = heard.messages[6:]
+    assert [m.payload for m in again] == [b"2", b"3", b"4", b"5"]
+    assert all(m.dup for m in again)
+    assert [m.mid for m in again] == [m.mid for m in first[2:]]
+    assert heard.up is not None
+    assert heard.up.session_present
+    assert {m.epoch for m in again} == {heard.up.epoch}
+
+
+def test_settling_messages_of_an_old_connection_acknowledges_nothing(
+    connect: Connect, world: World
+) -> None:
+    sender, at_sender = connect("sender")
+    taker, heard = connect("taker", "t")
+    send(sender, at_sender, text("t", b"0"))
+    heard.until(lambda: len(heard.messages) == 1)
+    world.cut("taker")
+    heard.until(lambda: len(heard.messages) == 2)
+    settle(taker, heard, heard.messages[0])
+    world.cut("taker")
+    heard.until(lambda: len(heard.messages) == 3)
+    settle(taker, heard, heard.messages[2])
+    world.cut("taker")
+    heard.until(lambda: heard.ups == 4)
+    send(sender, at_sender, text("t", b"1"))
+    heard.until(lambda: heard.payloads[-1] == b"1")
+    assert heard.payloads == [b"0", b"0", b"0", b"1"]
+
+
+def test_publications_for_another_connection_are_dropped(connect: Connect, world: World) -> None:
+    sender, heard = connect("sender")
+    _, at_taker = connect("taker", "#")
+    assert heard.up is not None
+    old = heard.up.epoch
+    world.cut("sender")
+    heard.until(lambda: heard.ups == 2)
+    sender.publish([text("t", b"stale")], epoch=old)
+    send(sender, heard, text("t", b"fresh"))
+    at_taker.until(lambda: len(at_taker.messages) > 0)
+    assert at_taker.payloads == [b"fresh"]
+    assert [p.payload for p in heard.confirmed if isinstance(p, Parcel)] == [b"fresh"]
+
+
+def test_a_session_that_is_not_kept_begins_empty(connect: Connect, world: World) -> None:
+    _, heard = connect("taker", "#", keep=False)
+    assert heard.up is not None
+    assert not heard.up.session_present
+    world.cut("taker")
+    heard.until(lambda: heard.ups == 2 and bool(heard.held))
+    assert heard.up is not None
+    assert not heard.up.session_present
+
+
+def test_filters_can_change_while_connected(connect: Connect) -> None:
+    sender, at_sender = connect("sender")
+    taker, heard = connect("taker", "a", "b")
+    taker.subscribe(["b", "c"])
+    heard.until(lambda: heard.held == {"b", "c"})
+    send(sender, at_sender, text("c", b"c"))
+    heard.until(lambda: heard.payloads == [b"c"])
+    send(sender, at_sender, *(text(t, t.encode()) for t in "abc"))
+    heard.until(lambda: len(heard.messages) >= 3)
+    assert heard.payloads == [b"c", b"b", b"c"]
+
+
+def test_retained_messages_come_once_and_say_so(connect: Connect, world: World) -> None:
+    sender, at_sender = connect("sender")
+    send(sender, at_sender, text("t", b"kept", retain=True), text("t", b"passing"))
+    taker, heard = connect("taker", "t")
+    heard.until(lambda: len(heard.messages) == 1)
+    assert heard.messages[0].payload == b"kept"
+    assert heard.messages[0].retain
+    settle(taker, heard, *heard.messages)
+    world.cut("taker")
+    heard.until(lambda: heard.ups == 2)
+    send(sender, at_sender, text("t", b"live"))
+    heard.until(lambda: heard.payloads[-1] == b"live")
+    assert heard.payloads == [b"kept", b"live"]
+
+
+def test_stop_sends_the_last_word(connect: Connect) -> None:
+    sender, _ = connect("sender")
+    _, heard = connect("taker", "#")
+    sender.stop(text("t", b"goodbye"))
+    assert sender.join(5)
+    heard.until(lambda: heard.payloads == [b"goodbye"])
+
+
+def test_a_forgotten_session_keeps_nothing(connect: Connect) -> None:
+    sender, at_sender = connect("sender")
+    taker, _ = connect("taker", "#")
+    taker.stop(forget=True)
+    assert taker.join(5)
+    send(sender, at_sender, text("t", b"while away"))
+    _, heard = connect("taker", "#")
+    assert heard.up is not None
+    assert not heard.up.session_present
+    send(sender, at_sender, text("t", b"now"))
+    heard.until(lambda: len(heard.messages) > 0)
+    assert heard.payloads == [b"now"]
+
+
+def test_correlation_data_goes_along_where_the_protocol_has_it(
+    connect: Connect, world: World
+) -> None:
+    sender, at_sender = connect("sender")
+    _, heard = connect("taker", "#")
+    send(sender, at_sender, text("t", b"x", properties={"CorrelationData": b"\0id"}))
+    heard.until(lambda: len(heard.messages) == 1)
+    v3 = isinstance(world, OnMosquitto) and world.protocol == "3.1.1"
+    assert dict(heard.messages[0].properties) == ({} if v3 else {"CorrelationData": b"\0id"})
+
+
+def test_the_bus_counts_what_it_was_told() -> None:
+    bus = Bus()
+    bus.publish(Message("t", b"x"))
+    assert [m.payload for m in bus.published] == [b"x"]
