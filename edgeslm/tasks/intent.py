@@ -24,13 +24,19 @@ class IntentParameters(Typed):
     """The `parameters` artifact of an intent bundle."""
 
     schema_version: Literal[1] = 1
-    labels: Annotated[tuple[str, ...], Field(min_length=2, description="In the logits' order.")]
+    labels: Annotated[
+        tuple[str, ...], Field(min_length=2, max_length=10_000, description="In the logits' order.")
+    ]
     threshold: Annotated[float, Field(description="Texts scoring above it are rejected.")]
     reject_share: Annotated[float, Field(gt=0, lt=1, description="In-scope texts that do so.")]
     temperature: Annotated[float, Field(gt=0, description="By which the graph divides.")]
     calibration: Annotated[
         tuple[float, ...],
-        Field(min_length=1, description="Scores of in-scope texts not fitted on, ascending."),
+        Field(
+            min_length=1,
+            max_length=10_000,
+            description="Scores of in-scope texts not fitted on, ascending.",
+        ),
     ]
 
     @model_validator(mode="after")

@@ -20,7 +20,10 @@ LABELS = ["fault", "start", "stop", "status"]
 
 
 class Clusters:
-    """Texts "label/number", embedded as noisy points around their label's centre."""
+    """Texts "label/number", embedded as noisy points around their label's centre.
+
+    All lie to one side of the origin, as sentences do in a real model.
+    """
 
     def __init__(self, *, noise: float, seed: int = 3) -> None:
         self._random = np.random.default_rng(seed)
@@ -36,7 +39,7 @@ class Clusters:
         for text in texts:
             label, number = text.split("/")
             noise = np.random.default_rng(int(number)).normal(size=DIM)
-            points.append(self._centres[label] + self._noise * noise)
+            points.append(1 + self._centres[label] + self._noise * noise)
         return np.array([p / np.linalg.norm(p) for p in points], np.float32)
 
 
@@ -69,17 +72,18 @@ def test_the_threshold_rejects_the_stated_share_of_other_texts(share: float) -> 
 
 
 def test_confidence_is_calibrated_on_other_texts() -> None:
-    clusters = Clusters(noise=1.6)
-    head = fitted(clusters, clusters.rows(100))
-    other = clusters.rows(500)
-    logits = logits_of(head, clusters.embed([row.text for row in other])).astype(float)
-    confidence = np.exp(logits.max(axis=1) + energy(logits.astype(np.float32)))
-    right = [
-        head.settings.labels[i] == row.label
-        for i, row in zip(logits.argmax(axis=1), other, strict=True)
-    ]
-    assert 0.5 < np.mean(right) < 0.98  # else it would prove nothing
-    assert confidence.mean() == pytest.approx(np.mean(right), abs=0.05)
+    """With so few examples a layer is sure of those it was fitted on, and wrong on others."""
+    sure, right = [], []
+    for seed in range(4):
+        clusters = Clusters(noise=1.4, seed=seed)
+        head = fitted(clusters, clusters.rows(15))
+        other = clusters.rows(200)
+        logits = logits_of(head, clusters.embed([row.text for row in other]))
+        sure += list(np.exp(logits.max(axis=1) + energy(logits)))
+        labels = [head.settings.labels[i] for i in logits.argmax(axis=1)]
+        right += [label == row.label for label, row in zip(labels, other, strict=True)]
+    assert 0.6 < np.mean(right) < 0.95  # else it would prove nothing
+    assert np.mean(sure) == pytest.approx(np.mean(right), abs=0.05)
 
 
 def test_labels_told_apart_without_a_fault_are_not_made_certain() -> None:
