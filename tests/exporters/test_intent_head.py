@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgeslm.ports import Request
 from edgeslm.tasks.intent import LOGITS, energy, load
 from exporters.data import Row
+from exporters.heads import intent
 from exporters.heads.intent import IntentHead, fit, steps
 from exporters.sources.base import tidy_encoder
 from tests.exporters.conftest import DIM, toy_graph
@@ -32,7 +33,8 @@ class Clusters:
 
     def rows(self, per_label: int, labels: Sequence[str] = LABELS) -> list[Row]:
         first = int(self._random.integers(1 << 40))
-        return [Row(f"{label}/{first + i}", label) for label in labels for i in range(per_label)]
+        dealt = enumerate(label for label in labels for _ in range(per_label))
+        return [Row(f"{label}/{first + i}", label) for i, label in dealt]
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         points = []
@@ -84,6 +86,19 @@ def test_confidence_is_calibrated_on_other_texts() -> None:
         right += [label == row.label for label, row in zip(labels, other, strict=True)]
     assert 0.6 < np.mean(right) < 0.95  # else it would prove nothing
     assert np.mean(sure) == pytest.approx(np.mean(right), abs=0.05)
+
+
+def test_labels_that_texts_tell_nothing_of_get_no_confidence() -> None:
+    """A layer explains the noise it was fitted on; calibration and penalty must not believe it."""
+    clusters = Clusters(noise=1e6)
+    rows = clusters.rows(15)
+    head = fitted(clusters, rows)
+    other = logits_of(head, clusters.embed([row.text for row in clusters.rows(50)]))
+    assert np.exp(other.max(axis=1) + energy(other)).mean() == pytest.approx(0.25, abs=0.05)
+    x, folds = clusters.embed([row.text for row in rows]), np.arange(len(rows)) % 5
+    y = np.array([LABELS.index(str(row.label)) for row in rows])
+    strength, _ = intent._choose(x, y, folds, lambda _: None)  # noqa: SLF001 -- shows nowhere else
+    assert strength == min(intent._GRID)  # noqa: SLF001
 
 
 def test_labels_told_apart_without_a_fault_are_not_made_certain() -> None:
