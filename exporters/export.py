@@ -107,7 +107,7 @@ def export(job: Job, stage: Stage) -> dict[str, Any]:
     profile = load_profile(job.profile)
     recipe = recipes.load(job.task)
     target = targets.load(profile.providers[0])
-    split = recipe.split(job.data, job.evaluation, seed=job.seed)
+    split = recipe.split(job.data, job.evaluation, share=job.share, seed=job.seed)
     source = open_source(job.model, tokenizer=job.tokenizer)
     with stage("exporting the encoder", None):
         folder = kept("encoders", key_of([source.digest(), _code()]), source.export)

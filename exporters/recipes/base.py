@@ -25,11 +25,12 @@ class Recipe(Protocol):
     """(option, what it means) of the task's one number: a share of normal traffic."""
     DEFAULT_SHARE: float
 
-    def split(self, data: Path, evaluation: Path | None, *, seed: int) -> Split:
+    def split(self, data: Path, evaluation: Path | None, *, share: float, seed: int) -> Split:
         """Read, check and divide the user's examples.
 
         Raises:
             DataError: they cannot be used.
+            BudgetError: they are too few for `share`.
         """
 
     def steps(self, rows: Sequence[Row]) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.contract.manifest import Tolerance
+from edgeslm.core.calibration import BudgetError
 from edgeslm.ports import Answer
 from edgeslm.tasks.intent import IntentParameters
 from exporters import recipes
@@ -34,17 +35,21 @@ def test_intents_hold_out_a_fifth_of_each_label(tmp_path: Path) -> None:
         ("rare 1", "rare", ""),
         ("rare 2", "rare", ""),
     )
-    split = intent.split(data, None, seed=0)
+    split = intent.split(data, None, share=0.5, seed=0)
     assert Counter(row.label for row in split.held_out) == {"x": 4, "y": 4, "oos": 4}
     assert not {r.text for r in split.held_out} & {r.text for r in split.train}
     assert len(split.train) + len(split.held_out) == 62
-    assert intent.split(data, None, seed=0) == split != intent.split(data, None, seed=1)
+    assert (
+        intent.split(data, None, share=0.5, seed=0)
+        == split
+        != intent.split(data, None, share=0.5, seed=1)
+    )
 
 
 def test_intents_judge_by_what_the_user_gives(tmp_path: Path) -> None:
     data = lines(tmp_path / "a.jsonl", *((f"{n} {i}", n, "") for n in "xy" for i in range(3)))
     judge = lines(tmp_path / "b.jsonl", ("z", "x", ""))
-    split = intent.split(data, judge, seed=0)
+    split = intent.split(data, judge, share=0.5, seed=0)
     assert (len(split.train), len(split.held_out)) == (6, 1)
 
 
@@ -52,23 +57,32 @@ def test_anomalies_hold_out_the_end_of_each_source_and_never_teach(tmp_path: Pat
     rows: list[tuple[str, str | None, str]] = [(f"a {i}", "normal", "a") for i in range(10)]
     rows += [(f"b {i}", None, "b") for i in range(5)]
     rows.insert(3, ("bang", "anomaly", "a"))
-    split = anomaly.split(lines(tmp_path / "data.jsonl", *rows), None, seed=0)
+    split = anomaly.split(lines(tmp_path / "data.jsonl", *rows), None, share=0.5, seed=0)
     assert [row.text for row in split.held_out] == ["a 8", "a 9", "b 4", "bang"]
     assert [row.text for row in split.train][:8] == [f"a {i}" for i in range(8)]
 
 
 def test_anomalies_in_the_training_file_judge_beside_those_given(tmp_path: Path) -> None:
-    data = lines(tmp_path / "a.jsonl", ("a", None, ""), ("bang", "anomaly", ""))
+    data = lines(tmp_path / "a.jsonl", ("a", None, ""), ("b", None, ""), ("bang", "anomaly", ""))
     judge = lines(tmp_path / "b.jsonl", ("c", "normal", ""))
-    split = anomaly.split(data, judge, seed=0)
-    assert [row.text for row in split.train] == ["a"]
+    split = anomaly.split(data, judge, share=0.5, seed=0)
+    assert [row.text for row in split.train] == ["a", "b"]
     assert [row.text for row in split.held_out] == ["c", "bang"]
 
 
 def test_nothing_normal_is_nothing_to_learn(tmp_path: Path) -> None:
     data = lines(tmp_path / "a.jsonl", ("bang", "anomaly", ""))
     with pytest.raises(DataError, match="every line is an anomaly"):
-        anomaly.split(data, None, seed=0)
+        anomaly.split(data, None, share=0.5, seed=0)
+
+
+def test_too_few_lines_for_the_budget_are_refused_before_any_work(tmp_path: Path) -> None:
+    data = lines(tmp_path / "a.jsonl", *((f"line {i}", None, "") for i in range(110)))
+    with pytest.raises(DataError, match=r"at least 100 .* there are 88.* with --eval all of them"):
+        anomaly.split(data, None, share=0.01, seed=0)
+    assert len(anomaly.split(data, data, share=0.01, seed=0).train) == 110
+    with pytest.raises(BudgetError, match="at least 1000"):
+        anomaly.split(data, data, share=0.001, seed=0)
 
 
 def said(label: str, *, accepted: bool = True, score: float = 0.0, sure: float = 1.0) -> Answer:
