@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -61,6 +62,7 @@ def call(module: str, args: list[str], *, prog: str) -> int:
         sys.stderr.write(f"{prog}: interrupted\n")
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `edgeslm infer ... | head`: not an error, and nothing to say
-        sys.stderr.close()
+        # What standard output still holds would fail again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return status
