@@ -26,7 +26,7 @@ exit status:
   0    exported
   2    wrong usage
   65   model, data or quality not acceptable: says what to change
-  75   the disk or the hub did not answer: try again
+  75   the disk refuses: try again
   78   wrong device profile
   130  interrupted; nothing is left behind
 """
