@@ -14,11 +14,11 @@ from edgeslm.demo.broker import find_mosquitto
 from edgeslm.demo.processes import Child, accepts, free_port
 
 _CONF: Final = ROOT / "docs" / "mosquitto.conf"
-# What the documented file says of places and people; here all is on loopback and in a folder of
-# ours. Everything else of it is what is measured.
+# What the documented file, or one made from it, says of places and people; here all is on loopback
+# and in a folder of ours. Everything else of it is what is measured.
 _LOCAL: Final = ("listener", "port", "bind_address", "allow_anonymous", "password_file", "acl_file",
-                 "persistence_location", "persistence_file", "pid_file", "log_dest", "user",
-                 "cafile", "certfile", "keyfile", "require_certificate",
+                 "persistence", "persistence_location", "persistence_file", "pid_file", "log_dest",
+                 "user", "cafile", "certfile", "keyfile", "require_certificate",
                  "use_identity_as_username", "include_dir")  # fmt: skip
 _START_S: Final = 10.0
 _READY: Final = "benchmarks/ready"
@@ -112,6 +112,7 @@ def _settings(port: int, folder: Path) -> str:
     ours = [
         f"listener {port} 127.0.0.1",
         "allow_anonymous true",
+        "persistence true",  # this and its place, as the main file of Debian's package has them
         f"persistence_location {folder}/",
         "user root",  # where root runs it: else it could not write to our folder
         "log_dest stderr",
