@@ -17,8 +17,9 @@ _ABSENT: Final = object()
 class Reading(NamedTuple):
     """What a message says.
 
-    `request` is None where it says nothing we can answer; then `code`, one of `INPUT_ERRORS`,
-    and `why`, for people, tell. `own_id` is the publisher's id, where it gave one.
+    `request` is None where it says nothing we can answer; then `code`, one of `INPUT_ERRORS` in
+    edgeslm/contract/vocabulary.py, and `why`, for people, tell. `own_id` is the publisher's id,
+    where it gave one.
     """
 
     request: Request | None

@@ -1,0 +1,37 @@
+"""A task for tests that does what a text tells it: end the process, raise, take its time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+
+from edgeslm.ports import Answer, Prepared, Request, Tensor
+
+
+class BrittleTask:
+    """Answers every other text with its length, without a model."""
+
+    def prepare(self, request: Request) -> Prepared:
+        word, _, rest = request.text.partition(" ")
+        if word == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if word == "raise":
+            raise RuntimeError(rest)
+        if word == "sleep":
+            time.sleep(float(rest))
+        return Prepared(request, None)
+
+    def finish(
+        self, prepared: Prepared, outputs: Mapping[str, Tensor] | None, *, truncated: bool
+    ) -> Answer:
+        del outputs
+        score = float(len(prepared.request.text))
+        return Answer(label="read", confidence=1.0, score=score, truncated=truncated)
+
+
+def load(parameters: bytes) -> BrittleTask:
+    """Nothing is read."""
+    del parameters
+    return BrittleTask()
