@@ -8,16 +8,37 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from edgeslm.errors import (
+    EXIT_CONFIG,
+    EXIT_INTERRUPTED,
+    EXIT_UNAVAILABLE,
+    EdgeSLMError,
+    RejectedError,
+)
 
-from edgeslm.errors import EXIT_INTERRUPTED, EXIT_UNAVAILABLE, EdgeSLMError
-from exporters import recipes
-from exporters.heads.base import Advance
+# All else is imported inside `main`: it may be missing, or take the seconds in which somebody
+# presses Ctrl-C.
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
+    from exporters.heads.base import Advance
+
+NEEDED: Final = (  # the extra `export` of pyproject.toml
+    "accelerate",
+    "onnx",
+    "optimum",
+    "optimum-onnx",
+    "rich",
+    "scikit-learn",
+    "scipy",
+    "threadpoolctl",
+    "torch",
+    "transformers",
+)
 _EPILOG: Final = """\
 DIR receives bundle/ (what a device takes), bundle.tar (the same, packed), quality.json and
 measurements.json. It appears when all is done; an earlier export there is replaced.
@@ -27,17 +48,24 @@ exit status:
   2    wrong usage
   65   model, data or quality not acceptable: says what to change
   75   the disk refuses: try again
-  78   wrong device profile
+  78   wrong device profile, or packages that exporting needs are not installed
   130  interrupted; nothing is left behind
 """
 
 
+class NotInstalledError(RejectedError):
+    """Packages that exporting needs are not installed."""
+
+    code = "export.not_installed"
+    exit_status = EXIT_CONFIG
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one export and return the process's exit status."""
-    signal.signal(signal.SIGTERM, _stop)  # so that temporary folders go
-    args = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(args)
+        signal.signal(signal.SIGTERM, _stop)  # so that temporary folders go
+        _check_installed()
+        return _run(list(sys.argv[1:] if argv is None else argv))
     except EdgeSLMError as err:
         return _complain(f"{err} [{err.code}]", err.exit_status)
     except OSError as err:  # the disk, in the middle of it
@@ -51,9 +79,34 @@ def _complain(what: str, status: int) -> int:
     return status
 
 
+def _check_installed() -> None:
+    missing = []
+    for package in NEEDED:
+        try:
+            version(package)
+        except PackageNotFoundError:
+            missing.append(package)
+    if missing:
+        msg = (
+            f"exporting needs {', '.join(missing)}: from a checkout, make venv, or "
+            "pip install '.[export]' -c packaging/constraints.txt"
+        )
+        raise NotInstalledError(msg)
+
+
 def _run(argv: Sequence[str]) -> int:
     args = _parser().parse_args(argv)
-    from exporters.export import Job, export  # noqa: PLC0415 -- after the arguments: it takes 2 s
+    # After the arguments: they take seconds.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from exporters.export import Job, export  # noqa: PLC0415
 
     console = Console(stderr=True)
     columns = (
@@ -84,6 +137,8 @@ class _Stages:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from exporters import recipes  # noqa: PLC0415 -- see above
+
     parser = argparse.ArgumentParser(
         prog="edgeslm-export",
         description="Compile a small language model and a task's head for one device.",
@@ -133,17 +188,23 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < 1:
-        msg = "not between 0 and 1"
+        msg = f"{text!r} is not a number between 0 and 1"
         raise argparse.ArgumentTypeError(msg)
     return value
 
 
 def _positive(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        msg = "not 1 or more"
+        msg = f"{text!r} is not a whole number of 1 or more"
         raise argparse.ArgumentTypeError(msg)
     return value
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -203,3 +205,58 @@ def test_a_signal_in_the_middle_leaves_nothing(
     assert process.returncode == 130
     assert err == "edgeslm-export: interrupted\n"
     assert list(place.iterdir()) == []
+
+
+def test_missing_packages_are_named_with_their_remedy(
+    args: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "NEEDED", ("rich", "no-such-package-of-ours"))
+    assert cli.main(flat(args)) == 78
+    err = capsys.readouterr().err
+    assert "exporting needs no-such-package-of-ours: " in err
+    assert "pip install '.[export]' -c packaging/constraints.txt" in err
+    assert "[export.not_installed]" in err
+
+
+def test_the_packages_looked_for_are_those_of_the_extra() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    extra = project["optional-dependencies"]["export"]
+    assert [re.split("[<>=]", package)[0] for package in extra] == list(cli.NEEDED)
+
+
+INTERRUPTED = """
+import sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Finder())
+from exporters.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("package", ["numpy", "onnx", "pydantic", "rich"])
+def test_an_interrupt_while_packages_load_is_no_traceback(
+    args: dict[str, str], package: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, package, *flat(args)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "edgeslm-export: interrupted\n")
+
+
+def test_a_number_that_is_none_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, what in [
+        (["--version", "one"], "'one' is not a whole number of 1 or more"),
+        (["--reject-share", "x"], "'x' is not a number between 0 and 1"),
+    ]:
+        with pytest.raises(SystemExit):
+            cli.main(["intent", *words])
+        assert what in capsys.readouterr().err
