@@ -12,20 +12,14 @@ import contextlib
 import random
 import select
 import socket
-import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-
-from edgeslm.adapters.paho_fast import make_client
+from edgeslm.adapters.mqtt_open import LAST_S, LinkConfig, describe, forget_session, open_client
 from edgeslm.adapters.paho_stock import StockClient
-from edgeslm.contract.settings import Broker, Tls
 from edgeslm.core.backoff import full_jitter
 from edgeslm.ports import Arrived, Confirmed, Down, Publication, Received, Sink, Subscribed, Up
 
@@ -35,37 +29,10 @@ GATHER_S: Final = 0.0005  # in bursts so far apart
 BASE_S: Final = 0.25  # first retry within twice it
 CAP_S: Final = 30.0
 STEADY_S: Final = 10.0  # a connection that lived so long ends the backoff
-TCP_TIMEOUT_S: Final = 3.0
 CONNECT_TIMEOUT_S: Final = 10.0  # TCP stands, no CONNACK
-LAST_S: Final = 1.0  # at `stop`, for what is on the way
-MAX_PACKET_BYTES: Final = 17 * 1024 * 1024  # a route reads at most 16 MiB
 FAILURE: Final = 0x80  # reason codes from it on
 
 P = TypeVar("P", bound=Publication)
-
-
-@dataclass(frozen=True, slots=True)
-class LinkConfig:
-    """One session on one broker.
-
-    Args:
-        client_id: the session's name.
-        broker: where.
-        session_expiry_s: how long the broker keeps the session; 0: not at all.
-        receive_maximum: messages taken and not settled before reading pauses; announced as
-            Receive Maximum where the protocol has one.
-        window: publications sent and not confirmed.
-        will: (topic, payload), retained, published by the broker when we are lost.
-        held: filters the broker may hold for the session from an earlier life.
-    """
-
-    client_id: str
-    broker: Broker
-    session_expiry_s: int = 0
-    receive_maximum: int = 512
-    window: int = 64
-    will: tuple[str, bytes] | None = None
-    held: frozenset[str] = frozenset()
 
 
 class MqttLink(Generic[P]):
@@ -169,7 +136,7 @@ class MqttLink(Generic[P]):
                 client = open_client(self.config, epoch=self._epoch)
                 connection = _Connection(self, client, self._poller())
                 connection.serve()
-                report = Down(self._epoch, client.trouble, client.refused)
+                report = Down(self._epoch, client.trouble, refused=client.refusal != 0)
             except (OSError, ValueError) as err:  # ValueError: paho and ssl on bad settings
                 report = Down(self._epoch, describe(err, self.config.broker))
             if self.stopping.is_set():
@@ -337,88 +304,3 @@ class _Connection(Generic[P]):
             else:
                 bad.append((item, f"MQTT reason code {code:#x}"))
         self._link.sink(Confirmed(good, bad))
-
-
-def open_client(config: LinkConfig, *, epoch: int) -> StockClient:
-    """Return a client whose TCP (and TLS) connection stands and whose CONNECT is queued.
-
-    Raises:
-        OSError: nobody there, or TLS failed.
-        ValueError: a file that the settings name cannot be used.
-    """
-    broker = config.broker
-    v5 = broker.protocol == "5"
-    keep = config.session_expiry_s > 0
-    client = make_client(config.client_id, v5=v5, clean=not keep, epoch=epoch)
-    if broker.username is not None:
-        client.username_pw_set(broker.username, password_of(broker))
-    if broker.tls is not None:
-        client.tls_set_context(tls_context(broker.tls))
-    if config.will is not None:
-        client.will_set(*config.will, qos=1, retain=True)
-    client.connect_timeout = TCP_TIMEOUT_S
-    if v5:
-        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho's
-        properties.SessionExpiryInterval = config.session_expiry_s
-        properties.ReceiveMaximum = config.receive_maximum
-        properties.MaximumPacketSize = MAX_PACKET_BYTES
-        client.connect(
-            broker.host,
-            broker.effective_port,
-            broker.keepalive_s,
-            clean_start=not keep,
-            properties=properties,
-        )
-    else:
-        client.connect(broker.host, broker.effective_port, broker.keepalive_s)
-    return client
-
-
-def forget_session(config: LinkConfig) -> None:
-    """Have the broker drop the session: connect with a clean one, which ends with us.
-
-    Does nothing where the broker cannot be reached: the session then ends by its expiry.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        client = open_client(replace(config, session_expiry_s=0, will=None), epoch=0)
-        poller = select.poll()
-        until = time.monotonic() + LAST_S
-        while (sock := client.socket()) is not None and time.monotonic() < until:
-            if client.session_present is not None:
-                client.disconnect()
-            if client.want_write():
-                client.loop_write()
-                continue
-            poller.register(sock.fileno(), select.POLLIN)
-            if poller.poll(100):
-                client.loop_read()
-
-
-def password_of(broker: Broker) -> str | None:
-    """Return the password, read anew from its file at each connection: it may be rotated.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    if broker.password is not None:
-        return broker.password.get_secret_value()
-    if broker.password_file is not None:
-        return broker.password_file.read_text("utf-8").removesuffix("\n")
-    return None
-
-
-def tls_context(tls: Tls) -> ssl.SSLContext:
-    """Return what verifies the broker and shows our certificate.
-
-    Raises:
-        OSError: a file cannot be read, or holds no certificate or key (ssl.SSLError).
-    """
-    context = ssl.create_default_context(cafile=tls.ca_file)
-    if tls.cert_file is not None:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
-    return context
-
-
-def describe(err: Exception, broker: Broker) -> str:
-    """Say which broker failed how; no secret is in it."""
-    return f"{broker.host}:{broker.effective_port}: {err}"

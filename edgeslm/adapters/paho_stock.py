@@ -38,7 +38,7 @@ class StockClient(paho.Client):
         confirmed: (packet id, reason code) of publications since the owner looked.
         session_present: None until the broker has accepted the connection.
         trouble: why the connection was refused or is gone; "" while it is not.
-        refused: the broker said no.
+        refusal: MQTT 5 reason code with which the broker said no; 0: it did not.
         quota: most publications the broker takes unconfirmed (MQTT 5).
         received_at: monotonic seconds, set by the owner before `loop_read`.
         suback: (packet id, whether each filter was granted), unsubscriptions as an empty list.
@@ -60,7 +60,7 @@ class StockClient(paho.Client):
         self.suback: list[tuple[int, list[bool]]] = []
         self.session_present: bool | None = None
         self.trouble = ""
-        self.refused = False
+        self.refusal = 0
         self.quota = 65_535
         self.received_at = 0.0
         self.max_inflight_messages_set(0)  # bounded by the owner
@@ -125,7 +125,7 @@ class StockClient(paho.Client):
     ) -> None:
         if code.is_failure:
             self.trouble = f"the broker refused the connection: {code}"
-            self.refused = True
+            self.refusal = code.value
             return
         self.session_present = flags.session_present
         self.quota = getattr(props, "ReceiveMaximum", self.quota)

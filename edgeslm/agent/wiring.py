@@ -10,7 +10,8 @@ from typing import Final
 
 from edgeslm.adapters.clock import SystemClock
 from edgeslm.adapters.fs import write_durably
-from edgeslm.adapters.mqtt import LinkConfig, MqttLink
+from edgeslm.adapters.mqtt import MqttLink
+from edgeslm.adapters.mqtt_open import LinkConfig
 from edgeslm.adapters.outbox import SqliteOutbox
 from edgeslm.adapters.ring import Ring
 from edgeslm.adapters.systemd import Notifier
@@ -67,6 +68,7 @@ class RealParts:
             max_rows=settings.outbox.max_results,
             max_bytes=settings.outbox.max_mb * 2**20,
         )
+        self.set_aside = self.outbox.set_aside
         self.notifier = Notifier.from_environment()
         self._profile = settings.profile
         self._filters = self._read_filters()

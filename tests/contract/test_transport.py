@@ -10,9 +10,10 @@ from typing import Protocol
 
 import pytest
 
-from edgeslm.adapters import mqtt
+from edgeslm.adapters import mqtt, mqtt_open
 from edgeslm.adapters.loopback import Bus, Loopback, Message
-from edgeslm.adapters.mqtt import LinkConfig, MqttLink
+from edgeslm.adapters.mqtt import MqttLink
+from edgeslm.adapters.mqtt_open import LinkConfig
 from edgeslm.adapters.paho_stock import StockClient
 from edgeslm.contract.settings import Broker
 from edgeslm.core.delivery import Parcel
@@ -141,7 +142,7 @@ def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         return
     kind, protocol = request.param.split()
     if kind == "stock":
-        monkeypatch.setattr(mqtt, "make_client", StockClient)
+        monkeypatch.setattr(mqtt_open, "make_client", StockClient)
     monkeypatch.setattr(mqtt, "BASE_S", 0.01)
     real = OnMosquitto(request.getfixturevalue("mosquitto"), protocol)
     yield real
