@@ -1,5 +1,6 @@
 # Two to begin with: `make demo` and `make test`. Each target does its own set-up; a second run
-# installs and exports nothing again. PYTHON=... chooses the interpreter, ARGS=... is passed on.
+# installs and exports nothing again. PYTHON=... chooses the interpreter, TORCH_INDEX=... where torch
+# comes from, ARGS=... is passed on.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -10,8 +11,11 @@ export EDGESLM_CACHE ?= $(CURDIR)/.cache
 export PATH := $(PATH):/usr/sbin
 
 BIN := .venv/bin
-# What is installed depends on these files, and an editable install on where it lies.
-KEY := $(shell { echo "$(CURDIR)"; cat pyproject.toml packaging/constraints.txt packaging/venv.sh; } | sha256sum | cut -c 1-16)
+# What is installed depends on these files, an editable install on where it lies, and both on the
+# interpreter: the one asked for, else the one that .venv has.
+INTERPRETER := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
+BASE := $(shell $(INTERPRETER) -c 'import sys; print(sys.version_info[:2], sys.base_prefix)' 2>/dev/null)
+KEY := $(shell { echo "$(CURDIR) $(BASE)"; cat pyproject.toml packaging/constraints.txt packaging/venv.sh; } | sha256sum | cut -c 1-16)
 INSTALLED := .venv/.installed-$(KEY)
 
 .PHONY: help venv mosquitto demo test test-slow check format docs bench fuzz clean
@@ -24,11 +28,8 @@ venv: $(INSTALLED) ## .venv with every extra, at the tested versions
 $(INSTALLED):
 	@packaging/venv.sh $@
 
-# Not being able to is no fault: the demo has a broker of its own, tests skip and say why.
-mosquitto: ## the MQTT broker, by apt where allowed; starts nothing
-	@command -v mosquitto mosquitto_sub >/dev/null \
-	  || packaging/apt.sh "the mosquitto broker" mosquitto mosquitto-clients \
-	  || echo "edgeslm: going on without mosquitto: the demo uses its embedded broker, tests that need it skip" >&2
+mosquitto: ## the MQTT broker, by apt where allowed; does not start its service
+	@packaging/mosquitto.sh
 
 demo: venv mosquitto ## a factory, a broker and an agent, in one minute
 	@$(BIN)/edgeslm demo $(ARGS)
