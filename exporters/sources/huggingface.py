@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import onnx
 
+from edgeslm.errors import UnavailableError
 from exporters.cache import pins
 from exporters.sources.base import (
     SourceError,
@@ -25,6 +26,7 @@ from exporters.sources.base import (
 )
 
 _HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+_REFUSALS: Final = frozenset({400, 401, 403, 404})  # HTTP statuses: asking again will not help
 _WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
 _FILES: Final = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model.bin")
 _PACKAGES: Final = ("onnx", "optimum", "optimum-onnx", "tokenizers", "torch", "transformers")
@@ -38,6 +40,12 @@ class ParityError(SourceError):
     """The exported graph does not compute what the original does."""
 
     code = "source.parity"
+
+
+class HubUnavailableError(UnavailableError):
+    """The model is not in the local cache, and the hub cannot be reached."""
+
+    code = "source.hub_unavailable"
 
 
 class HuggingFace:
@@ -106,7 +114,8 @@ def _from_hub(name: str) -> Path:
     """Return the folder of hub model `name`, from the local cache if it is there.
 
     Raises:
-        SourceError: neither there nor to be had from the hub.
+        SourceError: neither there nor on the hub, or not for us.
+        HubUnavailableError: not there, and the hub does not answer.
     """
     from huggingface_hub import snapshot_download  # noqa: PLC0415 -- a second; folders need none
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
@@ -115,9 +124,18 @@ def _from_hub(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(_FILES), local_files_only=True))
     try:
         return Path(snapshot_download(name, allow_patterns=list(_FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as err:
-        msg = f"{name}: no such folder, and the hub does not give it: {_first_line(err)}"
-        raise SourceError(msg) from None
+    except (HfHubHTTPError, OSError, ValueError) as err:
+        # Where nothing is cached either, what the hub said is the cause.
+        cause = err.__cause__ if isinstance(err, LocalEntryNotFoundError) else err
+        refused = getattr(getattr(cause, "response", None), "status_code", None) in _REFUSALS
+        if refused or (isinstance(cause, ValueError) and not isinstance(cause, OSError)):
+            msg = f"{name}: no such folder, and the hub does not give it: {_first_line(err)}"
+            raise SourceError(msg) from None
+        msg = (
+            f"{name}: no such folder, not in the local cache, and the hub cannot be reached: "
+            f"{_first_line(err)}"
+        )
+        raise HubUnavailableError(msg) from None
 
 
 def _weights_of(name: str, folder: Path) -> list[Path]:

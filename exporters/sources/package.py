@@ -26,6 +26,9 @@ def open_source(name: str, *, tokenizer: Path | None) -> HuggingFace | None:
     """See `exporters.sources.base.SourceFactory`."""
     if not name.startswith(_SCHEME):
         return None
+    if name == _SCHEME:
+        msg = f"{name}: names no package; give package:NAME"
+        raise SourceError(msg)
     folder = package_folder(name.removeprefix(_SCHEME))
     return HuggingFace(name, folder, tokenizer or folder)
 

@@ -11,10 +11,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from edgeslm.errors import InvalidFileError
+from edgeslm.errors import EXIT_UNAVAILABLE, EdgeSLMError, InvalidFileError
 from exporters.sources import huggingface, open_source, package
 from exporters.sources.base import ENCODER, SourceError, read_encoder, tidy_encoder
-from exporters.sources.huggingface import ParityError
+from exporters.sources.huggingface import HubUnavailableError, ParityError
 from exporters.sources.package import ForeignWeightsError
 from tests.exporters.conftest import DIM, toy_graph
 
@@ -136,12 +136,50 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path, minilm: Path) -> No
         open_source(str(tmp_path), tokenizer=None)
 
 
-def test_a_hub_id_without_a_hub_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_is_away_may_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(SourceError, match="hub does not give it"):
+    with pytest.raises(HubUnavailableError, match="hub cannot be reached") as caught:
         open_source("nobody/no-such-model", tokenizer=None)
+    assert caught.value.exit_status == EXIT_UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (401, SourceError),
+        (404, SourceError),
+        (503, HubUnavailableError),
+        (None, HubUnavailableError),
+    ],
+)
+def test_what_a_hub_refuses_is_not_what_it_cannot_give_now(
+    monkeypatch: pytest.MonkeyPatch, status: int | None, error: type[EdgeSLMError]
+) -> None:
+    """As the hub's library says it: an error of HTTP, or a missing entry caused by one."""
+    hub = pytest.importorskip("huggingface_hub")
+    requests = pytest.importorskip("requests")
+    cause: Exception = requests.ConnectionError("no route")
+    if status is not None:
+        response = requests.Response()
+        response.status_code = status
+        cause = hub.errors.HfHubHTTPError("no", response=response)
+
+    def download(*_: object, local_files_only: bool = False, **__: object) -> None:
+        if local_files_only or status != 401:
+            missing = "nothing cached"
+            raise hub.errors.LocalEntryNotFoundError(missing) from cause
+        raise cause
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    with pytest.raises(error):
+        open_source("nobody/no-such-model", tokenizer=None)
+
+
+def test_a_package_without_a_name_is_refused() -> None:
+    with pytest.raises(SourceError, match="names no package; give package:NAME"):
+        open_source("package:", tokenizer=None)
 
 
 def test_known_weights_are_checked(minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
