@@ -118,6 +118,8 @@ def _run(argv: Sequence[str]) -> int:
     job = Job(**vars(args))
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         report = export(job, _Stages(bars))
+    for caution in report["cautions"]:
+        sys.stderr.write(f"edgeslm-export: note: {caution}\n")
     sys.stdout.write(json.dumps({"out": str(job.out), **report}) + "\n")
     return 0
 

@@ -9,7 +9,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,7 @@ MAX_TEXT: Final = 65_536
 """Characters: as many as a device reads, and a golden file holds."""
 _MAX_LABEL: Final = 200
 _SHOWN: Final = 20
+_FEW: Final = 3  # examples of what is only a caution
 _REMEDY: Final = "Mend or remove these lines; docs/exporting.md shows the format."
 
 
@@ -48,14 +49,23 @@ class Row:
     source: str = ""
     time: float | None = None
     key: str | None = None
+    line: int = field(default=0, compare=False)
+    """Where it ends in its file, from 1; 0 of a row that we made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Examples by what they are used for; the two share no text where we split them."""
+    """Examples by what they are used for; the two share no text where we split them.
+
+    Args:
+        train: to learn from.
+        held_out: to judge by.
+        cautions: what the user should know of them, a sentence each.
+    """
 
     train: list[Row]
     held_out: list[Row]
+    cautions: list[str] = field(default_factory=list)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -120,7 +130,10 @@ def parse_csv(raw: bytes) -> tuple[list[Row], Problems]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         if "text" not in (reader.fieldnames or ()):
-            return rows, [("line 1", "the header names no column `text`")]
+            what = "the header names no column `text`"
+            if found := [c for c in ";\t|" if c in (reader.fieldnames or ("",))[0]]:
+                what += f"; separate cells with commas, not with {found[0]!r}"
+            return rows, [("line 1", what)]
         for cells in reader:
             number = reader.line_num
             if None in cells or None in cells.values():
@@ -154,6 +167,7 @@ def _take(value: object, number: int, rows: list[Row], problems: Problems) -> No
                 value.get("source") or "",
                 None if time is None else float(time),
                 value.get("key"),
+                number,
             )
         )
 
@@ -248,6 +262,21 @@ def check_intent(
     if all(row.label == OUT_OF_SCOPE for row in held_out):
         what = f"nothing but {OUT_OF_SCOPE!r}"
         raise DataError(files[1], [("label", what)], remedy="Add texts of the intents.")
+
+
+def contradictions(rows: Sequence[Row], file: str) -> list[str]:
+    """Return a caution about the texts that stand under several labels, if there are any."""
+    first: dict[str, dict[str | None, Row]] = defaultdict(dict)
+    for row in rows:
+        first[row.text].setdefault(row.label, row)
+    double = [list(by_label.values()) for by_label in first.values() if len(by_label) > 1]
+    if not double:
+        return []
+    shown = "; ".join(
+        ", ".join(f"line {row.line}: {row.label!r}" for row in same) for same in double[:_FEW]
+    )
+    more = "; ..." if len(double) > _FEW else ""
+    return [f"{file}: texts under several labels: {len(double)} ({shown}{more})"]
 
 
 def check_anomaly(rows: Sequence[Row], file: str) -> None:

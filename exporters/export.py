@@ -216,7 +216,8 @@ class _Work:
             QualityError: the artifact lost more than allowed.
         """
         rows = self.split.held_out
-        fp32, artifact = (self.recipe.measure(rows, said) for said in (before, after))
+        share = self.job.share
+        fp32, artifact = (self.recipe.measure(rows, said, share=share) for said in (before, after))
         lost = self.recipe.losses((fp32, before), (artifact, after))
         limit = self.profile.gate.accuracy_drop_max
         passed = all(points <= limit + _ROUNDING for points in lost.values())
@@ -230,6 +231,7 @@ class _Work:
             "lost_points": _tidy(lost),
             "allowed_points": limit,
             "passed": passed,
+            "cautions": self.split.cautions + self.recipe.cautions(artifact, limit=limit),
         }
 
     def _finish(

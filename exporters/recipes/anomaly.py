@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from edgeslm.contract.manifest import Tolerance
@@ -16,11 +17,12 @@ from edgeslm.ports import Answer
 from exporters.data import ANOMALY, DataError, Row, Split, check_anomaly, last_fifth, read_rows
 from exporters.heads import anomaly
 from exporters.heads.base import Advance, Embed, FittedHead
-from exporters.recipes.base import POINTS, Metrics
+from exporters.recipes.base import POINTS, Metrics, too_few
 
 HELP: Final = "flag texts unlike the normal ones"
 SHARE: Final = ("--alarm-budget", "share of normal texts that may raise an alarm")
 DEFAULT_SHARE: Final = 0.01
+_CHANCE: Final = 0.01  # that a rate within the budget looks as bad
 
 
 def split(data: Path, evaluation: Path | None, *, share: float, seed: int) -> Split:
@@ -60,7 +62,7 @@ def fit(
     return anomaly.fit(rows, embed, alarm_budget=share, seed=seed, advance=advance)
 
 
-def measure(rows: Sequence[Row], answers: Sequence[Answer]) -> Metrics:
+def measure(rows: Sequence[Row], answers: Sequence[Answer], *, share: float) -> Metrics:
     """False alarms in per cent and, where anomalies are labelled, how well they are found."""
     bad = np.array([row.label == ANOMALY for row in rows])
     alarm = np.array([answer.label == ANOMALY for answer in answers])
@@ -69,6 +71,7 @@ def measure(rows: Sequence[Row], answers: Sequence[Answer]) -> Metrics:
         "normal": int((~bad).sum()),
         "anomalies": int(bad.sum()),
         "alarms": int(alarm.sum()),
+        "alarm_budget": POINTS * share,
         "false_alarm_rate": POINTS * float(alarm[~bad].mean()) if not bad.all() else None,
         "auroc": None,
         "recall": None,
@@ -83,6 +86,23 @@ def measure(rows: Sequence[Row], answers: Sequence[Answer]) -> Metrics:
         if not bad.all():
             metrics["auroc"] = POINTS * float(roc_auc_score(bad, score))
     return metrics
+
+
+def cautions(artifact: Metrics, *, limit: float) -> list[str]:
+    """See `exporters.recipes.base.Recipe.cautions`: also a rate well above the budget."""
+    normal, anomalies = int(artifact["normal"] or 0), int(artifact["anomalies"] or 0)
+    found = too_few(normal + anomalies, limit=limit)
+    rate, budget = artifact["false_alarm_rate"], float(artifact["alarm_budget"] or 0)
+    if rate is None:
+        return found
+    alarms = round(rate * normal / POINTS)
+    if binomtest(alarms, normal, budget / POINTS, alternative="greater").pvalue < _CHANCE:
+        found.append(
+            f"{rate:.3g} % of the held-out normal lines raise an alarm, and the budget is "
+            f"{budget:.3g} %: usually they are of kinds that the training lines lack, or of a "
+            "later time; train on more kinds and on a longer time"
+        )
+    return found
 
 
 def losses(

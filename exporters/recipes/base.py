@@ -41,8 +41,14 @@ class Recipe(Protocol):
     ) -> FittedHead:
         """Fit the head."""
 
-    def measure(self, rows: Sequence[Row], answers: Sequence[Answer]) -> Metrics:
-        """Judge `answers` to the held-out `rows`."""
+    def measure(self, rows: Sequence[Row], answers: Sequence[Answer], *, share: float) -> Metrics:
+        """Judge `answers` to the held-out `rows`; `share` is what was asked for."""
+
+    def cautions(self, artifact: Metrics, *, limit: float) -> list[str]:
+        """Return what the user should know of these metrics, a sentence each.
+
+        `limit` is the number of points that the gate lets an artifact lose.
+        """
 
     def losses(
         self,
@@ -56,3 +62,15 @@ class Recipe(Protocol):
 
         At 1 or less a device that differs by what is allowed may say something else.
         """
+
+
+def too_few(rows: int, *, limit: float) -> list[str]:
+    """Return a caution if one changed verdict of `rows` is more than `limit` points."""
+    one = POINTS / max(rows, 1)
+    if one <= limit:
+        return []
+    caution = (
+        f"{rows} held-out rows are few: one changed verdict is {one:.2g} points, more than the "
+        f"{limit:g} that the gate allows; give more with --eval"
+    )
+    return [caution]

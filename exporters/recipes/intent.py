@@ -12,10 +12,19 @@ from sklearn.metrics import f1_score, roc_auc_score
 from edgeslm.contract.manifest import Tolerance
 from edgeslm.ports import Answer
 from edgeslm.tasks.intent import IntentParameters
-from exporters.data import OUT_OF_SCOPE, DataError, Row, Split, check_intent, read_rows, spread
+from exporters.data import (
+    OUT_OF_SCOPE,
+    DataError,
+    Row,
+    Split,
+    check_intent,
+    contradictions,
+    read_rows,
+    spread,
+)
 from exporters.heads import intent
 from exporters.heads.base import Advance, Embed, FittedHead
-from exporters.recipes.base import POINTS, Metrics
+from exporters.recipes.base import POINTS, Metrics, too_few
 
 HELP: Final = "classify texts into intents, and reject those out of scope"
 SHARE: Final = ("--reject-share", "share of in-scope texts to reject as out of scope")
@@ -28,10 +37,11 @@ def split(data: Path, evaluation: Path | None, *, share: float, seed: int) -> Sp
     """See `exporters.recipes.base.Recipe.split`."""
     del share  # any number of texts has a quantile
     rows = read_rows(data)
+    double = contradictions(rows, data.name)
     if evaluation is not None:
         judged = read_rows(evaluation)
         check_intent(rows, judged, (str(data), str(evaluation)))
-        return Split(rows, judged)
+        return Split(rows, judged, double + contradictions(judged, evaluation.name))
     check_intent(rows, None, (str(data), ""))
     parts = spread(rows, _PARTS, seed=seed)
     # The last part: a label with few texts keeps them all for training.
@@ -40,7 +50,7 @@ def split(data: Path, evaluation: Path | None, *, share: float, seed: int) -> Sp
     if all(row.label == OUT_OF_SCOPE for row in held):
         what = f"no label has {_PARTS} different texts, so none can be spared to judge by"
         raise DataError(str(data), [("", what)], remedy="Add texts, or give --eval.")
-    return Split(rest, held)
+    return Split(rest, held, double)
 
 
 def steps(rows: Sequence[Row]) -> int:
@@ -55,7 +65,7 @@ def fit(
     return intent.fit(rows, embed, reject_share=share, seed=seed, advance=advance)
 
 
-def measure(rows: Sequence[Row], answers: Sequence[Answer]) -> Metrics:
+def measure(rows: Sequence[Row], answers: Sequence[Answer], *, share: float) -> Metrics:
     """Accuracy in per cent without and with rejection, calibration error, out-of-scope figures."""
     inside = np.array([row.label != OUT_OF_SCOPE for row in rows])
     truth = np.array([str(row.label) for row in rows])
@@ -71,6 +81,7 @@ def measure(rows: Sequence[Row], answers: Sequence[Answer]) -> Metrics:
         "macro_f1": POINTS
         * float(f1_score(truth[inside], label[inside], average="macro", zero_division=0)),
         "calibration_error": _calibration_error(confidence[inside], right),
+        "reject_share": POINTS * share,
         "rejected_in_scope": POINTS * float((~accepted[inside]).mean()),
         "accuracy_with_rejection": POINTS * float((right & accepted[inside]).mean()),
         "oos_auroc": None,
@@ -82,11 +93,20 @@ def measure(rows: Sequence[Row], answers: Sequence[Answer]) -> Metrics:
     return metrics
 
 
+def cautions(artifact: Metrics, *, limit: float) -> list[str]:
+    """See `exporters.recipes.base.Recipe.cautions`."""
+    return too_few(int(artifact["in_scope"] or 0), limit=limit)
+
+
 def losses(
     reference: tuple[Metrics, Sequence[Answer]], artifact: tuple[Metrics, Sequence[Answer]]
 ) -> Mapping[str, float]:
-    """In-scope accuracy lost."""
-    return {"accuracy": float(reference[0]["accuracy"] or 0) - float(artifact[0]["accuracy"] or 0)}
+    """In-scope accuracy lost and, where texts out of scope are held out, their AUROC."""
+    before, after = reference[0], artifact[0]
+    lost = {"accuracy": float(before["accuracy"] or 0) - float(after["accuracy"] or 0)}
+    if before["oos_auroc"] is not None and after["oos_auroc"] is not None:
+        lost["oos_auroc"] = POINTS * (before["oos_auroc"] - after["oos_auroc"])
+    return lost
 
 
 def surety(answer: Answer, parameters: bytes, allowed: Tolerance) -> float:

@@ -191,3 +191,11 @@ def test_the_last_fifth_of_each_source_is_held_out_in_one_block(sources: list[st
         mine = [h for h, row in zip(held, rows, strict=True) if row.source == source]
         assert mine == sorted(mine)
         assert sum(mine) == len(mine) // 5
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_cells_separated_otherwise_are_called_so(delimiter: str) -> None:
+    _, problems = parse_csv(delimiter.join(("text", "label\na", "b\n")).encode())
+    ((line, what),) = problems
+    assert line == "line 1"
+    assert what.endswith(f"; separate cells with commas, not with {delimiter!r}")

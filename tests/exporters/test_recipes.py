@@ -98,7 +98,7 @@ def test_intent_metrics_are_those_of_their_names() -> None:
         said("x", score=-3, sure=0.7),
         said("y", score=-2, accepted=False),
     ]
-    got = intent.measure(rows, answers)
+    got = intent.measure(rows, answers, share=0.05)
     assert got["accuracy"] == 75.0
     assert got["rejected_in_scope"] == 25.0
     assert got["accuracy_with_rejection"] == 50.0
@@ -107,16 +107,60 @@ def test_intent_metrics_are_those_of_their_names() -> None:
     # F1 of x: 2 * 2 / (3 + 2); of y: 2 * 1 / (1 + 2).
     assert got["macro_f1"] == pytest.approx(100 * (0.8 + 2 / 3) / 2)
     assert got["calibration_error"] == pytest.approx((0.2 + 0.4 + 0.1 + 0.7) / 4)
-    assert intent.measure(rows[:4], answers[:4])["oos_auroc"] is None
+    assert intent.measure(rows[:4], answers[:4], share=0.05)["oos_auroc"] is None
 
 
 def test_intents_lose_accuracy() -> None:
     rows = [Row(str(i), "x") for i in range(4)]
     good = [said("x")] * 4
     worse = [*good[:3], said("y")]
-    pair = (intent.measure(rows, good), good), (intent.measure(rows, worse), worse)
+    pair = (
+        (intent.measure(rows, good, share=0.05), good),
+        (intent.measure(rows, worse, share=0.05), worse),
+    )
     assert intent.losses(*pair) == {"accuracy": 25.0}
     assert intent.losses(*reversed(pair)) == {"accuracy": -25.0}
+
+
+def test_intents_out_of_scope_count_for_the_gate_too() -> None:
+    rows = [Row("1", "x"), Row("2", "x"), Row("3", "oos"), Row("4", "oos")]
+    good = [said("x", score=s) for s in (-3, -2, 1, 2)]
+    worse = [said("x", score=s) for s in (-3, 1.5, 1, 2)]
+    pair = [(intent.measure(rows, a, share=0.05), a) for a in (good, worse)]
+    assert intent.losses(*pair) == {"accuracy": 0.0, "oos_auroc": 25.0}
+
+
+@pytest.mark.parametrize(("rows", "limit", "cautioned"), [(199, 0.5, True), (200, 0.5, False)])
+def test_rows_too_few_to_see_the_limit_are_cautioned(
+    rows: int, limit: float, *, cautioned: bool
+) -> None:
+    texts = [Row(str(i), "x") for i in range(rows)]
+    metrics = intent.measure(texts, [said("x")] * rows, share=0.05)
+    assert bool(intent.cautions(metrics, limit=limit)) is cautioned
+    lines = [Row(str(i)) for i in range(rows)]
+    metrics = anomaly.measure(lines, [alarm(-1)] * rows, share=0.05)
+    assert bool(anomaly.cautions(metrics, limit=limit)) is cautioned
+
+
+@pytest.mark.parametrize(("alarms", "cautioned"), [(10, False), (15, False), (20, True)])
+def test_a_budget_missed_by_more_than_chance_is_cautioned(alarms: int, *, cautioned: bool) -> None:
+    rows = [Row(str(i)) for i in range(1000)]
+    answers = [alarm(1 if i < alarms else -1) for i in range(1000)]
+    metrics = anomaly.measure(rows, answers, share=0.01)
+    assert (metrics["alarm_budget"], metrics["false_alarm_rate"]) == (1.0, alarms / 10)
+    found = anomaly.cautions(metrics, limit=0.5)
+    assert bool(found) is cautioned
+    if cautioned:
+        assert "2 % of the held-out normal lines raise an alarm, and the budget is 1 %" in found[0]
+
+
+def test_texts_under_several_labels_are_counted_with_their_lines(tmp_path: Path) -> None:
+    rows = [(f"{n} {i}", n, "") for n in "xy" for i in range(5)]
+    data = lines(tmp_path / "a.jsonl", *rows, ("x 0", "y", ""), ("x 0", "x", ""))
+    (said_so,) = intent.split(data, None, share=0.5, seed=0).cautions
+    assert said_so == "a.jsonl: texts under several labels: 1 (line 1: 'x', line 11: 'y')"
+    judge = lines(tmp_path / "b.jsonl", ("z", "x", ""), ("z", "y", ""))
+    assert len(intent.split(data, judge, share=0.5, seed=0).cautions) == 2
 
 
 def alarm(score: float) -> Answer:
@@ -126,28 +170,34 @@ def alarm(score: float) -> Answer:
 def test_anomaly_metrics_are_those_of_their_names() -> None:
     rows = [Row(str(i), "normal") for i in range(4)] + [Row("5", "anomaly"), Row("6", "anomaly")]
     answers = [alarm(s) for s in (-3, -2, -1, 2, 3, -1.5)]
-    got = anomaly.measure(rows, answers)
+    got = anomaly.measure(rows, answers, share=0.05)
     assert (got["normal"], got["anomalies"], got["alarms"]) == (4, 2, 2)
     assert got["false_alarm_rate"] == 25.0
     assert got["recall"] == 50.0
     assert got["precision"] == 50.0
     assert got["f1"] == 50.0
     assert got["auroc"] == 75.0  # 4 + 2 of 8 pairs are in order
-    assert anomaly.measure(rows[4:], answers[4:])["false_alarm_rate"] is None
-    assert anomaly.measure(rows[:4], answers[:4])["recall"] is None
+    assert anomaly.measure(rows[4:], answers[4:], share=0.05)["false_alarm_rate"] is None
+    assert anomaly.measure(rows[:4], answers[:4], share=0.05)["recall"] is None
 
 
 def test_labelled_anomalies_lose_auroc() -> None:
     rows = [Row("1"), Row("2"), Row("3", "anomaly")]
     good, worse = [alarm(s) for s in (-2, -1, 3)], [alarm(s) for s in (-2, 4, 3)]
-    pair = (anomaly.measure(rows, good), good), (anomaly.measure(rows, worse), worse)
+    pair = (
+        (anomaly.measure(rows, good, share=0.05), good),
+        (anomaly.measure(rows, worse, share=0.05), worse),
+    )
     assert anomaly.losses(*pair) == {"auroc": 50.0}
 
 
 def test_without_labels_verdicts_that_differ_and_alarms_gained_are_lost() -> None:
     rows = [Row(str(i)) for i in range(4)]
     before, after = [alarm(s) for s in (1, -1, -1, -1)], [alarm(s) for s in (-1, 1, 1, -1)]
-    pair = (anomaly.measure(rows, before), before), (anomaly.measure(rows, after), after)
+    pair = (
+        (anomaly.measure(rows, before, share=0.05), before),
+        (anomaly.measure(rows, after, share=0.05), after),
+    )
     assert anomaly.losses(*pair) == {"agreement": 75.0, "false_alarm_rate": 25.0}
 
 
