@@ -38,3 +38,10 @@ def test_every_dependency_is_explained() -> None:
     page = (ROOT / "docs" / "dependencies.md").read_text()
     unexplained = {r.name for r in ASKED if r.name != "edgeslm" and r.name not in page}
     assert not unexplained
+
+
+def test_no_python_is_claimed_on_which_the_set_up_has_not_run() -> None:
+    page = (ROOT / "docs" / "dependencies.md").read_text()
+    ran = re.findall(r"^\| [^|]+ \| (3\.\d+) \| The (?:whole test suite|set-up)", page, re.M)
+    claimed = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if ":: Python :: 3." in c]
+    assert claimed == ran
