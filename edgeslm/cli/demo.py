@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _live() -> View:
     if importlib.util.find_spec("rich") is None:
-        msg = "the live view needs rich: pip install 'edgeslm[demo]', or pipe the output, or --json"
+        msg = "the live view needs rich: make venv in a checkout, or pipe the output, or --json"
         raise MissingExtraError(msg)
     from edgeslm.demo.live import on_terminal  # noqa: PLC0415 -- a pipe and --json do without rich
 

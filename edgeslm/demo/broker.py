@@ -94,8 +94,8 @@ def choose(
         raise MissingExtraError(msg)
     if not embedded():
         msg = (
-            "no MQTT broker: apt install mosquitto, or for the embedded one "
-            "pip install 'edgeslm[demo]' (package iotcore)"
+            "no MQTT broker: apt install mosquitto, or for the embedded one (package iotcore) "
+            "make venv in a checkout"
         )
         raise MissingExtraError(msg)
     why = "" if wanted == "embedded" else ", since mosquitto is not installed"

