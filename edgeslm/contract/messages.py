@@ -71,8 +71,15 @@ class Result(TypedDict):
     ]
     accepted: NotRequired[Annotated[bool, Field(description="False: out of scope.")]]
     confidence: NotRequired[Annotated[float, Field(ge=0, le=1)]]
-    score: NotRequired[Annotated[float, Field(description="Higher is more anomalous.")]]
-    p_value: NotRequired[Annotated[PValue, Field(description="Fused over the channels.")]]
+    score: NotRequired[
+        Annotated[float, Field(description="Higher: more anomalous, or further out of scope.")]
+    ]
+    p_value: NotRequired[
+        Annotated[
+            PValue,
+            Field(description="Anomaly: fused over the channels; intent: of being in scope."),
+        ]
+    ]
     channels: NotRequired[Annotated[dict[str, PValue], Field(description="p-value of each.")]]
     source_known: NotRequired[bool]
     truncated: NotRequired[
