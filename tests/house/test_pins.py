@@ -42,6 +42,8 @@ def test_every_dependency_is_explained() -> None:
 
 def test_no_python_is_claimed_on_which_the_set_up_has_not_run() -> None:
     page = (ROOT / "docs" / "dependencies.md").read_text()
-    ran = re.findall(r"^\| [^|]+ \| (3\.\d+) \| The (?:whole test suite|set-up)", page, re.M)
+    ran = re.findall(
+        r"^\| [^|]+ \| (3\.\d+) \| The (?:whole test suite|set-up)", page, re.MULTILINE
+    )
     claimed = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if ":: Python :: 3." in c]
     assert claimed == ran
