@@ -15,7 +15,7 @@ from edgeslm.agent.reading import Reading, read
 from edgeslm.cli.text import whole
 from edgeslm.contract.messages import ModelRef, Result, encode
 from edgeslm.contract.settings import Route
-from edgeslm.errors import EXIT_REJECTED, EdgeSLMError
+from edgeslm.errors import EXIT_REJECTED, EdgeSLMError, RejectedError
 from edgeslm.ports import Received
 from edgeslm.runtime.golden import user_verdicts
 from edgeslm.runtime.model import Model, load_model
@@ -28,12 +28,23 @@ _FIELDS: Final = {name: f"/{name}" for name in ("text", "source", "time", "key",
 _EPILOG: Final = """\
 Each line of input gives one line of output, in order: the result that the agent would publish.
 A line is a text, or a JSON object with "text" and, where known, "source", "time", "key" and "id".
+With --format auto a line that begins with "{" must be such an object, else its result is an error;
+with --format text it is a text like any other.
+A text alone has no source: a bundle trained on several machines judges it as one of a machine it
+does not know (source_known is false), unless --source names the machine.
 
 exit status:
   0   every line was answered
-  65  a line got an error result in place of an answer, or the bundle cannot be used
+  65  a line got an error result in place of an answer, or the bundle or a standard stream
+      cannot be used
   78  the device profile cannot be used
 """
+
+
+class ClosedStreamError(RejectedError):
+    """Standard input or output is closed."""
+
+    code = "stream.closed"
 
 
 class _Envelope(TypedDict):
@@ -92,10 +103,7 @@ class _Answering:
         )
         if self.form == "text" or (self.form == "auto" and not line.data.lstrip().startswith(b"{")):
             return read(message, self.text)
-        reading = read(message, self.fields)
-        if self.form == "auto" and reading.code in {"input.not_json", "input.field_missing"}:
-            return read(message, self.text)
-        return reading
+        return read(message, self.fields)
 
     def _envelope(self, group: Group, id_: str) -> _Envelope:
         return {
@@ -112,8 +120,16 @@ class _Answering:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command; returns its exit status.
+
+    Raises:
+        EdgeSLMError: the bundle, the profile or a standard stream cannot be used.
+    """
     args = _arguments(argv)
+    for name, stream in (("input", sys.stdin), ("output", sys.stdout)):
+        if stream is None:
+            msg = f"standard {name} is closed; give a file, a pipe or a terminal"
+            raise ClosedStreamError(msg)
     model = load_model(
         args.bundle,
         profile=load_profile(args.profile) if args.profile else None,
@@ -148,7 +164,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("bundle", type=Path, help="bundle folder")
     add("--format", choices=("auto", "text", "json"), default="auto", help="of the lines")
-    add("--source", default="", help="which machine, for lines that do not say")
+    add("--source", default="", help="which machine, for lines that do not say (default: none)")
     add("--device", default="local", help="the results' device (default: local)")
     add("--share", choices=("none", "explanation", "text"), default="none", help="as in a route")
     add("--profile", help="device profile, by name or .toml file")

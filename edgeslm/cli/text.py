@@ -10,7 +10,11 @@ def whole(lowest: int, highest: int) -> Callable[[str], int]:
     """Return what reads a whole number in [lowest, highest], for argparse."""
 
     def whole_number(text: str) -> int:
-        number = int(text)
+        try:
+            number = int(text)
+        except ValueError:
+            msg = f"{text!r} is not a whole number"
+            raise argparse.ArgumentTypeError(msg) from None
         if not lowest <= number <= highest:
             msg = f"{number} is not in [{lowest}, {highest}]"
             raise argparse.ArgumentTypeError(msg)
@@ -21,9 +25,12 @@ def whole(lowest: int, highest: int) -> Callable[[str], int]:
 
 def duration(text: str) -> float:
     """Read seconds, above 0 and at most an hour, for argparse."""
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0 < seconds <= 3600:  # noqa: PLR2004 -- an hour; NaN is refused too
-        msg = f"{text} is not above 0 and at most 3600"
+        msg = f"{text!r} is not a number of seconds above 0 and at most 3600"
         raise argparse.ArgumentTypeError(msg)
     return seconds
 

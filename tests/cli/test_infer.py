@@ -39,9 +39,9 @@ def test_answers_every_line_in_order(run: Run, bundle: Path) -> None:
         "input.field_type",
         "input.encoding",
         "input.empty",
+        "input.field_missing",
         True,
-        True,
-        True,
+        "input.not_json",
         True,
     ]
     assert (got[1]["source"], got[1]["time"], got[1]["key"]) == ("press", 3, "k")
@@ -62,6 +62,39 @@ def test_form_of_the_lines(form: str, codes: list[str | None], run: Run, bundle:
     got = results(done.stdout)
     assert [r.get("error", {}).get("code") for r in got] == codes
     assert got[1]["text"] == ('{"text": "b"}' if form == "text" else "b")
+
+
+def test_a_broken_object_is_an_error_unless_lines_are_texts(run: Run, bundle: Path) -> None:
+    broken = b'{"text": "a\n  {"temp": 5}\n[1]\n5 {\n'
+    codes = [
+        r.get("error", {}).get("code") for r in results(run("infer", bundle, stdin=broken).stdout)
+    ]
+    assert codes == ["input.not_json", "input.field_missing", None, None]
+    done = run("infer", bundle, "--format", "text", stdin=broken)
+    assert done.returncode == 0
+    assert not any("error" in r for r in results(done.stdout))
+
+
+def test_help_says_how_lines_are_read_and_what_has_no_source(run: Run) -> None:
+    said = b" ".join(run("infer", "--help").stdout.split())
+    assert b'a line that begins with "{" must be such an object' in said
+    assert b"(source_known is false), unless --source names the machine" in said
+
+
+@pytest.mark.parametrize(("closing", "name"), [("<&-", b"input"), (">&-", b"output")])
+def test_a_closed_stream_is_named(
+    bundle: Path, environment: dict[str, str], closing: str, name: bytes
+) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {closing}', "sh", *COMMAND, "infer", str(bundle)],
+        env=environment,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 65
+    assert done.stderr.startswith(b"edgeslm infer: standard %s is closed" % name)
+    assert done.stderr.count(b"\n") == 1
 
 
 def test_results_are_the_same_without_cache_and_with_any_threads(run: Run, bundle: Path) -> None:
@@ -137,7 +170,7 @@ def test_nothing_in_nothing_out(run: Run, bundle: Path) -> None:
         (["/nowhere"], 65, b"[bundle.missing]"),
         (["BUNDLE", "--profile", "nothing"], 78, b"[profile.invalid]"),
         (["BUNDLE", "--threads", "0"], 2, b"not in [1, 64]"),
-        (["BUNDLE", "--max-bytes", "x"], 2, b"invalid"),
+        (["BUNDLE", "--max-bytes", "x"], 2, b"'x' is not a whole number"),
         ([], 2, b"bundle"),
     ],
 )
