@@ -128,12 +128,22 @@ def _read_manifest(path: Path) -> bytes:
             raw = opened.read(MAX_MANIFEST_BYTES + 1)
     except (OSError, ValueError) as err:  # ValueError: a NUL in the path
         why = err.strerror if isinstance(err, OSError) else str(err)
-        msg = f"{file}: {why}. Give the folder that holds {MANIFEST}."
+        msg = f"{file}: {why}. {_where(path)}"
         raise BundleMissingError(msg) from None
     if len(raw) > MAX_MANIFEST_BYTES:
         what = f"longer than {MAX_MANIFEST_BYTES} bytes"
         raise BundleInvalidError(str(file), [("", what)], remedy=_REMEDY)
     return raw
+
+
+def _where(path: Path) -> str:
+    """Say what to give in place of `path`, which holds no manifest."""
+    inner = path / "bundle"  # as an exporter's output folder has it
+    if (inner / MANIFEST).is_file():
+        return f"Give {inner}."
+    if path.suffix == ".tar" and path.is_file():
+        return f"Unpack it into an empty folder (tar -xf {path.name}), and give that."
+    return f"Give the folder that holds {MANIFEST}."
 
 
 def _verify(bundle: Bundle) -> None:

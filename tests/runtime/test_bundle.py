@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeslm.errors import EdgeSLMError
-from edgeslm.runtime.bundle import MANIFEST, MAX_MANIFEST_BYTES, open_bundle, read_report
+from edgeslm.runtime.bundle import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    BundleMissingError,
+    open_bundle,
+    read_report,
+)
 from tests.runtime import tiny
 
 
@@ -215,3 +222,16 @@ def test_a_report_beside_the_bundle_is_read(bundle: Path) -> None:
     beside.write_text("[" * 100_000)
     with pytest.raises(EdgeSLMError):
         read_report(opened, "quality")
+
+
+def test_the_folder_around_a_bundle_leads_to_it(tmp_path: Path) -> None:
+    tiny.write_bundle(tmp_path / "bundle")
+    with pytest.raises(BundleMissingError, match=re.escape(f"Give {tmp_path / 'bundle'}.")):
+        open_bundle(tmp_path)
+
+
+def test_a_packed_bundle_is_to_be_unpacked(tmp_path: Path) -> None:
+    packed = tmp_path / "bundle.tar"
+    packed.write_bytes(b"")
+    with pytest.raises(BundleMissingError, match=r"tar -xf bundle\.tar"):
+        open_bundle(packed)
