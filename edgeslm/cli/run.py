@@ -14,6 +14,7 @@ from edgeslm import logs
 from edgeslm.agent.agent import Agent
 from edgeslm.agent.wiring import RealParts
 from edgeslm.contract.settings import load_settings
+from edgeslm.runtime.profiles import load_profile
 
 # A thread that wants the interpreter waits so long for one that computes. Python's 5 ms would be
 # paid several times on the way of each message; much less would spend the time on switching.
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="settings, TOML")
     args = parser.parse_args(argv)
     settings = load_settings(args.config)
+    if settings.profile:  # a wrong one is said at once, and not of each model
+        load_profile(settings.profile)
     logs.configure(device=settings.device_id, level=settings.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     agent = Agent(settings, RealParts(args.config, settings))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgeslm.contract.base import Name, Typed
 from edgeslm.contract.manifest import Requirements, Tolerance
@@ -49,3 +49,10 @@ class DeviceProfile(Typed):
     tolerance: Tolerance | None = Field(
         None, description="Used where the exporter cannot run the target itself."
     )
+
+    @model_validator(mode="after")
+    def _targets(self) -> Self:
+        if "cpu" in self.providers and self.cpu is None:
+            msg = "providers: cpu needs [cpu.int8], which says how to quantise"
+            raise ValueError(msg)
+        return self

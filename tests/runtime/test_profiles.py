@@ -55,6 +55,10 @@ def test_a_device_that_no_profile_fits_is_told_which_there_are() -> None:
 def test_reads_a_file_of_the_users_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('name = "mine"\ndescription = ""\nproviders = ["cpu"]\n[requires]\n')
+    with pytest.raises(ProfileError, match=r"cpu needs \[cpu\.int8\]") as caught:
+        load_profile(str(file))
+    assert "Value error" not in str(caught.value)
+    file.write_text(file.read_text() + "[cpu.int8]\nreduce_range = true\n")
     assert load_profile(str(file)).name == "mine"
 
 
