@@ -23,6 +23,7 @@ COMMANDS: Final = {
     ("bundle", "inspect"): ("edgeslm.cli.bundle_inspect", "show what a bundle holds"),
     ("bundle", "verify"): ("edgeslm.cli.bundle_verify", "check a bundle as a device would"),
 }
+EXIT_SHORT: Final = 1  # `edgeslm demo` broke a promise of its own; `shortfalls` says which
 EXIT_USAGE: Final = 64  # EX_USAGE: no such command
 
 

@@ -56,7 +56,7 @@ class Summary:
     caught_by_kind: Mapping[str, tuple[int, int]]
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self)
+        return {**asdict(self), "shortfalls": self.shortfalls}
 
     @property
     def shortfalls(self) -> list[str]:

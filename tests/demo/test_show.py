@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from edgeslm.cli import demo
 from edgeslm.contract.messages import Result
 from edgeslm.contract.settings import load_settings
 from edgeslm.demo import bundles, words
@@ -172,3 +175,13 @@ def test_toml_of_odd_paths_stays_toml(tmp_path: Path) -> None:
     odd = tmp_path / 'a "b" \\ ü'
     text = configuration(odd, 1, {"anomaly": odd})
     assert tomllib.loads(text)["models"]["anomaly"]["bundle"] == str(odd)
+
+
+@pytest.mark.parametrize(("lost", "status"), [(0, 0), (1, 1)])
+def test_a_broken_promise_is_a_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lost: int, status: int
+) -> None:
+    summary = replace(Tally().summary(pss_mb=None), lost=lost)
+    monkeypatch.setattr(demo, "run", lambda *_: summary)
+    assert demo.main(["--json"]) == status
+    assert len(json.loads(capsys.readouterr().out)["shortfalls"]) == lost

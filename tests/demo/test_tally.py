@@ -120,7 +120,9 @@ def test_promises_broken_are_named() -> None:
     )  # fmt: skip
     assert good.shortfalls == []
     for change in ({"lost": 1}, {"faults_caught": 18}, {"false_alarms": 4}):
-        assert len(replace(good, **change).shortfalls) == 1  # type: ignore[arg-type]
+        short = replace(good, **change)  # type: ignore[arg-type]
+        assert len(short.shortfalls) == 1
+        assert short.as_json()["shortfalls"] == short.shortfalls
 
 
 def test_the_summary_has_the_documented_fields() -> None:
