@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,14 +13,29 @@ from edgeslm.errors import InvalidFileError
 SCHEMA_VERSION: Final = 1
 MAX_DEPTH: Final = 32  # of TOML that people write
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_SPELLED: Final[dict[str, str]] = {}
+
+
+def spelled(pattern: str, wrong: str, **more: Any) -> Any:
+    """Return the `Field` of a string that matches `pattern`; of another, errors say `wrong`."""
+    _SPELLED[pattern] = wrong
+    return Field(pattern=pattern, **more)
+
+
+Sha256 = Annotated[str, spelled(r"^[0-9a-f]{64}$", "not a SHA-256 in lower-case hex")]
 Name = Annotated[
-    str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Lower case, up to 64.")
+    str,
+    spelled(
+        r"^[a-z0-9][a-z0-9._-]{0,63}$",
+        "not a name: a-z, 0-9, '.', '_', '-', up to 64, the first a-z or 0-9",
+        description="Lower case, up to 64.",
+    ),
 ]
 RelativePath = Annotated[
     str,
-    Field(
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$",
+    spelled(
+        r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$",
+        "not a path inside the bundle",
         max_length=200,
         description="Inside the bundle: no leading slash, no part that begins with a dot.",
     ),
@@ -39,10 +54,14 @@ M = TypeVar("M", bound=BaseModel)
 def problems_of(err: ValidationError) -> list[tuple[str, str]]:
     """Each fault as (dotted field, message), without echoing values: one may be a secret."""
     found = []
-    for e in err.errors(include_input=False, include_url=False, include_context=False):
+    for e in err.errors(include_input=False, include_url=False):
         what = e["msg"]
         if e["type"] == "extra_forbidden":
             what = "unknown key"
+        elif e["type"] == "value_error":
+            what = what.removeprefix("Value error, ")
+        elif e["type"] == "string_pattern_mismatch":
+            what = _SPELLED.get(e["ctx"]["pattern"], what)
         found.append((".".join(str(part) for part in e["loc"]), what))
     return found
 

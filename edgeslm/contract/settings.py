@@ -2,6 +2,8 @@
 
 A nested key's variable joins the levels with two underscores: `EDGESLM_UPLINK__HOST`,
 `EDGESLM_MODELS__PRESS__BUNDLE`; tables and lists may also be given whole, as JSON. Variables win.
+A variable's name has no '-' and no '.': what is below a name with one of them is set in the file,
+or with its whole table.
 """
 
 from __future__ import annotations
@@ -13,19 +15,22 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from edgeslm.contract.base import Name, problems_of, read_toml
+from edgeslm.contract.base import Name, problems_of, read_toml, spelled
 from edgeslm.contract.topics import DEFAULT_ROOT, Topics, filter_problem, overlap
 from edgeslm.errors import ConfigError
 
 Share = Literal["none", "explanation", "text"]
 Pointer = Annotated[
     str,
-    Field(
-        pattern=r"^(/([^~/]|~[01])*)+$",
+    spelled(
+        r"^(/([^~/]|~[01])*)+$",
+        "not a JSON pointer, such as /data/text",
         max_length=512,
         description="JSON pointer (RFC 6901) into the payload.",
     ),
 ]
+OTHER_VARIABLES = frozenset({"EDGESLM_CACHE", "EDGESLM_CASES"})
+"""Variables that are no settings: where exports are kept, where tests find their cases."""
 REMEDY = "Correct it and start again; docs/settings.md lists every key."
 
 
@@ -165,11 +170,19 @@ class AgentSettings(BaseSettings):
 
     device_id: Annotated[
         str,
-        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Unique in the fleet."),
+        spelled(
+            r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+            "not an id: letters, digits, '.', '_', '-', up to 64, the first a letter or digit",
+            description="Unique in the fleet.",
+        ),
     ]
     topic_root: Annotated[
         str,
-        Field(pattern=r"^[^+#$/\x00][^+#\x00]*[^+#/\x00]$", description="Above the device's id."),
+        spelled(
+            r"^[^+#$/\x00][^+#\x00]*[^+#/\x00]$",
+            "not a topic: no + and #, no / at its ends, no $ at its beginning",
+            description="Above the device's id.",
+        ),
     ] = DEFAULT_ROOT
     state_dir: Annotated[Path, Field(description="Outbox and verdicts; survives a reboot.")] = Path(
         "/var/lib/edgeslm"
@@ -233,8 +246,12 @@ def load_settings(path: Path) -> AgentSettings:
     """Return the settings in the TOML file `path`, with `EDGESLM_*` over it.
 
     Raises:
-        ConfigError: no such file, not TOML, or a key is unknown or wrong; names each.
+        ConfigError: no such file, not TOML, or a key or variable is unknown or wrong; names each.
     """
+    if strangers := _strangers():
+        problems = [(name, "unknown variable") for name in strangers]
+        where = "environment"
+        raise ConfigError(where, problems, remedy=REMEDY)
     try:
         raw = path.read_bytes()
     except OSError as err:
@@ -248,6 +265,13 @@ def load_settings(path: Path) -> AgentSettings:
     except ValueError as err:  # pydantic-settings: a variable that should hold JSON and does not
         where = "environment"
         raise ConfigError(where, [("", str(err))], remedy=REMEDY) from None
+
+
+def _strangers() -> list[str]:
+    """Return the variables that look like ours and are not: pydantic-settings reads past them."""
+    known = {f"EDGESLM_{name.upper()}" for name in AgentSettings.model_fields} | OTHER_VARIABLES
+    given = (name for name in os.environ if name.upper().startswith("EDGESLM_"))
+    return sorted(name for name in given if name.upper().partition("__")[0] not in known)
 
 
 def _culprit(field: str) -> str:

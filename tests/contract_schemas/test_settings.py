@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from edgeslm.contract.settings import AgentSettings, load_settings
+from edgeslm.contract.settings import OTHER_VARIABLES, AgentSettings, load_settings
 from edgeslm.errors import EXIT_CONFIG, ConfigError
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -32,9 +32,9 @@ BAD = {
     "a value for a table": ('device_id = "d"\nuplink = 3', "uplink"),
     "out of range": ('device_id = "d"\n[uplink]\nport = 65536', "uplink.port"),
     "not finite": ('device_id = "d"\nstate_interval_s = nan', "state_interval_s"),
-    "device with a slash": ('device_id = "a/b"', "device_id"),
+    "device with a slash": ('device_id = "a/b"', "device_id: not an id"),
     "device with a wildcard": ('device_id = "+"', "device_id"),
-    "root with a wildcard": ('device_id = "d"\ntopic_root = "a/#"', "topic_root"),
+    "root with a wildcard": ('device_id = "d"\ntopic_root = "a/#"', "topic_root: not a topic"),
     "root of the broker": ('device_id = "d"\ntopic_root = "$SYS"', "topic_root"),
     "two passwords": (
         'device_id = "d"\n[uplink]\nusername = "u"\npassword = "p"\npassword_file = "f"',
@@ -46,7 +46,7 @@ BAD = {
     "route to an empty list": (ROUTE.replace('["m"]', "[]"), "routes.r.models"),
     "bad filter": (ROUTE.replace('"t"', '"a/#/b"'), "routes.r"),
     "own topics": (ROUTE.replace('"t"', '"#"'), "own results"),
-    "bad pointer": (ROUTE + 'text = "text"', "routes.r.text"),
+    "bad pointer": (ROUTE + 'text = "text"', "routes.r.text: not a JSON pointer"),
     "pointer without text": (ROUTE + 'id = "/id"', "name the text's pointer"),
     "bad name of a model": ('device_id = "d"\n[models."M/1"]\nbundle = "b"', "models"),
     "not TOML": ("device_id = ", "not TOML"),
@@ -72,6 +72,8 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
         load(tmp_path, text)
     assert str(tmp_path / "agent.toml") in str(err.value)
     assert "docs/settings.md" in str(err.value)
+    assert "Value error" not in str(err.value)
+    assert "should match" not in str(err.value)
     assert err.value.exit_status == EXIT_CONFIG
 
 
@@ -135,6 +137,23 @@ def test_an_error_names_the_variable_that_caused_it(
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigError, match=rf"{variable.upper()} \("):
         load(tmp_path, 'device_id = "d"')
+
+
+@pytest.mark.parametrize("variable", ["EDGESLM_LOGLEVEL", "EDGESLM_UPLINKS__HOST", "edgeslm_x"])
+def test_an_unknown_variable_of_ours_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "x")
+    with pytest.raises(ConfigError, match=f"environment: {variable}: unknown variable"):
+        load(tmp_path, 'device_id = "d"')
+
+
+def test_variables_of_other_parts_are_let_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in OTHER_VARIABLES:
+        monkeypatch.setenv(variable, "x")
+    assert load(tmp_path, 'device_id = "d"').device_id == "d"
 
 
 # Every key: what the file says, what the variable says, in TOML and in the environment.
