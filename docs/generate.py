@@ -70,8 +70,10 @@ def settings_page(schema: dict[str, Any]) -> str:
         "`edgeslm run --config FILE` reads one TOML file. Every key can be overridden by an",
         "environment variable, given beside it; tables and lists may also be given whole, as JSON",
         "(`EDGESLM_ROUTES='{...}'`). Variables win. NAME stands for a name of your own; in a",
-        "variable it is in capitals. An unknown key or a wrong type stops the start, with the",
-        "key's name and status 78. An example is at the end.",
+        "variable it is in capitals. A shell's variables have neither `-` nor `.` in their names:",
+        "what is below a name with one of them is set in the file, or with its whole table as",
+        "JSON. An unknown key, an unknown variable `EDGESLM_*` or a wrong type stops the start,",
+        "with its name and status 78. An example is at the end.",
     ]
     for table in _tables.tables(schema):
         lines += ["", _heading(table), "", table.meaning or "Keys outside any table.", ""]
