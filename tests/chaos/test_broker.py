@@ -38,7 +38,7 @@ def test_an_agent_that_started_before_its_broker_connects_when_it_comes(
 def test_a_broker_restarted_in_full_flow_loses_nothing(
     make_agent: MakeAgent, mosquitto: Mosquitto, plant: Plant, brittle: Path
 ) -> None:
-    agent = make_agent(models={"m": {"bundle": brittle}}, routes={"r": OWN_IDS})
+    agent = make_agent(models={"m": {"bundle": brittle}}, routes={"r": ROUTE})
     agent.start()
     flow = Flow(plant)
     with flow.running():
@@ -47,7 +47,7 @@ def test_a_broker_restarted_in_full_flow_loses_nothing(
             mosquitto.stop()
             mosquitto.start()
         flow.advance(500)
-    flow.close(agent)
+    flow.close(agent, republished=True)
 
 
 def test_a_killed_broker_loses_nothing_of_a_source_that_publishes_again(
@@ -72,13 +72,13 @@ def test_a_killed_broker_loses_nothing_of_a_source_that_publishes_again(
         return not missing
 
     poll(nothing_left, "every message is answered", 60)
-    flow.close(agent, ordered=False)
+    flow.close(agent, republished=True)
 
 
 def test_a_real_model_outlives_its_broker_and_its_own_end(
     make_agent: MakeAgent, mosquitto: Mosquitto, plant: Plant, anomaly_bundle: Path
 ) -> None:
-    agent = make_agent(models={"m": {"bundle": anomaly_bundle}}, routes={"r": OWN_IDS})
+    agent = make_agent(models={"m": {"bundle": anomaly_bundle}}, routes={"r": ROUTE})
     agent.start()
     flow = Flow(plant, text="filler 3 temp=71.9 C count")
     with flow.running(per_s=200):
@@ -89,7 +89,7 @@ def test_a_real_model_outlives_its_broker_and_its_own_end(
         agent.kill()
         agent.start()
         poll(lambda: len(flow.answered("plant")) > 300, "results")
-    flow.close(agent, "plant")
+    flow.close(agent, "plant", republished=True)
 
 
 def test_a_refused_password_is_told_without_it_and_tried_ever_more_rarely(
