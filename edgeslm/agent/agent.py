@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, deque
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
@@ -46,6 +47,9 @@ class Parts(Protocol):
     def outbox(self) -> Outbox: ...
     @property
     def notifier(self) -> Notifier: ...
+    @property
+    def set_aside(self) -> Path | None:
+        """Where the outbox was moved that could not be read at the start; None if none was."""
 
     def load(self, name: str, settings: ModelSettings) -> Model:
         """Return a loaded model, on the loader's thread; `EdgeSLMError` says why not."""
@@ -139,6 +143,8 @@ class Agent:
         """Serve until `stop`."""
         self._apply(self._settings)
         self._forwarder.link.start()
+        if (damaged := self._parts.set_aside) is not None:
+            self._trouble("outbox_set_aside", "outbox.damaged", f"kept as {damaged}")
         while not self._asked.stop:
             self._turn()
             if self._asked.reload:

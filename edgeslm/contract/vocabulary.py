@@ -19,10 +19,11 @@ INPUT_ERRORS: Final = {
     "inference.failed": "The model could not answer this text.",
     "internal": "A fault of ours; the log has the details.",
 }
-# In an event: what a broker would not do.
+# In an event: what a broker would not do, or a disk did not keep.
 BROKER_ERRORS: Final = {
     "input.refused": "The input broker does not let this device subscribe to a route's topic.",
     "uplink.refused": "The uplink broker does not take results on this device's topics.",
+    "outbox.damaged": "Results on disk cannot be read; the message names the file that holds them.",
 }
 # In a state's `drops`: messages that are not answered, or answers that nobody takes.
 DROPS: Final = {
@@ -40,5 +41,6 @@ EVENTS: Final = {
     "reload_failed": "The new settings cannot be used; the old ones stay. `error` says why.",
     "subscription_refused": "See input.refused; `error.message` names the topic.",
     "result_refused": "See uplink.refused; told once, then counted in `drops`.",
+    "outbox_set_aside": "The outbox could not be read at the start: moved away, begun anew.",
     "outbox_blocked": "The outbox cannot be written; acknowledgements wait. `error` says why.",
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.conftest import brittle, make_agent, plant  # noqa: F401 -- fixtures
+from tests.agent.conftest import agent, brittle, make_agent, plant  # noqa: F401 -- fixtures
 from tests.mosquitto import Mosquitto
 
 
