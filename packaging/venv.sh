@@ -37,7 +37,7 @@ fi
 
 smaller="make venv TORCH_INDEX=<address of PyTorch's CPU wheel index>"
 cat >&2 <<EOF
-edgeslm: installing PyTorch and $(grep -c == "$constraints") packages in all into .venv, at the
+edgeslm: installing $(grep -c == "$constraints") packages into .venv, PyTorch among them, at the
 edgeslm: versions of $constraints. That takes about 2 GB of disk with a CPU build of
 edgeslm: PyTorch; what an index gives for x86-64 is often a CUDA build, with several GB more.
 EOF

@@ -92,7 +92,7 @@ class TestEnvironment:
     def test_it_is_announced_before_pip_starts(self, checkout: Path, cpu: Path) -> None:
         (checkout / "packaging" / "constraints.txt").write_text("a==1\nb==2\n")  # no torch: it ends
         said = call(checkout, "make", "venv", f"PYTHON={cpu}")
-        assert "2 packages in all into .venv" in said
+        assert "installing 2 packages into .venv" in said
         assert "GB" in said
         assert "make venv TORCH_INDEX=" in said
         assert not (checkout / "pip.log").exists()
