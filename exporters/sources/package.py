@@ -27,7 +27,7 @@ def open_source(name: str, *, tokenizer: Path | None) -> HuggingFace | None:
     if not name.startswith(_SCHEME):
         return None
     if name == _SCHEME:
-        msg = f"{name}: names no package; give package:NAME"
+        msg = f"{name!r} names no package; give package:NAME"
         raise SourceError(msg)
     folder = package_folder(name.removeprefix(_SCHEME))
     return HuggingFace(name, folder, tokenizer or folder)
