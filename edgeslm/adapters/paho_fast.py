@@ -124,8 +124,8 @@ class FastClient(StockClient):
             kind = head & 0xF0
             if kind == PUBLISH and head & _QOS <= _QOS_1:
                 arrived.append(self._publish(data, head, body, stop))
-            elif kind == PUBACK:
-                code = data[body + 2] if size > 2 else 0  # noqa: PLR2004 -- the packet id's size
+            elif kind == PUBACK and size >= 2:  # noqa: PLR2004 -- the packet id's size
+                code = data[body + 2] if size > 2 else 0  # noqa: PLR2004
                 confirmed.append((data[body] << 8 | data[body + 1], code))
             else:
                 rc = self._other(head, data[body:stop])

@@ -40,10 +40,6 @@ class Notifier:
         """Say that we serve."""
         self._send(f"READY=1\nSTATUS={status}")
 
-    def status(self, status: str) -> None:
-        """Say in one line how we are."""
-        self._send(f"STATUS={status}")
-
     def feed(self) -> None:
         """Say that the serving loop turns."""
         self._send("WATCHDOG=1")
@@ -51,6 +47,12 @@ class Notifier:
     def stopping(self) -> None:
         """Say that we are on our way out."""
         self._send("STOPPING=1")
+
+    def close(self) -> None:
+        """Say no more."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def _send(self, message: str) -> None:
         if self._socket is None:
