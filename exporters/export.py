@@ -43,6 +43,7 @@ TAR: Final = "bundle.tar"
 QUALITY: Final = "quality.json"
 MEASUREMENTS: Final = "measurements.json"
 _UNKNOWN: Final = Tolerance(score=0.0, confidence=0.0, verified="none")
+_BATCH: Final = 16  # texts of the float32 encoder, which only the reference is fitted on
 _TIMED: Final = 64  # inferences of either precision, interleaved
 _DIGITS: Final = 6
 _MIN_TOKENS: Final = 4  # a manifest's bounds
@@ -175,7 +176,12 @@ class _Work:
         rows, recipe = self.split.train, self.recipe
         folder = self.scratch / place
         folder.mkdir()
-        embed = make_embed(model, self.encoder, max_tokens=self.identity.max_tokens)
+        embed = make_embed(
+            model,
+            self.encoder,
+            max_tokens=self.identity.max_tokens,
+            batch=_BATCH if precision == "fp32" else 1,
+        )
         with self.stage(f"fitting on {precision}", recipe.steps(rows)) as advance:
             head = recipe.fit(
                 rows, embed, share=self.job.share, seed=self.job.seed, advance=advance
