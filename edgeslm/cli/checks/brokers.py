@@ -94,6 +94,10 @@ _TLS: Final = _Cause(
 _NOT_MQTT: Final = _Cause(
     "connected, and got no answer", "Is this the port of an MQTT broker, and a plain one, not TLS?"
 )
+_NOT_MQTT_TLS: Final = _Cause(
+    "TLS stands, and no answer",
+    "Does the broker want a client certificate (tls.cert_file), or one of another CA? Is it MQTT?",
+)
 _NO_ROUTE: Final = _Cause(
     "no route", "Look at this device's network: cable, address, gateway; and at host."
 )
@@ -156,7 +160,9 @@ def _connect(check: str, broker: Broker, device_id: str) -> Finding:
     except (OSError, ValueError) as err:
         return _finding(check, describe(err, broker), _cause(err, tls=broker.tls is not None))
     if client.session_present is None:
-        cause = _REFUSALS.get(client.refusal, _REFUSED) if client.refusal else _NOT_MQTT
+        cause = _NOT_MQTT_TLS if broker.tls else _NOT_MQTT
+        if client.refusal:
+            cause = _REFUSALS.get(client.refusal, _REFUSED)
         return _finding(check, describe(ConnectionError(client.trouble), broker), cause)
     how = f"MQTT {broker.protocol}{' over TLS' if broker.tls else ''}"
     who = f"user {broker.username}" if broker.username is not None else "nobody in particular"

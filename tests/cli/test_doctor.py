@@ -1,0 +1,552 @@
+"""`edgeslm doctor`: each thing that can be wrong is named, with its remedy and a status."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgeslm
+from edgeslm import tasks
+from edgeslm.adapters.mqtt import MqttLink
+from edgeslm.adapters.mqtt_open import LinkConfig
+from edgeslm.cli import doctor
+from edgeslm.cli.checks import Finding, device, files, guarded
+from edgeslm.contract.settings import AgentSettings, Broker, load_settings
+from edgeslm.ports import Report, Up
+from edgeslm.runtime.device import Device
+from tests.agent.kit import poll, toml
+from tests.certificates import Authority
+from tests.cli.conftest import Run
+from tests.mosquitto import Mosquitto, free_port
+from tests.runtime import tiny
+
+PASSWORD = "correct horse"  # noqa: S105 -- of a broker on loopback
+Write = Callable[..., Path]
+Found = dict[str, Finding]
+
+
+@pytest.fixture(autouse=True)
+def _double(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bundles of these tests have a task of the tests."""
+    folder = str(Path(__file__).parents[1] / "runtime" / "tasks")
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, folder])
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes settings that are right but for what is given."""
+
+    def write_settings(**settings: Any) -> Path:
+        whole = {
+            "device_id": "dev1",
+            "state_dir": tmp_path / "state",
+            "runtime_dir": tmp_path / "run",
+            **settings,
+        }
+        path = tmp_path / "agent.toml"
+        path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in whole.items()))
+        path.chmod(0o640)
+        return path
+
+    return write_settings
+
+
+def examine(config: Path | None) -> Found:
+    """What was found, by check; an error comes before what else a check says."""
+    ranks = {"ok": 0, "warning": 1, "error": 2}
+    found = sorted(doctor.examine(config), key=lambda f: ranks[f.level])
+    for finding in found:
+        assert (finding.level == "ok") == (not finding.remedy)
+        assert (finding.level == "error") == (finding.status > 0)
+        assert finding.code != "internal", finding
+    return {finding.check: finding for finding in found}
+
+
+def at(port: int, **fields: Any) -> dict[str, Any]:
+    return {"host": "127.0.0.1", "port": port, **fields}
+
+
+def broken(found: Found) -> set[str]:
+    return {check for check, finding in found.items() if finding.level == "error"}
+
+
+# The whole.
+
+
+def test_a_device_that_is_well(run: Run, write: Write, mosquitto: Mosquitto, bundle: Path) -> None:
+    config = write(
+        uplink=at(mosquitto.port),
+        models={"m": {"bundle": bundle}},
+        routes={"r": {"topic": "plant/#", "models": ["m"]}},
+    )
+    done = run("doctor", "--config", config, "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["exit_status"]) == (0, 0), report
+    assert {f["check"]: f["level"] for f in report["findings"]} == dict.fromkeys(
+        (
+            *("config", "clock", "cpu", "provider.cpu", "telemetry"),
+            *("state_dir", "runtime_dir", "model.m", "broker.uplink"),
+        ),
+        "ok",
+    )
+    assert report["counts"] == {"error": 0, "warning": 0, "ok": len(report["findings"])}
+    for folder in ("state", "run"):
+        assert not (config.parent / folder).exists(), "it changes nothing"
+
+
+def test_without_settings_the_device_alone(run: Run) -> None:
+    done = run("doctor")
+    assert done.returncode == 0
+    lines = done.stdout.decode().splitlines()
+    assert [line.split()[1] for line in lines[:-1]] == ["clock", "cpu", "provider.cpu", "telemetry"]
+    assert lines[-1] == "0 errors, 0 warnings"
+
+
+def test_the_worst_error_gives_the_status(run: Run, write: Write, tmp_path: Path) -> None:
+    away: dict[str, Any] = {"uplink": at(free_port())}
+    assert run("doctor", "--config", write(**away)).returncode == 75
+    away["models"] = {"m": {"bundle": tmp_path / "none"}}
+    assert run("doctor", "--config", write(**away)).returncode == 65
+    away["profile"] = "toaster"
+    done = run("doctor", "--config", write(**away))
+    assert done.returncode == 78
+    for line in (b"error    cpu", b"error    model.m", b"error    broker.uplink"):
+        assert line in done.stdout
+
+
+def test_a_check_that_fails_is_a_finding_and_the_others_go_on() -> None:
+    def bad() -> Iterator[Finding]:
+        yield Finding("a", "ok", "first")
+        raise ZeroDivisionError
+
+    first, second = guarded("a", bad)
+    assert (first.found, second.level, second.code) == ("first", "error", "internal")
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"device_id = ", "not TOML"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"\x00\x1b[2J = 1", "not TOML"),
+        (b"", "device_id: Field required"),
+        (b'device_id = "d"\nuplnk = 1', "uplnk: unknown key"),
+        (b'device_id = "d"\n[uplink]\nport = "x\x1b[2J"', "not TOML"),
+        (b'device_id = "d"\n[uplink]\nport = 70000', "uplink.port"),
+        (b'device_id = "d"\n[uplink]\npassword = "x"', "needs a username"),
+        (b'device_id = "d"\n[routes.r]\ntopic = "#/a"\nmodels = ["m"]', "routes.r"),
+        (b"a" + b".a" * 5000 + b" = 1", "nested deeper"),
+        (b"x = " + b"[" * 100_000, "not TOML"),
+    ],
+)
+def test_settings_that_cannot_be_used(
+    raw: bytes, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_bytes(raw)
+    assert doctor.main(["--config", str(config), "--json"]) == 78
+    report = json.loads(capsys.readouterr().out)
+    wrong = [f for f in report["findings"] if f["level"] == "error"]
+    assert {(f["check"], f["code"]) for f in wrong} == {("config", "config.invalid")}
+    assert said in wrong[0]["found"]
+    assert str(config) in wrong[0]["found"]
+    assert "docs/settings.md" in wrong[0]["remedy"]
+    assert "clock" in {f["check"] for f in report["findings"]}, "the device is looked at anyway"
+    assert doctor.main(["--config", str(config)]) == 78
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_settings_that_are_not_there(run: Run, tmp_path: Path) -> None:
+    for name in ("", "none.toml", "n" * 300):
+        assert broken(examine(tmp_path / name)) == {"config"}
+    assert run("doctor", "--config", tmp_path / "none.toml").returncode == 78
+
+
+def test_settings_that_would_serve_nothing(write: Write, bundle: Path) -> None:
+    found = examine(write(uplink=at(free_port())))
+    assert found["config.models"].level == "warning"
+    found = examine(write(uplink=at(free_port()), models={"m": {"bundle": bundle}}))
+    assert found["config.models.m"].found == "no route leads to it"
+
+
+# Brokers.
+
+
+@pytest.fixture
+def guarded_broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A broker that knows one user."""
+    if shutil.which("mosquitto_passwd") is None:
+        pytest.skip("no mosquitto_passwd")
+    known = tmp_path / "known"
+    subprocess.run(["mosquitto_passwd", "-b", "-c", known, "dev1", PASSWORD], check=True)
+    known.chmod(0o644)
+    extra = f"allow_anonymous false\npassword_file {known}"
+    broker = Mosquitto(tmp_path / "guarded", extra=extra)
+    broker.start()
+    yield broker
+    broker.kill()
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_a_password_is_tried(
+    protocol: str, write: Write, guarded_broker: Mosquitto, tmp_path: Path
+) -> None:
+    secret = tmp_path / "password"
+    user = {"protocol": protocol, "username": "dev1", "password_file": secret}
+    config = write(uplink=at(guarded_broker.port, **user))
+    secret.write_text(f"{PASSWORD}\n")
+    assert examine(config)["broker.uplink"].level == "ok"
+    secret.write_text("battery staple")
+    wrong = examine(config)["broker.uplink"]
+    assert (wrong.level, wrong.status) == ("error", 78)
+    assert wrong.found.startswith("user name or password refused: 127.0.0.1:")
+    nobody = examine(write(uplink=at(guarded_broker.port, protocol=protocol)))["broker.uplink"]
+    assert nobody.found.startswith("user name or password refused")
+
+
+@pytest.mark.broker
+def test_a_password_is_never_told(
+    write: Write, guarded_broker: Mosquitto, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for password in (PASSWORD, "battery staple"):
+        config = write(uplink=at(guarded_broker.port, username="dev1", password=password))
+        for options in ([], ["--json"]):
+            doctor.main(["--config", str(config), *options])
+            told = capsys.readouterr()
+            assert "dev1" in told.out
+            assert password not in told.out + told.err
+
+
+@pytest.mark.broker
+def test_the_agents_sessions_stay_its_own(write: Write, mosquitto: Mosquitto) -> None:
+    reports: list[Report] = []
+    broker = Broker(host="127.0.0.1", port=mosquitto.port)
+    link: MqttLink[Any] = MqttLink(LinkConfig("dev1", broker, session_expiry_s=60), reports.append)
+    link.start()
+    poll(lambda: bool(reports), "the agent's link is up")
+    assert examine(write(uplink=at(mosquitto.port)))["broker.uplink"].level == "ok"
+    link.stop()
+    assert link.join(5)
+    assert reports == [Up(1, session_present=False)]
+
+
+@pytest.mark.broker
+def test_both_brokers_are_tried(write: Write, mosquitto: Mosquitto) -> None:
+    found = examine(write(uplink=at(mosquitto.port), input=at(free_port())))
+    assert broken(found) == {"broker.input"}
+    assert found["broker.input"].found.startswith("nobody listens there: 127.0.0.1:")
+    assert found["broker.input"].status == 75
+
+
+def test_a_name_that_nobody_knows(write: Write) -> None:
+    found = examine(write(uplink={"host": "no-such-broker.invalid"}))["broker.uplink"]
+    assert found.found.startswith("name not known: no-such-broker.invalid:1883")
+
+
+def test_a_host_that_is_none(write: Write) -> None:
+    for host in ("a" * 70, ".", "b\x00c", "\u2028"):
+        assert examine(write(uplink={"host": host}))["broker.uplink"].level == "error"
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (b"", "connected, and got no answer"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "connected, and got no answer"),
+        (b"\x20\x00", "connected, and got no answer"),
+        (b"\x20\xff\xff\xff\xff\xff", "connected, and got no answer"),
+        (b"\x20\x0a\x00\x00\x07\x1f\x00\x04\xff\xfe\xff\xfe", "connected, and got no answer"),
+        (b"\x20\x02\x00\x01", "MQTT version refused"),
+        (b"\x20\x03\x00\x84\x00", "MQTT version refused"),
+        (b"\x20\x03\x00\x85\x00", "client id refused"),
+        (b"\x20\x03\x00\x89\x00", "the broker takes nobody now"),
+        (b"\x20\x03\x00\x8a\x00", "this client is banned"),
+        (b"\x20\x03\x00\x80\x00", "refused"),
+    ],
+)
+def test_whatever_a_broker_says(reply: bytes, said: str, write: Write) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(4096)
+                client.sendall(reply)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        found = examine(write(uplink=at(server.getsockname()[1])))["broker.uplink"]
+        thread.join(10)
+    assert found.found.startswith(said)
+    assert found.level == ("warning" if reply[3:4] == b"\x85" else "error")
+
+
+def test_a_password_in_clear_over_the_network_is_told(write: Write) -> None:
+    user = {"username": "u", "password": "p", "port": free_port()}
+    assert "broker.uplink.tls" not in examine(write(uplink={"host": "localhost", **user}))
+    found = examine(write(uplink={"host": "no-such-broker.invalid", **user}))
+    assert found["broker.uplink.tls"].level == "warning"
+
+
+# TLS.
+
+# paho leaves a socket whose handshake failed to the collector, which closes it.
+PAHOS = pytest.mark.filterwarnings("ignore:unclosed <ssl:ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+TlsBroker = Callable[..., int]
+
+
+@pytest.fixture
+def tls_broker(tmp_path: Path, authority: Authority) -> Iterator[TlsBroker]:
+    """Starts brokers with a certificate of the authority; returns the port."""
+    started: list[Mosquitto] = []
+
+    def start(*more: str, **certificate: Any) -> int:
+        name = f"broker-{len(started)}"
+        cert, key = authority.sign(name, **certificate)
+        for path in (cert, key, authority.cert):
+            path.chmod(0o644)
+        lines = (f"certfile {cert}", f"keyfile {key}", f"cafile {authority.cert}", *more)
+        broker = Mosquitto(tmp_path / name, extra="\n".join(("allow_anonymous true", *lines)))
+        broker.start()
+        started.append(broker)
+        return broker.port
+
+    yield start
+    for broker in started:
+        broker.kill()
+
+
+@PAHOS
+@pytest.mark.broker
+def test_tls_is_tried(write: Write, tls_broker: TlsBroker, authority: Authority) -> None:
+    port = tls_broker()
+    trusted = {"tls": {"ca_file": authority.cert}}
+    good = examine(write(uplink=at(port, **trusted)))["broker.uplink"]
+    assert (good.level, "over TLS" in good.found) == ("ok", True)
+    for uplink, said, status in (
+        (at(port, tls={}), "signed by nobody we trust", 78),
+        ({**at(port, **trusted), "host": "localhost"}, "is for another name", 78),
+        (at(port), "connected, and got no answer", 75),
+    ):
+        found = examine(write(uplink=uplink))["broker.uplink"]
+        assert said in found.found
+        assert found.status == status
+
+
+@PAHOS
+@pytest.mark.broker
+def test_a_certificate_out_of_date_points_at_the_clock(
+    write: Write, tls_broker: TlsBroker, authority: Authority
+) -> None:
+    uplink = at(tls_broker(days=0), tls={"ca_file": authority.cert})
+
+    def ended() -> bool:
+        return "not valid now" in examine(write(uplink=uplink))["broker.uplink"].found
+
+    poll(ended, "the certificate has ended")
+    assert "clock" in examine(write(uplink=uplink))["broker.uplink"].remedy
+
+
+@pytest.mark.broker
+def test_a_client_certificate_is_shown(
+    write: Write, tls_broker: TlsBroker, authority: Authority
+) -> None:
+    port = tls_broker("require_certificate true")
+    cert, key = authority.sign("dev1")
+    key.chmod(0o600)
+    trusted = {"ca_file": authority.cert}
+    shown = {**trusted, "cert_file": cert, "key_file": key}
+    found = examine(write(uplink=at(port, tls=shown)))
+    assert (found["broker.uplink"].level, found["uplink.tls.key_file"].level) == ("ok", "ok")
+    lacking = examine(write(uplink=at(port, tls=trusted)))["broker.uplink"]
+    assert "tls.cert_file" in lacking.remedy
+    other = Authority(authority.folder / "other", name="other")
+    foreign = dict(zip(("cert_file", "key_file"), other.sign("dev1"), strict=True))
+    refused = examine(write(uplink=at(port, tls={**trusted, **foreign})))["broker.uplink"]
+    assert "tls.cert_file" in refused.remedy
+
+
+@PAHOS
+@pytest.mark.broker
+def test_tls_to_a_port_without(write: Write, mosquitto: Mosquitto) -> None:
+    found = examine(write(uplink=at(mosquitto.port, tls={})))["broker.uplink"]
+    assert found.found.startswith("TLS failed")
+
+
+def test_files_of_a_connection_that_cannot_be_used(
+    write: Write, authority: Authority, tmp_path: Path
+) -> None:
+    cert, key = authority.sign("dev1")
+    _, other = authority.sign("other")
+    (tmp_path / "junk").write_bytes(b"\xff\x00junk")
+    none, junk = tmp_path / "none", tmp_path / "junk"
+    for fields, field in (
+        ({"username": "u", "password_file": none}, "uplink.password_file"),
+        ({"username": "u", "password_file": tmp_path}, "uplink.password_file"),
+        ({"username": "u", "password_file": junk}, "uplink.password_file"),
+        ({"username": "u", "password_file": "/dev/zero"}, "uplink.password_file"),
+        ({"tls": {"ca_file": none}}, "uplink.tls.ca_file"),
+        ({"tls": {"ca_file": junk}}, "uplink.tls"),
+        ({"tls": {"cert_file": cert, "key_file": other}}, "uplink.tls"),
+        ({"tls": {"cert_file": cert, "key_file": authority.encrypt(key)}}, "uplink.tls"),
+    ):
+        found = examine(write(uplink=at(free_port(), **fields)))["broker.uplink"]
+        assert found.found.startswith(f"{field}: ")
+        assert (found.status, found.code) == (78, "config.invalid")
+
+
+# Models.
+
+
+def test_each_model_is_tried_by_itself(write: Write, bundle: Path, tmp_path: Path) -> None:
+    cut = tiny.write_bundle(tmp_path / "cut")
+    (cut / "model.onnx").write_bytes(b"")
+    line = json.dumps(tiny.golden_line("pump", label="red", score=99, confidence=0.5))
+    differs = tiny.write_bundle(tmp_path / "differs", files={"golden.jsonl": line.encode()})
+    bundles = {"good": bundle, "none": tmp_path / "none", "cut": cut, "differs": differs}
+    models = {name: {"bundle": path} for name, path in bundles.items()}
+    found = examine(write(uplink=at(free_port()), models=models))
+    assert found["model.good"].level == "ok"
+    assert {found[f"model.{name}"].code for name in ("none", "cut", "differs")} == {
+        "bundle.missing",
+        "bundle.tampered",
+        "golden.failed",
+    }
+    assert found["model.cut"].status == 65
+
+
+# The device.
+
+
+class At:
+    """A clock that stands still."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def wall(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize(
+    ("now", "level"),
+    [
+        (0.0, "error"),
+        (-1e30, "error"),
+        (float("nan"), "error"),
+        (1.7e9, "error"),
+        (1.8e9, "ok"),
+        (4e9, "warning"),
+        (1e300, "warning"),
+    ],
+)
+def test_a_clock_that_cannot_be_right(now: float, level: str) -> None:
+    (found,) = device.clock(None, of=At(now))
+    assert found.level == level
+
+
+def test_the_release_is_as_the_changelog_says() -> None:
+    log = (Path(__file__).parents[2] / "CHANGELOG.md").read_text()
+    heading = f"## [{edgeslm.__version__}] - "
+    assert heading not in log or f"{heading}{edgeslm.RELEASED}" in log
+
+
+def test_a_profile_that_this_machine_is_not(write: Write) -> None:
+    settings = load_settings(write(profile="generic-x86_64"))
+    old = Device("x86_64", "Old", frozenset({"avx2"}))
+    (found,) = device.cpu(settings, device=old)
+    assert (found.level, found.status, found.code) == ("error", 78, "profile.invalid")
+    assert "generic-x86_64-avx2" in found.remedy
+    assert examine(write(profile="toaster", uplink=at(free_port())))["cpu"].status == 78
+
+
+def test_a_machine_that_no_profile_fits() -> None:
+    (found,) = guarded("cpu", lambda: device.cpu(None, device=Device("riscv64", "", frozenset())))
+    assert (found.level, found.code) == ("error", "profile.invalid")
+    assert "riscv64" in found.found
+
+
+@pytest.mark.parametrize(("value", "level"), [("1", "ok"), ("TRUE", "ok"), ("0", "warning")])
+def test_telemetry_that_is_on_is_told(
+    value: str, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", value)
+    (found,) = device.telemetry(None)
+    assert found.level == level
+
+
+# Files.
+
+
+def settings_at(folder: Path, **more: Any) -> AgentSettings:
+    return AgentSettings(
+        device_id="d", state_dir=folder / "state", runtime_dir=folder / "run", **more
+    )
+
+
+def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    (tmp_path / "run").symlink_to("/proc/self")
+    found = {f.check: f for f in files.folders(settings_at(tmp_path))}
+    assert {f.level for f in found.values()} == {"error"}
+    assert {f.status for f in found.values()} == {75}
+    assert "is not a folder" in found["state_dir"].found
+
+
+def test_folders_are_left_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    assert {f.level for f in files.folders(settings_at(tmp_path))} == {"ok"}
+    assert [p.name for p in tmp_path.rglob("*")] == ["state"]
+
+
+def test_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "free")  # noqa: PYI024 -- of what shutil gives
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "outbox.sqlite").write_bytes(bytes(2**20))
+    settings = settings_at(tmp_path, outbox={"max_mb": 100})
+    for free_mb, level in ((200, "ok"), (115.5, "ok"), (114.5, "warning"), (15, "error")):
+        free = int(free_mb * 2**20)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage(free))
+        found = {f.check: f for f in files.folders(settings)}
+        assert found["state_dir"].level == level
+        assert found["runtime_dir"].level == "ok"
+
+
+def test_secrets_that_others_can_read(write: Write, tmp_path: Path) -> None:
+    secret = tmp_path / "pass word"
+    secret.write_text("x")
+    user = {"username": "u", "port": free_port(), "host": "127.0.0.1"}
+    config = write(uplink={**user, "password_file": secret})
+    for mode, level in ((0o600, "ok"), (0o640, "ok"), (0o644, "warning"), (0o602, "warning")):
+        secret.chmod(mode)
+        found = examine(config)["uplink.password_file"]
+        assert found.level == level
+        if level == "warning":
+            assert found.remedy == f"chmod o= '{secret}'"
+    config = write(uplink={**user, "password": "x"})
+    assert examine(config)["config.password"].level == "ok"
+    config.chmod(0o644)
+    assert examine(config)["config.password"].level == "warning"
