@@ -21,6 +21,7 @@ from typing import Final, Generic, TypeVar
 from edgeslm.adapters.mqtt_open import LAST_S, LinkConfig, describe, forget_session, open_client
 from edgeslm.adapters.paho_stock import StockClient
 from edgeslm.core.backoff import full_jitter
+from edgeslm.logs import Log
 from edgeslm.ports import Arrived, Confirmed, Down, Publication, Received, Sink, Subscribed, Up
 
 TICK_S: Final = 1.0
@@ -30,8 +31,10 @@ BASE_S: Final = 0.25  # first retry within twice it
 CAP_S: Final = 30.0
 STEADY_S: Final = 10.0  # a connection that lived so long ends the backoff
 CONNECT_TIMEOUT_S: Final = 10.0  # TCP stands, no CONNACK
+OVERHEAD: Final = 1024  # of a packet, beside topic and payload: headers and properties
 FAILURE: Final = 0x80  # reason codes from it on
 
+log = Log(__name__)
 P = TypeVar("P", bound=Publication)
 
 
@@ -139,6 +142,9 @@ class MqttLink(Generic[P]):
                 report = Down(self._epoch, client.trouble, refused=client.refusal != 0)
             except (OSError, ValueError) as err:  # ValueError: paho and ssl on bad settings
                 report = Down(self._epoch, describe(err, self.config.broker))
+            except Exception as err:  # noqa: BLE001 -- without its thread a link never comes back
+                log.fault("link_failed", err, client_id=self.config.client_id)
+                report = Down(self._epoch, f"a fault of ours: {type(err).__name__}")
             if self.stopping.is_set():
                 break
             self.sink(report)
@@ -237,7 +243,7 @@ class _Connection(Generic[P]):
         while link.to_publish:
             epoch, publications = link.to_publish.popleft()
             if epoch == client.epoch:
-                self._queue.extend(publications)
+                self._take(publications)
         if link.stopping.is_set() and self._stop_at is None:
             self._stop_at = now + LAST_S
             if link.last is not None:
@@ -256,6 +262,16 @@ class _Connection(Generic[P]):
         on_the_way = bool(self._queue or self._in_flight)
         if self._stop_at is not None and (now > self._stop_at or not on_the_way):
             client.disconnect()
+
+    def _take(self, publications: Sequence[P]) -> None:
+        """Queue what the broker will take; a longer packet would cost the connection, each time."""
+        largest = self._client.largest
+        long = [p for p in publications if len(p.payload) + len(p.topic) + OVERHEAD > largest]
+        if long:
+            why = f"longer than the {largest} bytes that the broker takes"
+            self._link.sink(Confirmed([], [(item, why) for item in long]))
+            publications = [item for item in publications if item not in long]
+        self._queue.extend(publications)
 
     def _subscribe(self) -> None:
         link, client = self._link, self._client

@@ -40,6 +40,7 @@ class StockClient(paho.Client):
         trouble: why the connection was refused or is gone; "" while it is not.
         refusal: MQTT 5 reason code with which the broker said no; 0: it did not.
         quota: most publications the broker takes unconfirmed (MQTT 5).
+        largest: most bytes of a packet that the broker takes (MQTT 5).
         received_at: monotonic seconds, set by the owner before `loop_read`.
         suback: (packet id, whether each filter was granted), unsubscriptions as an empty list.
     """
@@ -62,6 +63,7 @@ class StockClient(paho.Client):
         self.trouble = ""
         self.refusal = 0
         self.quota = 65_535
+        self.largest = 0xFFFF_FFFF
         self.received_at = 0.0
         self.max_inflight_messages_set(0)  # bounded by the owner
         self.on_connect = self._note_connected
@@ -129,6 +131,7 @@ class StockClient(paho.Client):
             return
         self.session_present = flags.session_present
         self.quota = getattr(props, "ReceiveMaximum", self.quota)
+        self.largest = getattr(props, "MaximumPacketSize", self.largest)
 
     def _note_disconnected(
         self, _c: object, _u: object, _flags: object, code: ReasonCode, _props: object
