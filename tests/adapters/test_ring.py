@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeslm.adapters import ring as module
 from edgeslm.adapters.ring import MIN_CAPACITY, Ring, RingUnavailableError, digest
 
 
@@ -66,7 +67,7 @@ def test_attempts_are_counted_across_lives(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"x" * 10, b"\0" * 200_000, b"edgeslm ring 1\0\0" + b"\xff" * 98_336],
+    [b"", b"x" * 10, b"\0" * 200_000, b"edgeslm ring 2\0\0" + b"\xff" * 98_352],
     ids=["empty", "short", "zeros", "header"],
 )
 def test_what_is_no_ring_becomes_a_new_epoch(tmp_path: Path, content: bytes) -> None:
@@ -77,6 +78,49 @@ def test_what_is_no_ring_becomes_a_new_epoch(tmp_path: Path, content: bytes) -> 
     assert ring.record(1, digest("t", b"x")) == 0
     ring.close()
     assert not opened(path).fresh
+
+
+def test_after_a_power_loss_the_ids_are_of_another_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = opened(tmp_path / "r")
+    first.record(1, digest("t", b"x"))
+    (tmp_path / "boot").write_text("6b1f0f5e-0000-4000-8000-0123456789ab\n")
+    monkeypatch.setattr(module, "_BOOT", tmp_path / "boot")
+    second = opened(tmp_path / "r")
+    assert second.fresh
+    assert second.epoch != first.epoch
+    monkeypatch.setattr(module, "_BOOT", tmp_path / "missing")
+    assert opened(tmp_path / "r").fresh
+
+
+@pytest.mark.parametrize("counter", [0, 1, MIN_CAPACITY + 5, 2**64 - 1])
+def test_a_counter_that_the_entries_contradict_begins_a_new_epoch(
+    tmp_path: Path, counter: int
+) -> None:
+    path = tmp_path / "r"
+    ring = opened(path)
+    for _ in range(3):
+        ring.record(1, digest("t", b"x"))
+    ring.close()
+    data = bytearray(path.read_bytes())
+    data[module._NEXT_AT : module._NEXT_AT + 8] = counter.to_bytes(8, "little")  # noqa: SLF001
+    path.write_bytes(data)
+    again = opened(path)
+    assert again.fresh
+    assert again.record(1, digest("t", b"x")) == 0
+
+
+def test_what_is_in_place_is_found_in_a_ring_of_any_age_and_size(tmp_path: Path) -> None:
+    for life in range(2):
+        ring = opened(tmp_path / "r", unacknowledged=65_535)
+        assert ring.fresh == (life == 0)
+        for i in range(150_000):
+            ring.record(i % 65_535 + 1, digest("t", str(i).encode()))
+        found = [ring.find(i % 65_535 + 1, digest("t", str(i).encode())) for i in range(150_000)]
+        first = 150_000 - 131_070
+        assert found == [None] * first + [life * 150_000 + i for i in range(first, 150_000)]
+        ring.close()
 
 
 def test_a_larger_window_begins_a_new_epoch(tmp_path: Path) -> None:
