@@ -32,10 +32,12 @@ _ABSENT: Final = "none"
 # What an export's bytes may depend on, besides its arguments.
 _PINS: Final = ("numpy", "onnx", "onnxruntime", "optimum-onnx", "scikit-learn", "tokenizers",
                 "torch", "transformers", WEIGHTS_PACKAGE)  # fmt: skip
+_SCORING: Final = ("calibration", "detector", "novelty", "numbers", "template")
 _CODE: Final = (
     "exporters/**/*.py",
-    "edgeslm/contract/*.py",
-    "edgeslm/core/*.py",
+    # Of these two, what a bundle is made of; the rest is about the agent and its messages.
+    *(f"edgeslm/contract/{name}.py" for name in ("base", "golden", "manifest", "profile")),
+    *(f"edgeslm/core/{name}.py" for name in _SCORING),
     "edgeslm/tasks/*.py",
     "edgeslm/runtime/*.py",
     "edgeslm/providers/*.py",
