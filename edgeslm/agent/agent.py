@@ -34,8 +34,10 @@ from edgeslm.ports import Arrived, Clock, Down, Outbox, Report, Sink, Subscribed
 log = Log(__name__)
 DRAIN_S: Final = 2.5  # at the end, for inputs that are being answered
 LEAVE_S: Final = 1.5  # and for the brokers to hear of it
+JOIN_S: Final = 0.5  # and, at least, for threads that compute
 STUCK_S: Final = 60.0  # one input for so long: the watchdog is not fed
 MAX_WAIT_S: Final = 5.0
+QUIET_S: Final = 2.0  # a model that is not wanted any more hears nothing for so long, and ends
 
 
 class Parts(Protocol):
@@ -51,8 +53,11 @@ class Parts(Protocol):
     def set_aside(self) -> Path | None:
         """Where the outbox was moved that could not be read at the start; None if none was."""
 
-    def load(self, name: str, settings: ModelSettings) -> Model:
-        """Return a loaded model, on the loader's thread; `EdgeSLMError` says why not."""
+    def load(self, name: str, settings: ModelSettings, known: str | None) -> Model | None:
+        """Return a loaded model; None if the bundle still has the hash `known`.
+
+        Called on the loader's thread; `EdgeSLMError` says why it cannot be loaded.
+        """
 
     def uplink(self, settings: AgentSettings, sink: Sink, will: Parcel) -> Transport[Parcel]:
         """Return the link that results leave by."""
@@ -114,6 +119,8 @@ class Agent:
         self._loads: deque[Loaded] = deque()
         self._drops: Counter[str] = Counter()
         self._slots: dict[str, ModelSlot] = {}
+        self._leaving: dict[str, Transport[Parcel]] = {}  # of models that are gone
+        self._reasons: dict[str | None, str] = {}  # why a link is down
         self._dispatcher = Dispatcher(self._put)
         self._began = self._clock.monotonic()
         self._state_at = 0.0
@@ -139,8 +146,11 @@ class Agent:
         self._asked.reload.append(None)
         self._bell.ring()
 
-    def run(self) -> None:
-        """Serve until `stop`."""
+    def run(self) -> bool:
+        """Serve until `stop`; return whether every thread that computes has ended.
+
+        Where one has not, the interpreter must not be taken down under it.
+        """
         self._apply(self._settings)
         self._forwarder.link.start()
         if (damaged := self._parts.set_aside) is not None:
@@ -151,7 +161,7 @@ class Agent:
                 self._asked.reload.clear()
                 self._reload()
             self._bell.wait(self._next() - self._clock.monotonic())
-        self._end()
+        return self._end()
 
     # One turn.
 
@@ -168,8 +178,8 @@ class Agent:
         forwarder.pump(now=now)
         for slot in list(self._slots.values()):
             slot.session.acknowledge()
-            if slot.retiring and not len(slot.session.lane):
-                self._part(slot)
+            if slot.retiring:
+                self._retire(slot, now)
         self._tick(now)
 
     def _take_report(self, name: str | None, report: Report) -> None:
@@ -186,9 +196,10 @@ class Agent:
                     self._dispatch(slot, job)
             case Up():
                 log.info("input_connected", model=name, session_present=report.session_present)
+                self._reasons.pop(name, None)
                 slot.session.up(report.epoch, session_present=report.session_present)
             case Down():
-                if slot.session.connected or report.refused:
+                if self._is_news(name, report, was=slot.session.connected):
                     log.warning("input_disconnected", model=name, reason=report.reason)
                 slot.session.down()
             case Subscribed():
@@ -205,14 +216,19 @@ class Agent:
         match report:
             case Up():
                 log.info("uplink_connected")
+                self._reasons.pop(None, None)
                 forwarder.say(self._voice.status("running"))
                 self._state_at = 0.0
-            case Down() if was or report.refused:
+            case Down() if self._is_news(None, report, was=was):
                 log.warning("uplink_disconnected", reason=report.reason)
-            case Down():
-                log.debug("uplink_unreachable", reason=report.reason)
             case _:
                 pass
+
+    def _is_news(self, name: str | None, report: Down, *, was: bool) -> bool:
+        """Whether to log that a link is down: when it was up, refused, or for a new reason."""
+        new = self._reasons.get(name) != report.reason
+        self._reasons[name] = report.reason
+        return new or was or report.refused
 
     def _finish(self) -> None:
         """Count what the workers have done."""
@@ -242,13 +258,18 @@ class Agent:
             if name not in self._slots:
                 self._add(name, settings)
         for name, slot in self._slots.items():
-            routes = routes_of(settings.routes, name) if name in settings.models else []
-            slot.retiring = name not in settings.models
+            routes = routes_of(settings.routes, name)  # none of a model that is gone
+            wanted = name in settings.models
+            if not wanted and not slot.retiring:
+                slot.quiet_until = self._clock.monotonic() + QUIET_S
+            slot.retiring = not wanted
             slot.session.set_routes(routes)
         self._settings = settings
 
     def _add(self, name: str, settings: AgentSettings) -> None:
         model = settings.models[name]
+        if (old := self._leaving.pop(name, None)) is not None:
+            old.join(LEAVE_S)  # its session has the same name: it would end the new one
         session = InputSession(
             name,
             link=self._parts.input(settings, name, self._sink(name)),
@@ -261,9 +282,20 @@ class Agent:
         session.set_routes(routes_of(settings.routes, name))
         session.link.start()
 
+    def _retire(self, slot: ModelSlot, now: float) -> None:
+        """End a model that is no longer wanted when it owes nothing and nothing more comes.
+
+        What the broker held for it when we left its topics is still sent, a window at a time.
+        """
+        if len(slot.session.lane) or not slot.session.connected:
+            slot.quiet_until = now + QUIET_S
+        elif now >= slot.quiet_until:
+            self._part(slot)
+
     def _part(self, slot: ModelSlot) -> None:
-        """End a model that is no longer wanted and owes nothing."""
+        """Let go of a model and of what the broker keeps for it."""
         del self._slots[slot.name]
+        self._leaving[slot.name] = slot.session.link
         if slot.pool is not None:
             slot.pool.stop()
         slot.session.link.stop(forget=True)
@@ -281,37 +313,44 @@ class Agent:
             return
         slot.loading = False
         slot.error = loaded.error
-        if loaded.model is None:
-            error = loaded.error or {"code": "internal", "message": ""}
+        if loaded.error is not None:
+            error = loaded.error
             self._trouble("model_failed", error["code"], error["message"], model=slot.name)
         else:
-            model = loaded.model
-            responder = slot.responder
+            self._equip(slot, loaded)
+        self._state_at = 0.0
+        if not any(s.loading for s in self._slots.values()):
+            trim()
+
+    def _equip(self, slot: ModelSlot, loaded: Loaded) -> None:
+        """Let a slot answer by what was loaded, or by what it has with other settings."""
+        responder = slot.responder
+        if loaded.model is not None:
             if responder is None:
                 responder = Responder(
-                    model,
+                    loaded.model,
                     device=self._settings.device_id,
                     topic=self._topics.results(slot.name),
                     clock=self._clock,
                 )
-            responder.model = model
-            threads = threads_of(loaded.settings)
-            pool = slot.pool
-            if pool is None or threads != threads_of(slot.settings):
-                pool = Pool(
-                    f"work {slot.name}",
-                    threads=threads,
-                    respond=responder.respond,
-                    done=self._done,
-                    wake=self._bell.ring,
-                )
-            slot.serve(responder, pool, loaded.settings)
-            self._event("model_loaded", model=slot.name, version=model.ref["version"])
-            while slot.backlog:
-                self._dispatch(slot, slot.backlog.popleft())
-        self._state_at = 0.0
-        if not any(s.loading for s in self._slots.values()):
-            trim()
+            responder.model = loaded.model
+            version = loaded.model.ref["version"]
+            self._event("model_loaded", model=slot.name, version=version)
+        if responder is None:
+            return
+        threads = threads_of(loaded.settings)
+        pool = slot.pool
+        if pool is None or threads != threads_of(slot.settings):
+            pool = Pool(
+                f"work {slot.name}",
+                threads=threads,
+                respond=responder.respond,
+                done=self._done,
+                wake=self._bell.ring,
+            )
+        slot.serve(responder, pool, loaded.settings)
+        while slot.backlog:
+            self._dispatch(slot, slot.backlog.popleft())
 
     def _reload(self) -> None:
         old = self._settings
@@ -330,7 +369,8 @@ class Agent:
         for name, slot in self._slots.items():
             if name in new.models and not slot.loading:
                 slot.loading = slot.responder is None
-                self._loader.want(name, new.models[name])
+                wanted = new.models[name]
+                self._loader.want(name, wanted, known=slot.known(wanted))
         self._event("reloaded", restart_needed=", ".join(wait))
 
     # What is told.
@@ -365,6 +405,7 @@ class Agent:
             moments.append(self._feed_at)
         if (due := self._forwarder.due_at()) is not None:
             moments.append(due)
+        moments += [slot.quiet_until for slot in self._slots.values() if slot.retiring]
         return min(moments)
 
     def _state(self) -> Parcel:
@@ -397,7 +438,7 @@ class Agent:
 
     # The end.
 
-    def _end(self) -> None:
+    def _end(self) -> bool:
         """Answer what is being answered, bring results to safety, say goodbye: under 5 s."""
         self._parts.notifier.stopping()
         log.info("stopping", inputs=sum(len(s.session.lane) for s in self._slots.values()))
@@ -411,6 +452,11 @@ class Agent:
                 break
             self._bell.wait(left_s)
             self._turn()
+        # What was not begun stays unacknowledged: the broker sends it again.
+        pools = [slot.pool for slot in self._slots.values() if slot.pool is not None]
+        self._loader.end()
+        for pool in pools:
+            self._dispatcher.unbegun(pool.end())
         self._forwarder.flush(now=self._clock.monotonic())
         links = [slot.session.link for slot in self._slots.values()]
         for slot in self._slots.values():
@@ -421,7 +467,11 @@ class Agent:
         until = self._clock.monotonic() + LEAVE_S
         for link in links:
             link.join(max(0.0, until - self._clock.monotonic()))
+        until = max(until, self._clock.monotonic() + JOIN_S)
+        ended = [pool.join(until) for pool in pools]
+        ended.append(self._loader.join(max(0.0, until - self._clock.monotonic())))
         log.info("stopped")
+        return all(ended)
 
     def _sink(self, name: str | None) -> Sink:
         reports, ring = self._reports, self._bell.ring

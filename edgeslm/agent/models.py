@@ -20,13 +20,13 @@ from edgeslm.logs import Log
 log = Log(__name__)
 INTERNAL: Final = "internal"
 
-Load = Callable[[str, ModelSettings], Model]
-"""Name and settings -> the loaded model; raises `EdgeSLMError`."""
+Load = Callable[[str, ModelSettings, str | None], Model | None]
+"""See `edgeslm.agent.agent.Parts.load`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What came of loading one model: the model, or an error."""
+    """What came of loading one model: the model, or an error; neither where nothing changed."""
 
     name: str
     settings: ModelSettings
@@ -45,18 +45,30 @@ class Loader:
     def __init__(self, load: Load, done: Callable[[Loaded], None]) -> None:
         self._load = load
         self._done = done
-        self._wanted: SimpleQueue[tuple[str, ModelSettings]] = SimpleQueue()
-        threading.Thread(target=self._run, name="loader", daemon=True).start()
+        self._wanted: SimpleQueue[tuple[str, ModelSettings, str | None] | None] = SimpleQueue()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
+        self._thread.start()
 
-    def want(self, name: str, settings: ModelSettings) -> None:
-        """Load this one too."""
-        self._wanted.put((name, settings))
+    def want(self, name: str, settings: ModelSettings, *, known: str | None = None) -> None:
+        """Load this one too, unless its bundle has the hash `known`."""
+        self._wanted.put((name, settings, known))
+
+    def end(self) -> None:
+        """Begin no more."""
+        self._ended = True
+        self._wanted.put(None)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread; return whether it has ended."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while True:
-            name, settings = self._wanted.get()
+        while (wanted := self._wanted.get()) is not None and not self._ended:
+            name, settings, known = wanted
             try:
-                report = Loaded(name, settings, self._load(name, settings))
+                report = Loaded(name, settings, self._load(name, settings, known))
             except EdgeSLMError as err:
                 report = Loaded(name, settings, None, {"code": err.code, "message": str(err)})
             except Exception as err:  # noqa: BLE001 -- a bundle must not end the agent
@@ -79,7 +91,8 @@ class ModelSlot:
         responder: None until the model was loaded once.
         backlog: inputs that wait for the model.
         counts: "answered", "error", "expired".
-        retiring: no longer in the settings: answers what it holds and ends.
+        retiring: no longer in the settings: answers what still comes, and ends.
+        quiet_until: then, if it owes nothing and hears nothing before.
     """
 
     def __init__(self, name: str, settings: ModelSettings, session: InputSession) -> None:
@@ -93,6 +106,7 @@ class ModelSlot:
         self.backlog: deque[Job] = deque()
         self.counts: Counter[str] = Counter()
         self.retiring = False
+        self.quiet_until = 0.0
 
     def serve(self, responder: Responder, pool: Pool, settings: ModelSettings) -> None:
         """Answer by these from now on; what was begun is finished by the old ones."""
@@ -101,6 +115,14 @@ class ModelSlot:
         self.responder = responder
         self.pool = pool
         self.settings = settings
+
+    def known(self, settings: ModelSettings) -> str | None:
+        """Hash of the bundle that need not be loaded again for `settings`; None if it must be."""
+        same = (settings.bundle, settings.cache_entries) == (
+            self.settings.bundle,
+            self.settings.cache_entries,
+        )
+        return self.responder.model.ref["hash"] if self.responder is not None and same else None
 
     def state(self) -> ModelState:
         """Its part of the `state` message."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
 from edgeslm.agent.reading import read
@@ -180,7 +181,9 @@ class Pool:
         self._respond = respond
         self._done = done
         self._wake = wake
+        self._ended = False
         self._since: list[float | None] = [None] * threads
+        self._current: list[Job | None] = [None] * threads
         self.put = self._jobs.put
         self._threads = [
             threading.Thread(target=self._run, args=(i,), name=f"{name} {i}", daemon=True)
@@ -199,15 +202,42 @@ class Pool:
         for _ in self._threads:
             self._jobs.put(None)
 
+    def end(self) -> list[Job]:
+        """Begin no more; return the jobs that were put and not begun."""
+        self._ended = True
+        left: list[Job] = []
+        with contextlib.suppress(Empty):
+            while True:
+                if (job := self._jobs.get_nowait()) is not None:
+                    left.append(job)
+        self.stop()
+        return left
+
+    def join(self, until: float) -> bool:
+        """Wait for the threads, until then (monotonic seconds); return whether all have ended.
+
+        What is still at work is noted as no fault of its input's: it is the process that leaves.
+        """
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        for job in self._current:
+            if job is not None:
+                job.session.ring.done(job.sequence)
+        return not any(thread.is_alive() for thread in self._threads)
+
     def _run(self, index: int) -> None:
         get, respond, finished, wake = self._jobs.get, self._respond, self._done, self._wake
         since, now, empty = self._since, time.monotonic, self._jobs.empty
+        current = self._current
         rung = 0.0
         while (job := get()) is not None:
+            if self._ended:
+                return
             begun = since[index] = now()
+            current[index] = job
             respond(job)
             finished.append(job)
-            since[index] = None
+            since[index] = current[index] = None
             # Under load one hand-over for several quick answers; a slow one is handed over at once.
             if empty() or begun - rung > GATHER_S:
                 wake()

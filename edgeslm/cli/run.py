@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -42,5 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, on_stop)
     signal.signal(signal.SIGINT, on_stop)
     signal.signal(signal.SIGHUP, on_reload)
-    agent.run()
+    if not agent.run():
+        # A thread is still inside native code, which would abort in an interpreter that is gone.
+        logging.shutdown()
+        os._exit(0)
     return 0
