@@ -257,8 +257,11 @@ class _Connection(Generic[P]):
             settled = link.take_settled()
             client.acknowledge([m.mid for m in settled if m.qos == 1 and m.epoch == epoch])
         if link.wanted is not self._wanted:
+            # At first for all, whatever the broker says it kept: one that was killed comes back
+            # with the session as it last saved it, without the filters added since.
+            known = frozenset[str]() if self._wanted is None else link.held
             self._wanted = link.wanted
-            self._subscribe()
+            self._subscribe(known)
         on_the_way = bool(self._queue or self._in_flight)
         if self._stop_at is not None and (now > self._stop_at or not on_the_way):
             client.disconnect()
@@ -273,9 +276,9 @@ class _Connection(Generic[P]):
             publications = [item for item in publications if item not in long]
         self._queue.extend(publications)
 
-    def _subscribe(self) -> None:
+    def _subscribe(self, known: frozenset[str]) -> None:
         link, client = self._link, self._client
-        old, new = link.held - link.wanted, link.wanted - link.held
+        old, new = link.held - link.wanted, link.wanted - known
         # First the new: a message that both match must not fall between them.
         if new:
             self._asked[client.ask_for(sorted(new))] = sorted(new)
@@ -303,9 +306,10 @@ class _Connection(Generic[P]):
             for mid, granted in client.suback:
                 filters = self._asked.pop(mid, [])
                 good = {name for name, ok in zip(filters, granted, strict=False) if ok}
-                link.held |= good
+                bad = frozenset(filters) - good
+                link.held = (link.held | good) - bad
                 if filters:
-                    link.sink(Subscribed(link.held, frozenset(filters) - good))
+                    link.sink(Subscribed(link.held, bad))
             client.suback = []
 
     def _confirm(self, codes: list[tuple[int, int]]) -> None:

@@ -33,7 +33,8 @@ class LinkConfig:
             Receive Maximum where the protocol has one.
         window: publications sent and not confirmed.
         will: (topic, payload), retained, published by the broker when we are lost.
-        held: filters the broker may hold for the session from an earlier life.
+        held: filters the broker may hold for the session from an earlier life; those no longer
+            wanted are given up.
     """
 
     client_id: str

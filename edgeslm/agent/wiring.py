@@ -20,6 +20,7 @@ from edgeslm.core.delivery import Parcel
 from edgeslm.errors import UnavailableError
 from edgeslm.logs import Log
 from edgeslm.ports import Clock, Sink, Transport
+from edgeslm.runtime.bundle import open_bundle
 from edgeslm.runtime.model import Model, load_model
 from edgeslm.runtime.profiles import detect_profile, load_profile
 
@@ -71,14 +72,19 @@ class RealParts:
         self.set_aside = self.outbox.set_aside
         self.notifier = Notifier.from_environment()
         self._profile = settings.profile
-        self._filters = self._read_filters()
+        broker = settings.input_broker
+        session = f"{settings.device_id}@{broker.host}:{broker.effective_port}"
+        self._all_filters = self._read_filters()
+        self._filters = self._all_filters.setdefault(session, {})
 
-    def load(self, name: str, settings: ModelSettings) -> Model:
-        """Return the model in a bundle, verified and tried.
+    def load(self, name: str, settings: ModelSettings, known: str | None) -> Model | None:
+        """Return the model in a bundle, verified and tried; None if its hash is `known`.
 
         Raises:
             EdgeSLMError: see `edgeslm.runtime.model.load_model`.
         """
+        if known is not None and open_bundle(settings.bundle, verify=False).hash == known:
+            return None
         profile = load_profile(self._profile) if self._profile else detect_profile()
         verdicts = self._state_dir / "verdicts"
         model = load_model(
@@ -127,7 +133,7 @@ class RealParts:
             return
         self._filters[model] = sorted(filters)
         try:
-            write_durably(self._state_dir / FILTERS, json.dumps(self._filters).encode())
+            write_durably(self._state_dir / FILTERS, json.dumps(self._all_filters).encode())
         except OSError as err:
             log.warning("filters_not_saved", reason=str(err))
 
@@ -141,11 +147,17 @@ class RealParts:
         self._profile = settings.profile
         return settings
 
-    def _read_filters(self) -> dict[str, list[str]]:
-        """What `held` wrote; nothing where it cannot be read: then the broker is asked anew."""
+    def _read_filters(self) -> dict[str, dict[str, list[str]]]:
+        """What `held` wrote, by device and broker, then model; nothing where it is unreadable.
+
+        It serves to give filters up, never to leave one out: the broker is asked for all.
+        """
         try:
             found = json.loads((self._state_dir / FILTERS).read_bytes())
-            return {str(model): [str(f) for f in filters] for model, filters in found.items()}
+            return {
+                str(session): {str(m): [str(f) for f in filters] for m, filters in held.items()}
+                for session, held in found.items()
+            }
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, AttributeError) as err:
