@@ -18,9 +18,11 @@ SOURCES = ("a", "b", "c")
 
 
 class Flow:
-    """Args: who publishes, who hears the results (the same, if absent), and one text for all."""
+    """Args: who publishes, who hears the results (the same, if absent), and texts, numbered."""
 
-    def __init__(self, plant: Plant, hears: Plant | None = None, *, text: str = "reading") -> None:
+    def __init__(
+        self, plant: Plant, hears: Plant | None = None, *, text: str = "reading {}"
+    ) -> None:
         self.sent: list[int] = []
         self._plant = plant
         self._hears = hears or plant
@@ -37,7 +39,7 @@ class Flow:
     def send_again(self, numbers: Iterable[int]) -> None:
         for n in numbers:
             topic = f"in/{SOURCES[n % len(SOURCES)]}"
-            self._plant.publish(topic, json.dumps({"text": f"{self._text} {n}", "n": str(n)}))
+            self._plant.publish(topic, json.dumps({"text": self._text.format(n), "n": str(n)}))
 
     @contextlib.contextmanager
     def running(self, per_s: int = 1000) -> Iterator[None]:

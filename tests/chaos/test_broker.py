@@ -80,7 +80,7 @@ def test_a_real_model_outlives_its_broker_and_its_own_end(
 ) -> None:
     agent = make_agent(models={"m": {"bundle": anomaly_bundle}}, routes={"r": ROUTE})
     agent.start()
-    flow = Flow(plant, text="filler 3 temp=71.9 C count")
+    flow = Flow(plant, text="filler 3 temp=71.9 C count {}")
     with flow.running(per_s=200):
         poll(lambda: len(flow.answered("plant")) > 100, "results")
         mosquitto.stop()
@@ -113,17 +113,17 @@ def test_a_refused_password_is_told_without_it_and_tried_ever_more_rarely(
     process = psutil.Process(agent.process.pid)
 
     def refusals() -> int:
-        """Of that of the two sessions that was refused less often."""
+        """Of both sessions."""
         names = ("input_disconnected", "uplink_disconnected")
         said = [e for e in agent.events() if e["event"] in names]
         assert all("authori" in e["reason"].lower() for e in said)
-        return min(sum(e["event"] == name for e in said) for name in names)
+        return len(said)
 
     began, cpu = time.monotonic(), process.cpu_times()
-    poll(lambda: refusals() >= 3 and time.monotonic() > began + 2, "refused, and tried again")
+    poll(lambda: refusals() >= 6 and time.monotonic() > began + 2, "refused, and tried again")
     spent_s, now = time.monotonic() - began, process.cpu_times()
     assert now.user + now.system - cpu.user - cpu.system < 0.2 * spent_s
-    assert refusals() <= 20
+    assert refusals() <= 40
     plant = Plant(mosquitto.port)
     flow = Flow(plant)
     ours.write_text(SECRET + "\n")
