@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Final
 
 from edgeslm.agent.session import InputSession, Job
-from edgeslm.agent.workers import Model, Pool, Responder
+from edgeslm.agent.workers import AbsentModel, Model, Pool, Responder
 from edgeslm.contract.messages import ErrorInfo, ModelState
 from edgeslm.contract.settings import ModelSettings
 from edgeslm.errors import EdgeSLMError
@@ -84,10 +84,12 @@ class ModelSlot:
 
     Args:
         name: key of [models].
-        settings: as they are now.
+        settings: those it answers by.
         session: where its inputs come from.
 
     Attributes:
+        wanted: the newest settings; those it answers by, once they are loaded.
+        receive_maximum: of its session, for as long as that lives.
         responder: None until the model was loaded once.
         backlog: inputs that wait for the model.
         counts: "answered", "error", "expired".
@@ -98,6 +100,8 @@ class ModelSlot:
     def __init__(self, name: str, settings: ModelSettings, session: InputSession) -> None:
         self.name = name
         self.settings = settings
+        self.wanted = settings
+        self.receive_maximum = settings.receive_maximum
         self.session = session
         self.responder: Responder | None = None
         self.pool: Pool | None = None
@@ -115,6 +119,13 @@ class ModelSlot:
         self.responder = responder
         self.pool = pool
         self.settings = settings
+
+    def dismiss_stand_in(self) -> None:
+        """Let inputs wait again, where they were refused for want of a model."""
+        responder = self.responder
+        if self.pool is not None and responder and isinstance(responder.model, AbsentModel):
+            self.pool.stop()
+            self.pool = self.responder = None
 
     def known(self, settings: ModelSettings) -> str | None:
         """Hash of the bundle that need not be loaded again for `settings`; None if it must be."""
@@ -148,6 +159,21 @@ class ModelSlot:
         if self.error is not None:
             state["error"] = self.error
         return state
+
+
+def failed_state(name: str, error: ErrorInfo) -> ModelState:
+    """The part of the `state` message of a model that has no session."""
+    return {
+        "name": name,
+        "state": "failed",
+        "error": error,
+        "queue": 0,
+        "answered": 0,
+        "errors": 0,
+        "expired": 0,
+        "cache_hits": 0,
+        "cache_misses": 0,
+    }
 
 
 def threads_of(settings: ModelSettings) -> int:

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from edgeslm.adapters.ring import Ring, digest
+from edgeslm.agent.retained import Retained
 from edgeslm.contract.settings import Route
-from edgeslm.contract.topics import matches
+from edgeslm.contract.topics import matches, widest
 from edgeslm.core.delivery import Lane, Parcel, Ticket
 from edgeslm.ports import Received, Transport
 
 MAX_KILLS: Final = 3  # an input that ended the process so often is not tried again
 MAX_TOPICS: Final = 4096  # whose route is remembered
-MAX_RETAINED: Final = 4096  # retained messages remembered as answered
 _NO_IDENTITY: Final = bytes(8)  # QoS 0 is never redelivered
 
 
@@ -63,10 +63,21 @@ class InputSession:
         ring: identities of what it received.
         own: prefix of our own topics.
         drops: counts messages that are not answered, by reason; shared by all sessions.
+        retained: what is known of the retained inputs that were answered.
+
+    Attributes:
+        asked: the filters that the link was told.
     """
 
-    def __init__(
-        self, model: str, *, link: Transport[Parcel], ring: Ring, own: str, drops: Counter[str]
+    def __init__(  # noqa: PLR0913 -- by name, once
+        self,
+        model: str,
+        *,
+        link: Transport[Parcel],
+        ring: Ring,
+        own: str,
+        drops: Counter[str],
+        retained: Retained | None = None,
     ) -> None:
         self.model = model
         self.link = link
@@ -80,10 +91,14 @@ class InputSession:
         self._routes: tuple[Route, ...] = ()
         self._retired: tuple[Route, ...] = ()
         self._by_topic: dict[str, Route | None] = {}
-        self._retained: dict[str, bytes] = {}
+        self.retained = retained or Retained()
+        self.asked: frozenset[str] = frozenset()
+        self._wanted: frozenset[str] = frozenset()
 
-    def set_routes(self, routes: Iterable[Route]) -> None:
+    def set_routes(self, routes: Iterable[Route], *, keep: bool = False) -> None:
         """Read messages by these from now on, and subscribe to their topics.
+
+        With `keep` what was subscribed to stays so until `let_go`.
 
         Routes that are no longer wanted still read what is on its way by them.
         """
@@ -93,7 +108,12 @@ class InputSession:
         self._retired = self._retired[:64]
         self._routes = new
         self._by_topic.clear()
-        self.link.subscribe(r.topic for r in new)
+        self._wanted = widest(r.topic for r in new)
+        self._ask(widest(self._wanted | self.asked) if keep else self._wanted)
+
+    def let_go(self) -> None:
+        """Leave the filters that no route has any more."""
+        self._ask(self._wanted)
 
     def up(self, epoch: int, *, session_present: bool) -> None:
         """A connection is up. Where the broker forgot us, it is owed nothing."""
@@ -142,6 +162,8 @@ class InputSession:
             return
         for job in done:
             message = job.message
+            if message.retain and job.route is not None:
+                self.retained.settle(message.topic, digest(message.topic, message.payload))
             if message.qos and self._by_mid.get(message.mid) is job:
                 if message.epoch == self._epoch:
                     del self._by_mid[message.mid]
@@ -194,20 +216,17 @@ class InputSession:
             self._by_topic[topic] = route
         if route is None:
             self._drops["own_topic" if topic.startswith(self._own) else "no_route"] += 1
-        elif message.retain and self._was_answered(message):
-            self._drops["retained_again"] += 1
-            return None
+        elif message.retain:  # a new subscription repeats it
+            what = digest(topic, message.payload)
+            if not self.retained.take(topic, what, again=message.dup):
+                self._drops["retained_again"] += 1
+                return None
         return route
 
-    def _was_answered(self, message: Received) -> bool:
-        """Whether this retained message was answered before: a new subscription repeats it."""
-        what = digest(message.topic, message.payload)
-        if self._retained.get(message.topic) == what and not message.dup:
-            return True
-        if len(self._retained) >= MAX_RETAINED:
-            self._retained.clear()
-        self._retained[message.topic] = what
-        return False
+    def _ask(self, filters: frozenset[str]) -> None:
+        if filters != self.asked:
+            self.asked = filters
+            self.link.subscribe(filters)
 
 
 def routes_of(routes: Mapping[str, Route], model: str) -> list[Route]:

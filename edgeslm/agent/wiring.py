@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -15,6 +16,7 @@ from edgeslm.adapters.mqtt_open import LinkConfig
 from edgeslm.adapters.outbox import SqliteOutbox
 from edgeslm.adapters.ring import Ring
 from edgeslm.adapters.systemd import Notifier
+from edgeslm.agent.retained import Retained
 from edgeslm.contract.settings import AgentSettings, ModelSettings, load_settings
 from edgeslm.core.delivery import Parcel
 from edgeslm.errors import UnavailableError
@@ -27,6 +29,7 @@ from edgeslm.runtime.profiles import detect_profile, load_profile
 log = Log(__name__)
 WINDOW: Final = 256  # results sent to the broker and not confirmed, where it takes so many
 OUTBOX: Final = "outbox.sqlite"
+RETAINED: Final = "retained-{model}.json"
 FILTERS: Final = "filters.json"
 LOCK: Final = "agent.lock"
 
@@ -113,11 +116,15 @@ class RealParts:
     def input(self, settings: AgentSettings, model: str, sink: Sink) -> Transport[Parcel]:
         """Return the link of a model's input session, which the broker keeps."""
         broker = settings.input_broker
+        if model in settings.models:
+            maximum = settings.models[model].receive_maximum
+        else:  # it left a session behind, which is to end
+            maximum = ModelSettings(bundle=self._state_dir).receive_maximum
         config = LinkConfig(
             client_id=f"{settings.device_id}-in-{model}",
             broker=broker,
             session_expiry_s=broker.session_expiry_s,
-            receive_maximum=settings.models[model].receive_maximum,
+            receive_maximum=maximum,
             held=frozenset(self._filters.get(model, [])),
         )
         return MqttLink(config, sink)
@@ -132,6 +139,24 @@ class RealParts:
         if self._filters.get(model) == sorted(filters):
             return
         self._filters[model] = sorted(filters)
+        self._save_filters()
+
+    def remembered(self) -> list[str]:
+        """Models with a session that this broker may keep."""
+        return list(self._filters)
+
+    def retained(self, model: str) -> Retained:
+        """Return what is known of the retained inputs that a model has answered."""
+        return Retained(self._state_dir / RETAINED.format(model=model))
+
+    def forget(self, model: str) -> None:
+        """Forget what is remembered of a model: it is gone."""
+        if self._filters.pop(model, None) is not None:
+            self._save_filters()
+        with contextlib.suppress(OSError):
+            (self._state_dir / RETAINED.format(model=model)).unlink(missing_ok=True)
+
+    def _save_filters(self) -> None:
         try:
             write_durably(self._state_dir / FILTERS, json.dumps(self._all_filters).encode())
         except OSError as err:
@@ -143,9 +168,7 @@ class RealParts:
         Raises:
             ConfigError: they cannot be used.
         """
-        settings = load_settings(self._path)
-        self._profile = settings.profile
-        return settings
+        return load_settings(self._path)
 
     def _read_filters(self) -> dict[str, dict[str, list[str]]]:
         """What `held` wrote, by device and broker, then model; nothing where it is unreadable.

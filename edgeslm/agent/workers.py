@@ -14,7 +14,7 @@ from edgeslm.agent.reading import read
 from edgeslm.agent.session import MAX_KILLS, Job
 from edgeslm.contract.messages import ModelRef, Result, encode
 from edgeslm.core.delivery import NO_PROPERTIES, Parcel
-from edgeslm.errors import EdgeSLMError
+from edgeslm.errors import EdgeSLMError, UnavailableError
 from edgeslm.logs import Log
 from edgeslm.ports import Answer, Clock, Request
 from edgeslm.runtime.result import answered, refused
@@ -37,6 +37,39 @@ class Model(Protocol):
     @property
     def cache_misses(self) -> int: ...
     def answer(self, request: Request) -> Answer: ...
+
+
+class ModelUnavailableError(UnavailableError):
+    """The model was removed from the settings without ever having been loaded."""
+
+    code = "model.unavailable"
+
+
+class AbsentModel:
+    """Stands in for a model that could not be loaded, so that its inputs get to know.
+
+    Args:
+        name: key of [models].
+    """
+
+    task = ""
+    provider = ""
+    node_share = 0.0
+    cache_hits = 0
+    cache_misses = 0
+
+    def __init__(self, name: str) -> None:
+        self.ref: ModelRef = {"name": name, "version": 0, "hash": ""}
+
+    def answer(self, request: Request) -> Answer:
+        """Refuse.
+
+        Raises:
+            ModelUnavailableError: always.
+        """
+        del request
+        msg = "the model could not be loaded before it was removed"
+        raise ModelUnavailableError(msg)
 
 
 class Responder:
@@ -192,6 +225,11 @@ class Pool:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether a thread of it has not ended."""
+        return any(thread.is_alive() for thread in self._threads)
+
     def longest_s(self) -> float:
         """How long the slowest thread has been at its job."""
         now = time.monotonic()
@@ -223,7 +261,7 @@ class Pool:
         for job in self._current:
             if job is not None:
                 job.session.ring.done(job.sequence)
-        return not any(thread.is_alive() for thread in self._threads)
+        return not self.alive
 
     def _run(self, index: int) -> None:
         get, respond, finished, wake = self._jobs.get, self._respond, self._done, self._wake

@@ -8,6 +8,7 @@ or with its whole table.
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from edgeslm.contract.base import Name, problems_of, read_toml, spelled
-from edgeslm.contract.topics import DEFAULT_ROOT, Topics, filter_problem, overlap
+from edgeslm.contract.topics import DEFAULT_ROOT, Topics, covers, filter_problem, overlap
 from edgeslm.errors import ConfigError
 
 Share = Literal["none", "explanation", "text"]
@@ -88,6 +89,10 @@ class Broker(_Section):
     @property
     def effective_port(self) -> int:
         return self.port or (8883 if self.tls else 1883)
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.effective_port}"
 
 
 class ModelSettings(_Section):
@@ -230,6 +235,15 @@ class AgentSettings(BaseSettings):
                 raise ValueError(msg)
             if overlap(route.topic, own):
                 msg = f"routes.{name}.topic: would read our own results under {own}"
+                raise ValueError(msg)
+        for (name, route), (other, wide) in itertools.combinations(self.routes.items(), 2):
+            a, b = route.topic, wide.topic
+            apart = not set(route.models) & set(wide.models) or not overlap(a, b)
+            if not (apart or covers(a, b) or covers(b, a)):
+                msg = (
+                    f"routes.{other}.topic: some topics match {b} and {a} of routes.{name}, but "
+                    "neither holds the other: a model would get such messages twice"
+                )
                 raise ValueError(msg)
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -99,6 +100,29 @@ def overlap(first: str, second: str) -> bool:
         return True
     shorter, longer = sorted((a, b), key=len)
     return longer[len(shorter) :] == ["#"]
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Whether whoever subscribes to `wide` gets all that matches `narrow`."""
+    if wide == narrow:
+        return True
+    if wide.startswith("$share/"):  # others of its group get a part
+        return False
+    a, b = wide.split("/"), _without_share(narrow)
+    if b[0].startswith("$") and a[0] in _WILDCARDS:
+        return False
+    for i, level in enumerate(a):
+        if level == "#":
+            return True
+        if i >= len(b) or b[i] == "#" or level not in {"+", b[i]}:
+            return False
+    return len(a) == len(b)
+
+
+def widest(filters: Iterable[str]) -> frozenset[str]:
+    """Return the filters that no other of them covers: a broker may send once for each."""
+    held = frozenset(filters)
+    return frozenset(f for f in held if not any(g != f and covers(g, f) for g in held))
 
 
 def _without_share(topic_filter: str) -> list[str]:
