@@ -196,10 +196,12 @@ class Up:
     Args:
         epoch: its number, from 1.
         session_present: the broker kept our session: what it sent before stays valid.
+        max_packet_bytes: the largest packet that the broker takes (MQTT 5); None: it named none.
     """
 
     epoch: int
     session_present: bool
+    max_packet_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,11 +232,13 @@ class Confirmed(Generic[P]):
 
     Args:
         publications: those it took, in order.
-        refused: those it refused (MQTT 5), with its reasons; they are not sent again.
+        refused: those it refuses for good (MQTT 5), with its reasons.
+        deferred: those it does not take now (MQTT 5), with its reasons; it may later.
     """
 
     publications: Sequence[P]
     refused: Sequence[tuple[P, str]] = ()
+    deferred: Sequence[tuple[P, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)

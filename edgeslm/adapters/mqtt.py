@@ -33,6 +33,7 @@ STEADY_S: Final = 10.0  # a connection that lived so long ends the backoff
 CONNECT_TIMEOUT_S: Final = 10.0  # TCP stands, no CONNACK
 OVERHEAD: Final = 1024  # of a packet, beside topic and payload: headers and properties
 FAILURE: Final = 0x80  # reason codes from it on
+FOR_GOOD: Final = frozenset({0x90, 0x99})  # the topic or the payload is invalid
 
 log = Log(__name__)
 P = TypeVar("P", bound=Publication)
@@ -294,7 +295,7 @@ class _Connection(Generic[P]):
             self._up = True
             if not client.session_present:
                 link.held = frozenset()
-            link.sink(Up(client.epoch, client.session_present))
+            link.sink(Up(client.epoch, client.session_present, client.max_packet_bytes))
         if client.arrived:
             link.outstanding += len(client.arrived)
             link.sink(Arrived(client.arrived))
@@ -315,6 +316,7 @@ class _Connection(Generic[P]):
     def _confirm(self, codes: list[tuple[int, int]]) -> None:
         good: list[P] = []
         bad: list[tuple[P, str]] = []
+        later: list[tuple[P, str]] = []
         for mid, code in codes:
             item = self._in_flight.pop(mid, None)
             if item is None:
@@ -322,5 +324,6 @@ class _Connection(Generic[P]):
             if code < FAILURE:
                 good.append(item)
             else:
-                bad.append((item, f"MQTT reason code {code:#x}"))
-        self._link.sink(Confirmed(good, bad))
+                to = bad if code in FOR_GOOD else later
+                to.append((item, f"MQTT reason code {code:#x}"))
+        self._link.sink(Confirmed(good, bad, later))

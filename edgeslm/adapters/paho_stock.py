@@ -41,6 +41,7 @@ class StockClient(paho.Client):
         refusal: MQTT 5 reason code with which the broker said no; 0: it did not.
         quota: most publications the broker takes unconfirmed (MQTT 5).
         largest: most bytes of a packet that the broker takes (MQTT 5).
+        max_packet_bytes: the largest packet that the broker takes; None: it named none.
         received_at: monotonic seconds, set by the owner before `loop_read`.
         suback: (packet id, whether each filter was granted), unsubscriptions as an empty list.
     """
@@ -63,6 +64,7 @@ class StockClient(paho.Client):
         self.trouble = ""
         self.refusal = 0
         self.quota = 65_535
+        self.max_packet_bytes: int | None = None
         self.largest = 0xFFFF_FFFF
         self.received_at = 0.0
         self.max_inflight_messages_set(0)  # bounded by the owner
@@ -131,6 +133,7 @@ class StockClient(paho.Client):
             return
         self.session_present = flags.session_present
         self.quota = getattr(props, "ReceiveMaximum", self.quota)
+        self.max_packet_bytes = getattr(props, "MaximumPacketSize", None)
         self.largest = getattr(props, "MaximumPacketSize", self.largest)
 
     def _note_disconnected(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from edgeslm.contract.messages import Result, encode
 from edgeslm.core.delivery import Parcel, Uplink
 from edgeslm.logs import Log
 from edgeslm.ports import (
@@ -22,6 +26,12 @@ log = Log(__name__)
 WINDOW: Final = 1024  # results handed to the link and not confirmed
 MAX_NOTES: Final = 100  # events kept for an uplink that is down
 NEVER: Final = float("inf")
+EPISODE_S: Final = 60.0  # trouble that comes again within it has been told
+RESUME_S: Final = 1.0  # after results were deferred; twice as long each time, up to
+RESUME_CAP_S: Final = 30.0
+MAX_CUTS: Final = 3  # connections in a row that ended with the same result unconfirmed
+SUSPECT_BYTES: Final = 16_384  # a result of this size may be what the broker cuts us off for
+PACKET_OVERHEAD: Final = 32  # bytes of a PUBLISH besides topic, payload and correlation data
 
 
 class Forwarder:
@@ -31,13 +41,12 @@ class Forwarder:
         link: the uplink; not started yet.
         outbox: where results go that the uplink would not take.
         ack_timeout_s: see `OutboxSettings`.
-        on_trouble: called with an event's name and an error when the disk or the broker refuses,
-            once for each time it begins.
+        on_trouble: called with an event's name, a code and a message when the disk or the broker
+            refuses, once for each time it begins.
 
     Attributes:
         changed: what `state` reports may have changed; the reader resets it.
-        refused: results that the broker refused to take.
-        lost_notes: events dropped because too many waited.
+        drops: what was given up, by reason; see `edgeslm.contract.vocabulary.DROPS`.
     """
 
     def __init__(
@@ -50,14 +59,18 @@ class Forwarder:
     ) -> None:
         self.link = link
         self.changed = False
-        self.refused = 0
-        self.lost_notes = 0
+        self.drops: Counter[str] = Counter()
         self._outbox = outbox
         self._uplink = Uplink(window=WINDOW, ack_timeout_s=ack_timeout_s, rows=len(outbox))
         self._on_trouble = on_trouble
         self._epoch = 0
         self._notes: dict[Parcel, None] = {}  # events not confirmed
         self._told = False  # that the disk refuses
+        self._last: dict[str, float] = {}  # event -> when its cause was last seen
+        self._resume_at: float | None = None  # results are held back until then
+        self._resumed = 0  # times in a row
+        self._limits = [NEVER, NEVER]  # bytes of a packet: as the broker says, as we learnt
+        self._cut: tuple[bytes, int] = (b"", 0)  # the head of the results in flight, and how often
 
     @property
     def connected(self) -> bool:
@@ -82,16 +95,21 @@ class Forwarder:
         """Take what the link reports."""
         match report:
             case Confirmed():
+                if report.publications:
+                    self._cut = (b"", 0)
                 self._uplink.confirmed(report.publications, now=now)
                 for parcel in report.publications:
                     self._notes.pop(parcel, None)
-                if report.refused:
-                    self._drop(report.refused, now=now)
+                self._drop(report.refused, now=now)
+                self._defer(report.deferred, now=now)
             case Up():
                 self._epoch = report.epoch
+                self._limits[0] = report.max_packet_bytes or NEVER
+                self._resume_at = None
                 self._uplink.up()
                 self.link.publish(list(self._notes), epoch=self._epoch)
             case Down():
+                self._suspect()
                 self._uplink.down()
             case _:
                 pass
@@ -109,22 +127,25 @@ class Forwarder:
         """Publish an event, once it is possible."""
         if len(self._notes) >= MAX_NOTES:
             del self._notes[next(iter(self._notes))]
-            self.lost_notes += 1
+            self.drops["event"] += 1
         self._notes[parcel] = None
         self.say(parcel)
 
     def pump(self, *, now: float) -> None:
         """Send, write and remove what is due."""
         uplink = self._uplink
+        if self._resume_at is not None and now >= self._resume_at:
+            self._resume_at = None
+            uplink.resume()
         self._remove(now=now)
         try:
             while (wanted := uplink.to_fetch()) is not None:
                 limit, after = wanted
                 uplink.fetched(self._outbox.peek(limit, after=after), now=now)
-                self._send()
+                self._send(now=now)
         except OutboxUnavailableError as err:
             self._block(err, now=now)
-        self._send()
+        self._send(now=now)
         while parcels := uplink.to_commit(now=now):
             if not self._commit(parcels, now=now):
                 break
@@ -132,6 +153,11 @@ class Forwarder:
             self._told = False
             self.changed = True
             log.info("outbox_unblocked", rows=self.rows)
+        last = self._last.get("results_deferred")
+        if last is not None and self.connected and now >= last + EPISODE_S:
+            del self._last["results_deferred"]
+            self._resumed = 0
+            self._on_trouble("results_taken", "uplink.deferred", "the broker takes results again")
 
     def flush(self, *, now: float) -> None:
         """Write to disk whatever is in memory alone: the process is about to end."""
@@ -142,11 +168,61 @@ class Forwarder:
 
     def due_at(self) -> float | None:
         """When `pump` has something to do though nothing happens."""
-        return self._uplink.due_at()
+        due = self._uplink.due_at()
+        if self._resume_at is None:
+            return due
+        return self._resume_at if due is None else min(due, self._resume_at)
 
-    def _send(self) -> None:
-        if parcels := self._uplink.to_send():
-            self.link.publish(parcels, epoch=self._epoch)
+    def _send(self, *, now: float) -> None:
+        if not (parcels := self._uplink.to_send()):
+            return
+        limit = min(self._limits)
+        large = [] if limit == NEVER else [p for p in parcels if _packet_bytes(p) > limit]
+        for parcel in large:
+            self.drops["result_too_large"] += 1
+            why = f"{parcel.topic}: {len(parcel.payload)} bytes; the broker takes {limit:.0f}"
+            self._tell("result_replaced", "result.too_large", why, now=now)
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # bits flipped on disk
+                parcel.payload = _too_large(parcel.payload)
+        hopeless = [p for p in large if _packet_bytes(p) > limit]
+        self.link.publish([p for p in parcels if p not in hopeless], epoch=self._epoch)
+        self._drop([(p, "larger than the broker takes") for p in hopeless], now=now)
+
+    def _suspect(self) -> None:
+        """Learn the largest packet of a broker that names none but cuts us off.
+
+        Where connection after connection ends with the same result at the head and none
+        confirmed, the largest on the way is what it does not take.
+        """
+        sent = self._uplink.in_flight
+        if not sent:  # nobody to connect to, or nothing to send: that says nothing
+            return
+        head = next(iter(sent)).payload
+        cuts = self._cut[1] + 1 if head == self._cut[0] else 1
+        self._cut = (head, cuts)
+        if cuts >= MAX_CUTS:
+            self._cut = (b"", 0)
+            largest = max(_packet_bytes(parcel) for parcel in sent)
+            if largest >= SUSPECT_BYTES:
+                self._limits[1] = largest - 1
+
+    def _defer(self, deferred: Iterable[tuple[Parcel, str]], *, now: float) -> None:
+        """Keep results that the broker does not take now, and try again after a while."""
+        results = [(p, why) for p, why in deferred if p in self._uplink.in_flight]
+        if not results:
+            return
+        self._uplink.defer(parcel for parcel, _ in results)
+        parcel, why = results[0]
+        self._tell("results_deferred", "uplink.deferred", f"{parcel.topic}: {why}", now=now)
+        if self._resume_at is None:
+            self._resume_at = now + min(RESUME_CAP_S, RESUME_S * 2.0**self._resumed)
+            self._resumed = min(self._resumed + 1, 10)
+
+    def _tell(self, event: str, code: str, message: str, *, now: float) -> None:
+        """Tell of trouble when it begins, and again when it begins anew."""
+        if now >= self._last.get(event, -NEVER) + EPISODE_S:
+            self._on_trouble(event, code, message)
+        self._last[event] = now
 
     def _commit(self, parcels: list[Parcel], *, now: float) -> bool:
         """Write as many of `parcels` as there is room for; return whether it was any."""
@@ -189,6 +265,38 @@ class Forwarder:
         for parcel, why in refused:
             self._notes.pop(parcel, None)
             self._uplink.confirmed([parcel], now=now)
-            if not self.refused:
-                self._on_trouble("result_refused", "uplink.refused", f"{parcel.topic}: {why}")
-            self.refused += 1
+            self.drops["result_refused"] += 1
+            self._tell("result_refused", "uplink.refused", f"{parcel.topic}: {why}", now=now)
+
+
+def _packet_bytes(parcel: Parcel) -> int:
+    """Size of the PUBLISH that carries `parcel`, or a little more."""
+    size = len(parcel.payload) + len(parcel.topic.encode()) + PACKET_OVERHEAD
+    if parcel.properties and isinstance(data := parcel.properties.get("CorrelationData"), bytes):
+        size += len(data)
+    return size
+
+
+def _too_large(payload: bytes) -> bytes:
+    """Return the result that says that this one does not fit."""
+    whole: Result = json.loads(payload)
+    result: Result = {
+        "schema": whole["schema"],
+        "id": whole["id"],
+        "device": whole["device"],
+        "topic": whole["topic"],
+        "source": whole["source"],
+        "time_in": whole["time_in"],
+        "time_out": whole["time_out"],
+        "latency_ms": whole["latency_ms"],
+        "task": whole["task"],
+        "model": whole["model"],
+        "error": {
+            "code": "result.too_large",
+            "message": f"the answer has {len(payload)} bytes, more than the uplink broker takes",
+        },
+    }
+    for mark in ("redelivered", "retained"):
+        if mark in whole:
+            result[mark] = whole[mark]
+    return encode(result)

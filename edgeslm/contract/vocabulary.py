@@ -16,13 +16,15 @@ INPUT_ERRORS: Final = {
     "input.field_missing": "The payload's JSON has nothing at the route's text pointer.",
     "input.field_type": "A field has a type that cannot be what the route says it is.",
     "input.poison": "Handling this message ended the process three times; it is not tried again.",
+    "result.too_large": "The answer is larger than the uplink broker takes: share less.",
     "inference.failed": "The model could not answer this text.",
     "internal": "A fault of ours; the log has the details.",
 }
 # In an event: what a broker would not do, or a disk did not keep.
 BROKER_ERRORS: Final = {
     "input.refused": "The input broker does not let this device subscribe to a route's topic.",
-    "uplink.refused": "The uplink broker does not take results on this device's topics.",
+    "uplink.refused": "The uplink broker says that a result's topic or payload is invalid.",
+    "uplink.deferred": "The uplink broker does not take results now, by quota or by its rules.",
     "outbox.damaged": "Results on disk cannot be read; the message names the file that holds them.",
 }
 # In a state's `drops`: messages that are not answered, or answers that nobody takes.
@@ -31,6 +33,7 @@ DROPS: Final = {
     "no_route": "An input came that no route asks for: a session kept an old subscription.",
     "retained_again": "A retained input that has been answered before.",
     "result_refused": "A result that the uplink broker refuses for good.",
+    "result_too_large": "An answer too large for the uplink broker: an error went in its place.",
     "event": "An event, while too many others waited for the uplink.",
 }
 # In an event.
@@ -40,7 +43,10 @@ EVENTS: Final = {
     "reloaded": "Settings were read again; `detail.restart_needed` names what waits for a restart.",
     "reload_failed": "The new settings cannot be used; the old ones stay. `error` says why.",
     "subscription_refused": "See input.refused; `error.message` names the topic.",
-    "result_refused": "See uplink.refused; told once, then counted in `drops`.",
+    "result_refused": "See uplink.refused; told when it begins, and counted in `drops`.",
+    "result_replaced": "See result.too_large; told when it begins, and counted in `drops`.",
+    "results_deferred": "See uplink.deferred; results are kept and tried again.",
+    "results_taken": "The uplink broker has taken all results that it had deferred.",
     "outbox_set_aside": "The outbox could not be read at the start: moved away, begun anew.",
     "outbox_blocked": "The outbox cannot be written; acknowledgements wait. `error` says why.",
 }

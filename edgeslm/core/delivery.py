@@ -10,7 +10,7 @@ the broker has acknowledged its result or the result is on disk, never before.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -129,6 +129,7 @@ class Uplink:
         self._unsent = rows  # rows not handed over since the link came up
         self._cursor = 0  # highest row handed over or read back
         self._credit = 0
+        self._held = False  # the broker takes nothing for now
         self._gone: list[int] = []  # confirmed rows, to be removed
         self._gone_since: float | None = None
 
@@ -142,6 +143,15 @@ class Uplink:
         """Whether nothing in memory waits for the broker or the disk."""
         return not self._waiting and not self._loose
 
+    @property
+    def in_flight(self) -> Collection[Parcel]:
+        """Results handed to the link and not confirmed, in order."""
+        return self._in_flight
+
+    @property
+    def _taking(self) -> bool:
+        return self.connected and not self._held
+
     def offer(self, parcels: Iterable[Parcel]) -> None:
         """Take results in the order in which they shall leave."""
         self._waiting.extend(parcels)
@@ -149,6 +159,32 @@ class Uplink:
     def up(self) -> None:
         """The link is up, with nothing in flight."""
         self.connected = True
+        self._held = False
+
+    def defer(self, parcels: Iterable[Parcel]) -> None:
+        """The broker does not take these now: hold everything back until `resume`.
+
+        Meanwhile what is in memory goes to disk, as if the link were down.
+        """
+        waiting: list[Parcel] = []
+        rows: list[Parcel] = []
+        for parcel in parcels:
+            if parcel not in self._in_flight:
+                continue
+            del self._in_flight[parcel]
+            if parcel.row is None:
+                del self._loose[parcel]
+                waiting.append(parcel)
+            else:
+                rows.append(parcel)
+        self._waiting.extendleft(reversed(waiting))
+        self._fetched.extendleft(reversed(rows))
+        self._unsent += len(rows)
+        self._held = True
+
+    def resume(self) -> None:
+        """Try the broker again."""
+        self._held = False
 
     def down(self) -> None:
         """The link is gone: what it had not confirmed must be sent again, oldest first."""
@@ -178,7 +214,7 @@ class Uplink:
     def to_send(self) -> list[Parcel]:
         """Results to hand to the link now, in order."""
         out: list[Parcel] = []
-        if not self.connected:
+        if not self._taking:
             return out
         room = self._window - len(self._in_flight)
         while room > 0 and self._fetched:
@@ -198,7 +234,7 @@ class Uplink:
 
     def to_fetch(self) -> tuple[int, int] | None:
         """(limit, after): rows to read back from disk now; answer with `fetched`."""
-        if not self.connected or self._fetched or self._unsent == 0 or self._gone_blocks():
+        if not self._taking or self._fetched or self._unsent == 0 or self._gone_blocks():
             return None
         room = self._window - len(self._in_flight)
         return (room, self._cursor) if room > 0 else None
@@ -218,7 +254,7 @@ class Uplink:
         if oldest is None or (self.blocked and now < self._retry_at):
             return []
         due = now >= oldest.born + self._batch_wait_s
-        if not self.connected:
+        if not self._taking:
             due = due or len(self._waiting) >= self._batch
         elif now < oldest.born + self._ack_timeout_s:
             size = min(self._batch, len(self._waiting))
@@ -277,7 +313,7 @@ class Uplink:
         moments: list[float] = []
         oldest = self._oldest()
         if oldest is not None:
-            late = not self.connected or (self._unsent > 0 and self._credit >= 2 * self._batch)
+            late = not self._taking or (self._unsent > 0 and self._credit >= 2 * self._batch)
             wait_s = self._batch_wait_s if late else self._ack_timeout_s
             moments.append(oldest.born + wait_s)
         if self._gone_since is not None:

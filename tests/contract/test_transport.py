@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import select
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -407,3 +408,39 @@ def test_the_bus_counts_what_it_was_told() -> None:
     bus = Bus()
     bus.publish(Message("t", b"x"))
     assert [m.payload for m in bus.published] == [b"x"]
+
+
+@pytest.mark.broker
+def test_says_how_much_the_broker_takes(mosquitto: Mosquitto) -> None:
+    mosquitto.stop()
+    mosquitto.configure("allow_anonymous true\nmax_packet_size 2000")
+    mosquitto.start()
+    broker = Broker.model_validate({"host": "127.0.0.1", "port": mosquitto.port, "protocol": "5"})
+    link: MqttLink[Parcel] = MqttLink(LinkConfig("dev", broker), heard := Heard())
+    link.start()
+    heard.until(lambda: heard.up is not None)
+    assert heard.up is not None
+    assert heard.up.max_packet_bytes == 2000
+    link.stop()
+    assert link.join(5)
+
+
+@pytest.mark.parametrize(
+    ("code", "where"), [(0, 0), (0x10, 0), (0x90, 1), (0x99, 1), (0x80, 2), (0x87, 2), (0x97, 2)]
+)
+def test_only_what_is_invalid_is_refused_for_good(code: int, where: int) -> None:
+    sorted_: list[Report] = []
+    link: MqttLink[Parcel] = MqttLink(LinkConfig("dev", Broker(host="h")), sorted_.append)
+    link.stop()
+    link.start()
+    assert link.join(5)
+    client = StockClient("dev", v5=True, clean=True, epoch=1)
+    connection = mqtt._Connection(link, client, select.poll())  # noqa: SLF001 -- no broker to refuse
+    parcel = text("t", b"x")
+    connection._in_flight[1] = parcel  # noqa: SLF001
+    connection._confirm([(1, code)])  # noqa: SLF001
+    (report,) = sorted_
+    assert isinstance(report, Confirmed)
+    good = list(report.publications)
+    bad, later = ([p for p, _ in part] for part in (report.refused, report.deferred))
+    assert [good, bad, later] == [[parcel] if i == where else [] for i in range(3)]

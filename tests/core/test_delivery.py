@@ -103,6 +103,17 @@ class Delivery(RuleBasedStateMachine):
         self.acked |= {p.payload for p in done}
         self.uplink.confirmed(done, now=self.now)
 
+    @rule(first=st.integers(0, 3), count=st.integers(1, 6))
+    def broker_defers(self, first: int, count: int) -> None:
+        later = self.wire[first : first + count]
+        self.wire = self.wire[:first] + self.wire[first + count :]
+        self.sent -= {p.payload for p in later}
+        self.uplink.defer(later)
+
+    @rule()
+    def broker_is_tried_again(self) -> None:
+        self.uplink.resume()
+
     @rule(room=st.integers(0, 20))
     def disk_changes(self, room: int) -> None:
         self.room = room
@@ -178,6 +189,7 @@ class Delivery(RuleBasedStateMachine):
             return
         if not self.uplink.connected:
             self.uplink.up()
+        self.uplink.resume()
         for _ in range(4 * len(self.made) + 20):
             self.pump()
             self.broker_confirms(100)
