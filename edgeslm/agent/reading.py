@@ -28,12 +28,16 @@ class Reading(NamedTuple):
     why: str = ""
 
 
-def read(message: Received, route: Route) -> Reading:
-    """Return what `message` asks; total for any bytes."""
+def read(message: Received, route: Route, *, size: int | None = None) -> Reading:
+    """Return what `message` asks; total for any bytes.
+
+    `size`: of its payload, bytes, where that was too long to be kept.
+    """
     own_id = _own_id(message, route)
     payload = message.payload
-    if len(payload) > route.max_bytes:
-        why = f"{len(payload)} bytes; the route takes {route.max_bytes}"
+    length = len(payload) if size is None else size
+    if length > route.max_bytes:
+        why = f"{length} bytes; the route takes {route.max_bytes}"
         return Reading(None, own_id, "input.too_long", why)
     try:
         text = payload.decode(route.encoding)

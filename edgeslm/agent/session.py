@@ -26,6 +26,8 @@ class Job(Ticket):
         route: how it is read; None where it is dropped.
         sequence: its number in the ring.
         kills: how often the process died while handling it.
+        size: of its payload, bytes: one that its route does not take is not kept.
+        what: digest of topic and payload.
         parcel: its result; None where it has none.
         outcome: "answered", "error" or "expired"; set with `parcel`.
         owed: settled, but its connection is gone: acknowledged when it is redelivered.
@@ -40,12 +42,20 @@ class Job(Ticket):
         "route",
         "sequence",
         "session",
+        "size",
+        "what",
     )
 
-    def __init__(self, session: InputSession, message: Received, route: Route | None) -> None:
+    def __init__(
+        self, session: InputSession, message: Received, route: Route | None, what: bytes
+    ) -> None:
         super().__init__()
         self.session = session
-        self.message = message
+        self.size = len(message.payload)
+        self.what = what
+        # Kept, a window of such payloads would be all our memory.
+        long = route is None or self.size > route.max_bytes
+        self.message = message._replace(payload=b"") if long else message
         self.route = route
         self.sequence = 0
         self.kills = 0
@@ -133,8 +143,10 @@ class InputSession:
         for message in messages:
             if message.qos and message.mid in self._by_mid and self._is_again(message):
                 continue
-            route = self._route(message)
-            job = Job(self, message, route)
+            known = message.qos or message.retain
+            what = digest(message.topic, message.payload) if known else _NO_IDENTITY
+            route = self._route(message, what)
+            job = Job(self, message, route, what)
             if message.qos:
                 self._by_mid[message.mid] = job
             self.lane.arrive(job)
@@ -163,7 +175,7 @@ class InputSession:
         for job in done:
             message = job.message
             if message.retain and job.route is not None:
-                self.retained.settle(message.topic, digest(message.topic, message.payload))
+                self.retained.settle(message.topic, job.what)
             if message.qos and self._by_mid.get(message.mid) is job:
                 if message.epoch == self._epoch:
                     del self._by_mid[message.mid]
@@ -175,14 +187,15 @@ class InputSession:
         """Whether `message` is one that we hold, sent once more; if so, see to it."""
         job = self._by_mid[message.mid]
         held = job.message
-        if not message.dup or held.payload != message.payload or held.topic != message.topic:
+        same = held.topic == message.topic and job.what == digest(message.topic, message.payload)
+        if not (message.dup and same):
             del self._by_mid[message.mid]  # the broker gave its packet id to another message
             return False
         if job.owed:
             del self._by_mid[message.mid]
             self.link.settle([message])
         else:  # still on its way: acknowledge this copy when it is through
-            job.message = message
+            job.message = message._replace(payload=held.payload)
             self.link.settle([held])
         return True
 
@@ -192,16 +205,15 @@ class InputSession:
         if not message.qos:
             job.sequence = self.ring.record(0, _NO_IDENTITY)
             return
-        what = digest(message.topic, message.payload)
         if message.dup:
-            known = self.ring.find(message.mid, what)
+            known = self.ring.find(message.mid, job.what)
             if known is not None:
                 job.sequence = known
                 job.kills = self.ring.attempts(known)
                 return
-        job.sequence = self.ring.record(message.mid, what)
+        job.sequence = self.ring.record(message.mid, job.what)
 
-    def _route(self, message: Received) -> Route | None:
+    def _route(self, message: Received, what: bytes) -> Route | None:
         """The route that reads `message`; None where it is dropped, and counted."""
         topic = message.topic
         try:
@@ -216,11 +228,9 @@ class InputSession:
             self._by_topic[topic] = route
         if route is None:
             self._drops["own_topic" if topic.startswith(self._own) else "no_route"] += 1
-        elif message.retain:  # a new subscription repeats it
-            what = digest(topic, message.payload)
-            if not self.retained.take(topic, what, again=message.dup):
-                self._drops["retained_again"] += 1
-                return None
+        elif message.retain and not self.retained.take(topic, what, again=message.dup):
+            self._drops["retained_again"] += 1  # a new subscription repeats it
+            return None
         return route
 
     def _ask(self, filters: frozenset[str]) -> None:

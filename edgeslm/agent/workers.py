@@ -123,7 +123,7 @@ class Responder:
         ring = job.session.ring
         ring.begin(job.sequence)
         try:
-            request, own_id, code, why = read(message, route)
+            request, own_id, code, why = read(message, route, size=job.size)
             if request is None:
                 return self._refuse(job, model, code, why, own_id, None)
             try:

@@ -15,6 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from edgeslm.adapters.loopback import Bus, Loopback, Message
 from edgeslm.adapters.ring import Ring
+from edgeslm.agent.reading import read
+from edgeslm.agent.retained import Retained
 from edgeslm.agent.session import InputSession, Job
 from edgeslm.contract.settings import Route
 from edgeslm.core.delivery import Parcel
@@ -176,6 +178,51 @@ def test_a_route_that_is_gone_still_reads_what_was_on_its_way(h: Harness) -> Non
     assert h.waiting[-1].route == old
     h.publish(b"now", "new/a")
     assert h.waiting[-1].route != old
+
+
+def test_a_payload_that_its_route_does_not_take_is_not_kept(h: Harness) -> None:
+    h.session.set_routes([Route(topic="in/#", models=("m",), max_bytes=3)])
+    h.publish(b"long one")
+    (job,) = h.waiting
+    assert (job.message.payload, job.size) == (b"", 8)
+    assert job.route is not None
+    assert read(job.message, job.route, size=job.size).code == "input.too_long"
+    h.reconnect()  # its redelivery is known by its digest
+    assert h.waiting == [job]
+    h.finish()
+    assert not h.owed
+
+
+def test_a_retained_input_that_was_answered_is_not_answered_in_the_next_life(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "retained.json"
+    first = Retained(path)
+    assert first.take("in/a", b"1", again=False)
+    assert not first.take("in/a", b"1", again=False)
+    assert first.take("in/b", b"2", again=False)
+    first.settle("in/a", b"1")
+    first.save()
+    second = Retained(path)
+    assert not second.take("in/a", b"1", again=False)
+    assert second.take("in/b", b"2", again=False)  # its answer was not safe
+    assert second.take("in/a", b"3", again=False)
+    path.write_text("[1]")
+    assert Retained(path).take("in/a", b"1", again=False)
+
+
+def test_filters_stay_until_they_are_let_go_and_covered_ones_are_not_asked_for(
+    h: Harness,
+) -> None:
+    wide, narrow = Route(topic="in/#", models=("m",)), Route(topic="in/a", models=("m",))
+    h.session.set_routes([narrow, wide])
+    assert h.session.asked == {"in/#"}
+    h.publish(b"1", "in/a")
+    assert h.waiting[-1].route is narrow
+    h.session.set_routes([Route(topic="new", models=("m",))], keep=True)
+    assert h.session.asked == {"in/#", "new"}
+    h.session.let_go()
+    assert h.session.asked == {"new"}
 
 
 class Chaos(RuleBasedStateMachine):
