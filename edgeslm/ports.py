@@ -312,6 +312,13 @@ OutboxRow = tuple[int, str, bytes, Mapping[str, object]]
 class Outbox(Protocol):
     """A bounded, durable, ordered queue of (topic, payload)."""
 
+    def open(self) -> int:
+        """Make ready, where that has not been done; return how many rows were found by it.
+
+        Raises:
+            OutboxUnavailableError: the disk refused; try again later.
+        """
+
     def append(self, rows: Sequence[tuple[str, bytes, Mapping[str, object]]]) -> list[int]:
         """Commit all rows or none; return their ids, ascending.
 

@@ -264,6 +264,9 @@ class MemoryOutbox:
         self._rows: dict[int, OutboxRow] = {}
         self._last = 0
 
+    def open(self) -> int:
+        return 0
+
     def append(self, rows: Sequence[tuple[str, bytes, Mapping[str, object]]]) -> list[int]:
         held = sum(len(t) + len(p) for _, t, p, _ in self._rows.values())
         size = sum(len(t) + len(p) for t, p, _ in rows)

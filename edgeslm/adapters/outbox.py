@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import time
@@ -11,6 +12,7 @@ from typing import Final
 
 from edgeslm.ports import OutboxFullError, OutboxRow, OutboxUnavailableError
 
+BUSY_S: Final = 0.1  # for another process that reads the file; the caller tries again later
 _SCHEMA: Final = 1
 _ROW_OVERHEAD: Final = 64  # bytes that SQLite adds to a row, about
 
@@ -26,25 +28,42 @@ class SqliteOutbox:
         max_rows: most rows held.
         max_bytes: most bytes held, counted as payload, topic and a row's overhead.
 
-    Raises:
-        OutboxUnavailableError: the folder is not writable, or the disk is full.
+    A disk that is full or broken at the start is tried again at each use: until it serves, the
+    outbox is empty and takes nothing.
     """
 
     def __init__(self, path: Path, *, max_rows: int, max_bytes: int) -> None:
         self.set_aside: Path | None = None
+        self._path = path
         self._max_rows = max_rows
         self._max_bytes = max_bytes
+        self._rows = 0
+        self._bytes = 0
+        self._opened: sqlite3.Connection | None = None
+        with contextlib.suppress(OutboxUnavailableError):  # who uses it will hear of it
+            self.open()
+
+    def open(self) -> int:
+        if self._opened is not None:
+            return 0
         try:
-            self._db = _open(path)
+            db = _open(self._path)
         except _DamagedError:
-            self.set_aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
-            _move_aside(path, self.set_aside)
-            self._db = _open(path)
-        row = self._db.execute(
-            "SELECT count(*), coalesce(sum(length(payload) + length(topic)), 0) FROM result"
-        ).fetchone()
-        self._rows: int = row[0]
-        self._bytes: int = row[1] + self._rows * _ROW_OVERHEAD
+            self.set_aside = self._path.with_name(f"{self._path.name}.damaged-{time.time_ns()}")
+            _move_aside(self._path, self.set_aside)
+            db = _open(self._path)
+        try:
+            row = db.execute(
+                "SELECT count(*), coalesce(sum(length(payload) + length(topic)), 0) FROM result"
+            ).fetchone()
+        except sqlite3.Error as err:
+            db.close()
+            msg = f"{self._path}: {err}"
+            raise OutboxUnavailableError(msg) from None
+        self._opened = db
+        self._rows = row[0]
+        self._bytes = row[1] + self._rows * _ROW_OVERHEAD
+        return self._rows
 
     def append(self, rows: Sequence[tuple[str, bytes, Mapping[str, object]]]) -> list[int]:
         size = sum(_size(topic, payload) for topic, payload, _ in rows)
@@ -101,10 +120,18 @@ class SqliteOutbox:
 
     def close(self) -> None:
         """Fold the log into the database and let go of it."""
-        self._db.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def __len__(self) -> int:
         return self._rows
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if self._opened is None:
+            msg = f"{self._path} could not be opened; free disk space"
+            raise OutboxUnavailableError(msg)
+        return self._opened
 
 
 class _DamagedError(Exception):
@@ -119,7 +146,7 @@ def _open(path: Path) -> sqlite3.Connection:
         _DamagedError: there is something else, or what is left of one.
     """
     try:
-        db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+        db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
     except sqlite3.Error as err:
         msg = f"{path}: {err}; make the state directory writable"
         raise OutboxUnavailableError(msg) from None
@@ -144,16 +171,18 @@ def _prepare(db: sqlite3.Connection) -> bool:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version not in {0, _SCHEMA} or db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         return False
-    db.execute("PRAGMA auto_vacuum = FULL")  # so that the file shrinks when it is drained
-    db.execute("PRAGMA journal_mode = WAL")
+    if version == 0:
+        db.execute("PRAGMA auto_vacuum = FULL")  # so that the file shrinks when it is drained
+        db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA journal_size_limit = 4194304")
-    # AUTOINCREMENT: an id is never given twice, so a late removal cannot hit a new row.
-    db.execute(
-        "CREATE TABLE IF NOT EXISTS result (id INTEGER PRIMARY KEY AUTOINCREMENT, "
-        "topic TEXT NOT NULL, payload BLOB NOT NULL, properties TEXT)"
-    )
-    db.execute(f"PRAGMA user_version = {_SCHEMA}")
+    if version == 0:  # a full disk must not be written to at every start
+        # AUTOINCREMENT: an id is never given twice, so a late removal cannot hit a new row.
+        db.execute(
+            "CREATE TABLE IF NOT EXISTS result (id INTEGER PRIMARY KEY AUTOINCREMENT, "
+            "topic TEXT NOT NULL, payload BLOB NOT NULL, properties TEXT)"
+        )
+        db.execute(f"PRAGMA user_version = {_SCHEMA}")
     return True
 
 

@@ -27,6 +27,7 @@ WINDOW: Final = 1024  # results handed to the link and not confirmed
 MAX_NOTES: Final = 100  # events kept for an uplink that is down
 NEVER: Final = float("inf")
 EPISODE_S: Final = 60.0  # trouble that comes again within it has been told
+REOPEN_S: Final = 5.0  # between two attempts at an outbox that could not be opened
 RESUME_S: Final = 1.0  # after results were deferred; twice as long each time, up to
 RESUME_CAP_S: Final = 30.0
 MAX_CUTS: Final = 3  # connections in a row that ended with the same result unconfirmed
@@ -65,6 +66,8 @@ class Forwarder:
         self._on_trouble = on_trouble
         self._epoch = 0
         self._notes: dict[Parcel, None] = {}  # events not confirmed
+        self._open = False  # the outbox is ready
+        self._open_at = 0.0
         self._told = False  # that the disk refuses
         self._last: dict[str, float] = {}  # event -> when its cause was last seen
         self._resume_at: float | None = None  # results are held back until then
@@ -137,6 +140,8 @@ class Forwarder:
         if self._resume_at is not None and now >= self._resume_at:
             self._resume_at = None
             uplink.resume()
+        if not self._open and now >= self._open_at:
+            self._open_disk(now=now)
         self._remove(now=now)
         try:
             while (wanted := uplink.to_fetch()) is not None:
@@ -149,7 +154,7 @@ class Forwarder:
         while parcels := uplink.to_commit(now=now):
             if not self._commit(parcels, now=now):
                 break
-        if self._told and uplink.idle:  # all that waited for the disk is through
+        if self._told and self._open and uplink.idle:  # all that waited for the disk is through
             self._told = False
             self.changed = True
             log.info("outbox_unblocked", rows=self.rows)
@@ -162,7 +167,7 @@ class Forwarder:
     def flush(self, *, now: float) -> None:
         """Write to disk whatever is in memory alone: the process is about to end."""
         self._remove(now=now, flush=True)
-        while parcels := self._uplink.to_commit(now=NEVER):
+        while parcels := self._uplink.to_commit(now=now, flush=True):
             if not self._commit(parcels, now=now):
                 break
 
@@ -187,6 +192,16 @@ class Forwarder:
         hopeless = [p for p in large if _packet_bytes(p) > limit]
         self.link.publish([p for p in parcels if p not in hopeless], epoch=self._epoch)
         self._drop([(p, "larger than the broker takes") for p in hopeless], now=now)
+
+    def _open_disk(self, *, now: float) -> None:
+        try:
+            rows = self._outbox.open()
+        except OutboxUnavailableError as err:
+            self._open_at = now + REOPEN_S
+            self._block(err, now=now)
+        else:
+            self._open = True
+            self._uplink.found(rows)
 
     def _suspect(self) -> None:
         """Learn the largest packet of a broker that names none but cuts us off.

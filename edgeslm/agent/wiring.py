@@ -56,7 +56,6 @@ class RealParts:
     Raises:
         FolderUnavailableError: a directory cannot be made or written.
         AlreadyRunningError: see there.
-        OutboxUnavailableError: the disk refuses.
     """
 
     def __init__(self, path: Path, settings: AgentSettings) -> None:

@@ -248,8 +248,13 @@ class Uplink:
             self.rows -= self._unsent
             self._unsent = 0
 
-    def to_commit(self, *, now: float) -> list[Parcel]:
-        """Results to write to disk now, in order; answer with `committed` or `refused`."""
+    def to_commit(self, *, now: float, flush: bool = False) -> list[Parcel]:
+        """Results to write to disk now, in order; answer with `committed` or `refused`.
+
+        With `flush` all that are in memory alone: the process is about to end.
+        """
+        if flush:
+            return [*self._loose, *self._waiting]
         oldest = self._oldest()
         if oldest is None or (self.blocked and now < self._retry_at):
             return []
@@ -286,6 +291,16 @@ class Uplink:
             if parcel.ticket is not None:
                 parcel.ticket.settled = True
                 parcel.ticket = None
+
+    def found(self, rows: int) -> None:
+        """The disk serves, and that many results were on it.
+
+        Where newer ones are in flight from memory, they wait for the next connection.
+        """
+        self.rows += rows
+        if not self._loose:
+            self._unsent += rows
+        self.blocked = False
 
     def refused(self, *, now: float) -> None:
         """The disk took nothing: what waits, waits on."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,9 +80,37 @@ def test_a_damaged_file_is_set_aside_and_kept(tmp_path: Path, damage: str) -> No
     box.close()
 
 
-def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(OutboxUnavailableError, match="missing"):
-        opened(tmp_path / "missing" / "o")
+def test_a_disk_that_fails_at_the_start_is_tried_again(tmp_path: Path) -> None:
+    before = opened(tmp_path / "disk")
+    ids = before.append([("t", b"x", {})] * 3)
+    before.close()
+    (tmp_path / "disk").rename(tmp_path / "away")
+    (tmp_path / "disk").mkdir()  # so that the file cannot be opened
+    box = opened(tmp_path / "disk")
+    assert len(box) == 0
+    for use in (box.open, lambda: box.append([("t", b"y", {})]), lambda: box.peek(1, after=0)):
+        with pytest.raises(OutboxUnavailableError, match="disk"):
+            use()
+    (tmp_path / "disk").rmdir()
+    (tmp_path / "away").rename(tmp_path / "disk")
+    assert box.open() == len(box) == 3
+    assert box.open() == 0
+    assert box.append([("t", b"y", {})]) == [ids[-1] + 1]
+    box.close()
+
+
+def test_a_file_that_another_process_holds_is_given_up_at_once(tmp_path: Path) -> None:
+    box = opened(tmp_path / "o")
+    other = sqlite3.connect(tmp_path / "o", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    with pytest.raises(OutboxUnavailableError, match="locked"):
+        box.append([("t", b"x", {})])
+    assert time.monotonic() - began < 2  # the agent's loop waits for it
+    other.execute("ROLLBACK")
+    other.close()
+    assert len(box.append([("t", b"x", {})])) == 1
+    box.close()
 
 
 def test_a_full_disk_refuses_the_batch_and_keeps_the_rest(tmp_path: Path) -> None:

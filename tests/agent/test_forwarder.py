@@ -11,7 +11,7 @@ from edgeslm.adapters.loopback import MemoryOutbox
 from edgeslm.agent.forwarder import EPISODE_S, RESUME_CAP_S, Forwarder
 from edgeslm.contract.messages import ADAPTERS
 from edgeslm.core.delivery import Parcel, Ticket
-from edgeslm.ports import Confirmed, Down, Up
+from edgeslm.ports import Confirmed, Down, OutboxUnavailableError, Up
 
 
 class Wire:
@@ -32,10 +32,10 @@ class Wire:
 class Rig:
     """A forwarder on a wire, with what it told."""
 
-    def __init__(self) -> None:
+    def __init__(self, outbox: MemoryOutbox | None = None) -> None:
         self.wire = Wire()
         self.told: list[tuple[str, str]] = []
-        self.outbox = MemoryOutbox(max_rows=1000)
+        self.outbox = MemoryOutbox(max_rows=1000) if outbox is None else outbox
         self.forwarder = Forwarder(
             self.wire,  # type: ignore[arg-type] # the part of a transport that it uses
             self.outbox,
@@ -176,3 +176,58 @@ def test_refusal_for_good_is_told_each_time_it_begins() -> None:
     assert rig.forwarder.drops == {"result_refused": 4}
     assert rig.told == [("result_refused", "uplink.refused")] * 2
     assert rig.forwarder.idle
+
+
+FULL = "the disk is full"
+
+
+class Absent(MemoryOutbox):
+    """A disk that does not serve until it is mended, and then has one row."""
+
+    def __init__(self) -> None:
+        super().__init__(max_rows=0)
+        self.mended = False
+        self.commits = 0
+
+    def open(self) -> int:
+        if not self.mended:
+            raise OutboxUnavailableError(FULL)
+        self._max_rows = 1000
+        return len(super().append([("r", b"old", {})]))
+
+    def append(self, rows: Any) -> list[int]:
+        if not self.mended:
+            raise OutboxUnavailableError(FULL)
+        self.commits += 1
+        return super().append(rows)
+
+
+def test_a_disk_that_is_full_at_the_start_is_told_once_and_taken_when_it_serves() -> None:
+    disk = Absent()
+    rig = Rig(disk)
+    for now in range(20):
+        rig.forwarder.pump(now=float(now))
+    parcel = result()
+    rig.forwarder.offer([parcel])
+    rig.forwarder.pump(now=21)
+    assert rig.told == [("outbox_blocked", "outbox.unavailable")]
+    assert rig.forwarder.withheld == 1
+    disk.mended = True
+    for now in range(22, 30):
+        rig.forwarder.pump(now=float(now))
+    assert rig.forwarder.withheld == 0
+    assert rig.forwarder.rows == 2
+    rig.up(now=30)
+    assert [p.payload for p in rig.wire.take()] == [b"old", parcel.payload]
+
+
+def test_at_the_end_all_is_written_in_one_commit() -> None:
+    disk = Absent()
+    disk.mended = True
+    rig = Rig(disk)
+    rig.forwarder.pump(now=0)
+    rig.forwarder.offer([result(born=1.0) for _ in range(500)])
+    rig.forwarder.flush(now=1)
+    assert disk.commits == 1
+    assert rig.forwarder.idle
+    assert rig.forwarder.rows == 501
