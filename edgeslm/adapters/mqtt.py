@@ -138,8 +138,10 @@ class MqttLink(Generic[P]):
             began = time.monotonic()
             try:
                 client = open_client(self.config, epoch=self._epoch)
-                connection = _Connection(self, client, self._poller())
-                connection.serve()
+                try:
+                    _Connection(self, client, self._poller()).serve()
+                finally:
+                    client.close()
                 report = Down(self._epoch, client.trouble, refused=client.refusal != 0)
             except (OSError, ValueError) as err:  # ValueError: paho and ssl on bad settings
                 report = Down(self._epoch, describe(err, self.config.broker))

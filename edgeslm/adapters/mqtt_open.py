@@ -92,6 +92,14 @@ def visit(config: LinkConfig, *, timeout_s: float) -> StockClient:
         OSError, ValueError: see `open_client`.
     """
     client = open_client(replace(config, session_expiry_s=0, will=None), epoch=0)
+    try:
+        _visit(client, timeout_s)
+    finally:
+        client.close()
+    return client
+
+
+def _visit(client: StockClient, timeout_s: float) -> None:
     poller = select.poll()
     until = time.monotonic() + timeout_s
     while (sock := client.socket()) is not None:
@@ -106,7 +114,6 @@ def visit(config: LinkConfig, *, timeout_s: float) -> StockClient:
         poller.register(sock.fileno(), select.POLLIN)
         if client.pending() or poller.poll(100):
             client.loop_read()
-    return client
 
 
 def forget_session(config: LinkConfig) -> None:

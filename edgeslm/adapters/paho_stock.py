@@ -124,6 +124,11 @@ class StockClient(paho.Client):
         if _QUICKACK is not None and isinstance(sock, socket.socket):
             sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
+    def close(self) -> None:
+        """Let go of the socket now; paho's references to itself keep it until a collection."""
+        if (sock := self.socket()) is not None:
+            sock.close()
+
     def _note_connected(
         self, _c: object, _u: object, flags: paho.ConnectFlags, code: ReasonCode, props: Any
     ) -> None:

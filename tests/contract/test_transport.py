@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import queue
 import select
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -444,3 +447,24 @@ def test_only_what_is_invalid_is_refused_for_good(code: int, where: int) -> None
     good = list(report.publications)
     bad, later = ([p for p, _ in part] for part in (report.refused, report.deferred))
     assert [good, bad, later] == [[parcel] if i == where else [] for i in range(3)]
+
+
+def test_attempts_that_fail_leave_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt, "BASE_S", 0.001)
+    monkeypatch.setattr(mqtt, "CONNECT_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(mqtt, "TICK_S", 0.01)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = {"host": "127.0.0.1", "port": silent.getsockname()[1]}
+        broker = Broker.model_validate(where)
+        link: MqttLink[Parcel] = MqttLink(LinkConfig("dev", broker), heard := Heard())
+        gc.collect()
+        gc.disable()
+        try:
+            before = len(list(Path("/proc/self/fd").iterdir()))
+            link.start()
+            heard.until(lambda: len(heard.downs) >= 6)
+            link.stop()
+            assert link.join(5)
+            assert len(list(Path("/proc/self/fd").iterdir())) <= before
+        finally:
+            gc.enable()
