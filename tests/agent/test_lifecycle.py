@@ -238,3 +238,81 @@ def test_stopping_in_full_flow_takes_less_than_five_seconds_and_loses_nothing(
     repeated = [r for r in results if r.get("redelivered")]
     assert len({r["id"] for r in results}) == 3000
     assert len(results) - 3000 <= len(repeated)
+
+
+def test_a_model_whose_session_cannot_be_made_fails_alone(
+    agent: AgentProcess, plant: Plant, brittle: Path
+) -> None:
+    ring = agent.folder / "run" / "ids-n.ring"
+    ring.mkdir(parents=True)
+    two = {"m": {"bundle": brittle}, "n": {"bundle": brittle}}
+    agent.configure(models=two)
+    agent.start()
+    agent.wait_for("model_failed", model="n", code="runtime_dir.unavailable")
+    plant.publish("in/a", "hello")
+    plant.wait_for(1)
+    ring.rmdir()
+    agent.hup()
+    agent.wait_for("model_loaded", model="n")
+    assert agent.stop() < 5
+
+
+def test_a_model_removed_without_ever_having_served_tells_its_inputs(
+    make_agent: MakeAgent, plant: Plant, tmp_path: Path
+) -> None:
+    agent = make_agent(
+        models={"bad": {"bundle": tmp_path / "nowhere"}},
+        routes={"all": {"topic": "in/#", "models": ["bad"]}},
+    )
+    agent.start()
+    agent.wait_for("input_connected")
+    plant.publish("in/a", "hello")
+    plant.flush()
+    agent.configure(models={}, routes={})
+    agent.hup()
+    assert plant.wait_for(1)[0]["error"]["code"] == "model.unavailable"
+    agent.wait_for("model_removed", model="bad")
+    assert agent.stop() < 5
+
+
+def test_a_model_removed_while_the_agent_was_stopped_leaves_no_session(
+    agent: AgentProcess, plant: Plant
+) -> None:
+    agent.start()
+    agent.wait_for("input_connected")
+    plant.publish("in/a", "hello")
+    plant.wait_for(1)
+    agent.stop()
+    agent.settings.update(models={}, routes={})
+    agent.start()
+    agent.wait_for("model_removed", model="m")
+    agent.stop()
+    assert b'"m"' not in (agent.folder / "state" / "filters.json").read_bytes()
+
+
+def test_an_orderly_stop_convicts_no_input_and_loses_none(
+    agent: AgentProcess, plant: Plant
+) -> None:
+    agent.start()
+    for i in range(8):
+        plant.publish("in/a", f"sleep 3.{i}")
+    plant.flush()
+    assert agent.stop() < 5
+    agent.start()
+    agent.wait_for("input_connected")
+    assert len({r["topic"] + str(r["score"]) + r["id"] for r in plant.wait_for(8)}) == 8
+    assert not [e for e in agent.events() if e["event"] == "suspect_answered"]
+    assert agent.stop() < 5
+
+
+def test_a_key_that_waits_for_a_restart_is_named_each_time(
+    agent: AgentProcess, plant: Plant
+) -> None:
+    agent.start()
+    agent.configure(device_id="other", log_level="debug")
+    for _ in range(2):
+        agent.mark()
+        agent.hup()
+        assert agent.wait_for("reloaded")["restart_needed"] == "device_id, log_level"
+    plant.publish("in/a", "hello")
+    assert plant.wait_for(1)[0]["device"] == "dev1"

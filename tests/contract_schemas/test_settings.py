@@ -292,3 +292,25 @@ def test_the_port_follows_tls_and_the_input_broker_the_uplink(tmp_path: Path) ->
     secure = load(tmp_path, 'device_id = "d"\n[uplink.tls]\n[input]\nhost = "other"')
     assert secure.uplink.effective_port == 8883
     assert secure.input_broker.host == "other"
+
+
+@pytest.mark.parametrize("second", ["+/z", "$share/g/in/#"])
+def test_routes_of_one_model_that_overlap_in_part_are_refused(tmp_path: Path, second: str) -> None:
+    def text(models: str) -> str:
+        return f"""device_id = "d"
+            models = {{m = {{bundle = "m"}}, n = {{bundle = "n"}}}}
+            [routes.r]
+            topic = "in/+"
+            models = ["m"]
+            [routes.q]
+            topic = "{second}"
+            models = {models}"""
+
+    with pytest.raises(ConfigError, match=r"routes\.q\.topic"):
+        load(tmp_path, text('["m"]'))
+    load(tmp_path, text('["n"]'))
+
+
+def test_a_route_may_lie_within_another(tmp_path: Path) -> None:
+    routes = '{a = {topic = "in/a", models = ["m"]}, all = {topic = "in/#", models = ["m"]}}'
+    load(tmp_path, f'device_id = "d"\nmodels = {{m = {{bundle = "m"}}}}\nroutes = {routes}')

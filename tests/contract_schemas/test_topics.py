@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.contract.topics import Topics, filter_problem, matches, overlap
+from edgeslm.contract.topics import Topics, covers, filter_problem, matches, overlap, widest
 
 # Short and from a small alphabet, so that everything about them can be enumerated.
 WORDS = ("", "a", "b", "$s")
@@ -84,3 +84,29 @@ def test_a_devices_topics_lie_under_its_root() -> None:
         "edgeslm/v1/d1/state",
         "edgeslm/v1/d1/events",
     }
+
+
+_LEVELS = st.lists(st.sampled_from(["a", "b", "+", "$x"]), min_size=1, max_size=3)
+_FILTERS = st.builds(
+    lambda levels, end: "/".join(levels + end), _LEVELS, st.sampled_from([[], ["#"]])
+)
+_TOPICS = st.lists(st.sampled_from(["a", "b", "$x"]), min_size=1, max_size=4).map("/".join)
+
+
+@given(_FILTERS, _FILTERS, _TOPICS)
+def test_what_a_covered_filter_matches_its_cover_matches(a: str, b: str, topic: str) -> None:
+    if covers(a, b):
+        assert matches(a, topic) or not matches(b, topic)
+
+
+@given(st.lists(_FILTERS), _TOPICS)
+def test_the_widest_filters_match_what_all_match(filters: list[str], topic: str) -> None:
+    assert any(matches(f, topic) for f in widest(filters)) is any(
+        matches(f, topic) for f in filters
+    )
+
+
+def test_a_shared_filter_covers_nothing_but_itself() -> None:
+    assert not covers("$share/g/a/#", "a/b")
+    assert covers("a/#", "$share/g/a/b")
+    assert widest(["$share/g/a"]) == {"$share/g/a"}
