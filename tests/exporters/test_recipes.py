@@ -126,8 +126,14 @@ def test_intents_out_of_scope_count_for_the_gate_too() -> None:
     rows = [Row("1", "x"), Row("2", "x"), Row("3", "oos"), Row("4", "oos")]
     good = [said("x", score=s) for s in (-3, -2, 1, 2)]
     worse = [said("x", score=s) for s in (-3, 1.5, 1, 2)]
-    pair = [(intent.measure(rows, a, share=0.05), a) for a in (good, worse)]
-    assert intent.losses(*pair) == {"accuracy": 0.0, "oos_auroc": 25.0}
+    few, many = (
+        [(intent.measure(rows * n, a * n, share=0.05), a * n) for a in (good, worse)]
+        for n in (99, 100)
+    )
+    assert intent.losses(*many) == {"accuracy": 0.0, "oos_auroc": 25.0}
+    assert intent.losses(*few) == {"accuracy": 0.0}  # too few to tell loss from chance
+    assert any("oos" in caution for caution in intent.cautions(few[1][0], limit=0.5))
+    assert not any("oos" in caution for caution in intent.cautions(many[1][0], limit=0.5))
 
 
 @pytest.mark.parametrize(("rows", "limit", "cautioned"), [(199, 0.5, True), (200, 0.5, False)])
