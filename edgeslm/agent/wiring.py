@@ -29,7 +29,7 @@ from edgeslm.runtime.profiles import detect_profile, load_profile
 log = Log(__name__)
 WINDOW: Final = 256  # results sent to the broker and not confirmed, where it takes so many
 OUTBOX: Final = "outbox.sqlite"
-RETAINED: Final = "retained-{model}.json"
+RETAINED: Final = "retained-{device}-{model}.json"
 FILTERS: Final = "filters.json"
 LOCK: Final = "agent.lock"
 
@@ -60,6 +60,7 @@ class RealParts:
 
     def __init__(self, path: Path, settings: AgentSettings) -> None:
         self._path = path
+        self._device = settings.device_id
         self._state_dir = settings.state_dir
         self._runtime_dir = settings.runtime_dir
         for folder in (self._state_dir, self._runtime_dir):
@@ -146,14 +147,18 @@ class RealParts:
 
     def retained(self, model: str) -> Retained:
         """Return what is known of the retained inputs that a model has answered."""
-        return Retained(self._state_dir / RETAINED.format(model=model))
+        return Retained(self._retained_file(model))
 
     def forget(self, model: str) -> None:
         """Forget what is remembered of a model: it is gone."""
         if self._filters.pop(model, None) is not None:
             self._save_filters()
         with contextlib.suppress(OSError):
-            (self._state_dir / RETAINED.format(model=model)).unlink(missing_ok=True)
+            self._retained_file(model).unlink(missing_ok=True)
+
+    def _retained_file(self, model: str) -> Path:
+        """Named for the device too: under another id it has answered nothing yet."""
+        return self._state_dir / RETAINED.format(device=self._device, model=model)
 
     def _save_filters(self) -> None:
         try:
