@@ -81,6 +81,9 @@ def agent(bundle: Path, *, verdicts: Path | None = None) -> Enter:
     def enter(broker: Broker, folder: Path) -> tuple[list[str], str]:
         device = folder.name
         config = folder / "edgeslm.toml"
+        # The first text is a retained message, which an agent answers once: forget that it has.
+        for answered in (verdicts or folder).glob("retained-*.json"):
+            answered.unlink()
         lines = [
             f"device_id = {_toml(device)}",
             f"state_dir = {_toml(verdicts or folder / 'state')}",

@@ -11,7 +11,7 @@ from edgeslm.contract.vocabulary import BROKER_ERRORS, DROPS, EVENTS, INPUT_ERRO
 
 ROOT = Path(__file__).parents[2]
 TREES = [ast.parse(path.read_bytes()) for path in sorted((ROOT / "edgeslm").rglob("*.py"))]
-CALLS = {"_event", "_trouble", "_on_trouble"}
+CALLS = {"_event", "_trouble", "_on_trouble", "_tell", "event", "trouble"}
 
 
 def words(node: ast.AST) -> set[str]:
@@ -35,7 +35,7 @@ def test_events_are_documented() -> None:
 
 
 def test_codes_of_brokers_are_documented() -> None:
-    assert arguments(1) == set(BROKER_ERRORS)
+    assert arguments(1) - set(INPUT_ERRORS) == set(BROKER_ERRORS)
 
 
 def test_reasons_of_drops_are_documented() -> None:
