@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         EdgeSLMError: something could not be measured.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a race leaves nobody running
     parser = _parser()
     args = parser.parse_args(argv)
     if args.list:

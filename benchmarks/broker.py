@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import IO, Final, Self
 
 from benchmarks.errors import MissingToolError, RunFailedError
 from benchmarks.machine import ROOT
@@ -75,22 +77,22 @@ class Broker:
         at = ("-h", "127.0.0.1", "-p", str(self.port), "-q", "1")
         # The retained message says that we are subscribed: then nothing can be missed.
         counting = ("mosquitto_sub", *at, "-t", _READY, "-t", out, "-C", str(count + 1), "-F", "x")
-        with subprocess.Popen(counting, stdout=subprocess.PIPE) as subscriber:
-            try:
-                assert subscriber.stdout is not None  # noqa: S101 -- it is a pipe
-                subscriber.stdout.readline()
-                begun = time.perf_counter()
-                with lines.open("rb") as source:
-                    publishing = ("mosquitto_pub", *at, "-t", into, "-l")
-                    with subprocess.Popen(publishing, stdin=source) as publisher:
-                        _, status = subscriber.communicate(timeout=within_s), subscriber.returncode
-                        taken = time.perf_counter() - begun
-                        publisher.wait(within_s)
-            except subprocess.TimeoutExpired:
-                subscriber.kill()
-                got = subscriber.communicate()[0].count(b"x")
-                msg = f"{out}: {got} of {count} results within {within_s:.0f} s"
-                raise RunFailedError(msg) from None
+        with _started(counting, stdout=subprocess.PIPE) as subscriber:
+            assert subscriber.stdout is not None  # noqa: S101 -- it is a pipe
+            subscriber.stdout.readline()
+            begun = time.perf_counter()
+            publishing = ("mosquitto_pub", *at, "-t", into, "-l")
+            with lines.open("rb") as source, _started(publishing, stdin=source) as publisher:
+                try:
+                    subscriber.communicate(timeout=within_s)
+                except subprocess.TimeoutExpired:
+                    subscriber.kill()
+                    got = subscriber.communicate()[0].count(b"x")
+                    msg = f"{out}: {got} of {count} results within {within_s:.0f} s"
+                    raise RunFailedError(msg) from None
+                taken = time.perf_counter() - begun
+                publisher.wait(within_s)
+            status = subscriber.returncode
         if status:
             msg = f"mosquitto_sub ended with status {status}"
             raise RunFailedError(msg)
@@ -100,6 +102,18 @@ class Broker:
         at = ("-h", "127.0.0.1", "-p", str(self.port), "-q", "1")
         argv = ("mosquitto_pub", *at, "-t", topic, "-m", payload, *options)
         subprocess.run(argv, check=True, timeout=_READY_S)
+
+
+@contextmanager
+def _started(
+    argv: Sequence[str], *, stdin: IO[bytes] | None = None, stdout: int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a client, and leave none behind: it would wait for ever for what does not come."""
+    with subprocess.Popen(argv, stdin=stdin, stdout=stdout) as client:
+        try:
+            yield client
+        finally:
+            client.kill()  # does nothing to one that has ended
 
 
 def _settings(port: int, folder: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import signal
 import tempfile
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -48,40 +49,59 @@ def measure(group: str, setup: Setup, *, tell: Callable[[str], None]) -> dict[st
 
     Raises:
         GroupFailedError: it could not be measured.
+        RunFailedError: the process was killed.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     with tempfile.TemporaryDirectory(prefix=f"{group}-", dir=setup.work) as work:
         there = dataclasses.replace(setup, work=Path(work), tell=_mute)
         process = context.Process(target=_run, args=(theirs, group, there), daemon=False)
+        # Ctrl-C at a terminal reaches us alone, and we end the other in order.
+        ours_of_old = signal.signal(signal.SIGINT, signal.SIG_IGN)
         process.start()
+        signal.signal(signal.SIGINT, ours_of_old)
         theirs.close()
         try:
-            while True:
-                news: str | _Failure | dict[str, Measured] = ours.recv()
-                match news:
-                    case str():
-                        tell(news)
-                    case _Failure():
-                        raise GroupFailedError(*news)
-                    case dict():
-                        return news
-        except EOFError:
-            process.join()
-            msg = f"{group}: its process ended with status {process.exitcode} and no figures"
-            raise RunFailedError(msg) from None
+            outcome = _outcome(ours, tell)
+        except BaseException:
+            process.terminate()
+            raise
         finally:
             process.join()
+    match outcome:
+        case _Failure():
+            raise GroupFailedError(*outcome)
+        case None:
+            msg = f"{group}: its process ended with status {process.exitcode} and no figures"
+            raise RunFailedError(msg)
+        case _:
+            return outcome
+
+
+def _outcome(
+    pipe: Connection, tell: Callable[[str], None]
+) -> dict[str, Measured] | _Failure | None:
+    """What the other process comes to, or None where it ends without a word; tells its news."""
+    try:
+        while True:
+            news: str | _Failure | dict[str, Measured] = pipe.recv()
+            if not isinstance(news, str):
+                return news
+            tell(news)
+    except EOFError:
+        return None
 
 
 def _run(pipe: Connection, group: str, setup: Setup) -> None:
     """Measure, in the other process; errors made on purpose travel as text."""
+    # What ends us ends brokers and contestants first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         pipe.send(groups.measure(group, dataclasses.replace(setup, tell=pipe.send)))
     except EdgeSLMError as err:
         pipe.send(_Failure(str(err), err.code, err.exit_status))
     except KeyboardInterrupt:
-        return  # the terminal's signal reached our parent too, which says so
+        return  # our parent ends us, and says why
 
 
 def _mute(_: str) -> None:

@@ -62,12 +62,15 @@ def _bare(bundle: Path, load: Load) -> tuple[float, float]:
         (*argv, "--texts", str(load.file)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None  # noqa: S101 -- it is a pipe
-        answer = process.stdout.readline()
-        first_s = time.perf_counter() - begun
-        if not answer or process.stdout.readline() != "done\n":
-            msg = "bare.py ended early"
-            raise RunFailedError(msg)
-        return first_s, _pss_mb(process.pid)
+        try:
+            answer = process.stdout.readline()
+            first_s = time.perf_counter() - begun
+            if not answer or process.stdout.readline() != "done\n":
+                msg = "bare.py ended early"
+                raise RunFailedError(msg)
+            return first_s, _pss_mb(process.pid)
+        finally:
+            process.kill()
 
 
 def _pss_mb(pid: int) -> float:

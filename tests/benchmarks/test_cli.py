@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.figures import BY_NAME
 
 ROOT = Path(__file__).resolve().parents[2]
-UNAVAILABLE, USAGE = 75, 2
+UNAVAILABLE, USAGE, INTERRUPTED = 75, 2, 130
 
 
 def benchmarks(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -61,6 +65,28 @@ def test_a_case_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
     assert ".jsonl: missing" in done.stderr
     assert "[benchmarks.data_missing]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_whoever_ends_it_ends_what_it_started(tmp_path: Path, by: signal.Signals) -> None:
+    case = tmp_path / "plant-traffic"
+    case.mkdir()
+    line = json.dumps({"text": "motor temp=72.4 C " * 20}) + "\n"
+    (case / "lines.jsonl").write_text(line * 50_000)  # many seconds of splitting
+    argv = [sys.executable, "-m", "benchmarks", "split-cost", "--data", str(tmp_path)]
+    with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (children := psutil.Process(process.pid).children(recursive=True)):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(by)
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert process.returncode == INTERRUPTED
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
 
 
 @pytest.mark.parametrize(
