@@ -309,7 +309,7 @@ SPECS: Final[tuple[Spec, ...]] = (
         "latency",
         "publish -> result received at 20 % load, p50, above bare inference",
         "ms",
-        "bare inference: tokenizers and one session",
+        "bare inference at the same pace: tokenizers and one session",
         "<=",
         3,
         "difference",
