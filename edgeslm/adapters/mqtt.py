@@ -27,6 +27,8 @@ from edgeslm.ports import Arrived, Confirmed, Down, Publication, Received, Sink,
 TICK_S: Final = 1.0
 RATE: Final = 2000.0  # a second; when more packets come, they are read together
 GATHER_S: Final = 0.0005  # in bursts so far apart
+STOCK: Final = 256  # messages that our owner has and has not settled: it does not wait for more
+STOCK_S: Final = 0.01  # and they, too, are read in bursts
 BASE_S: Final = 0.25  # first retry within twice it
 CAP_S: Final = 30.0
 STEADY_S: Final = 10.0  # a connection that lived so long ends the backoff
@@ -216,7 +218,9 @@ class _Connection(Generic[P]):
                 client.rearm()
                 count = len(client.arrived) + len(client.confirmed)
                 self._tell()
-                if count > RATE * (now - read_at):
+                if link.outstanding > STOCK:
+                    time.sleep(STOCK_S)
+                elif count > RATE * (now - read_at):
                     time.sleep(GATHER_S)
                 read_at = now
 

@@ -8,6 +8,7 @@ of messages, and ends by sending, writing and acknowledging what is due.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ LEAVE_S: Final = 1.5  # and for the brokers to hear of it
 JOIN_S: Final = 0.5  # and, at least, for threads that compute
 STUCK_S: Final = 60.0  # one input for so long: the watchdog is not fed
 MAX_WAIT_S: Final = 5.0
+BUSY: Final = 256  # inputs with the workers: enough for a while, however quick they are
+GATHER_S: Final = 0.01  # between two turns while they are
 SAVE_S: Final = 1.0  # between two times that what was answered is saved
 
 
@@ -162,6 +165,10 @@ class Agent:
             if self._asked.reload:
                 self._asked.reload.clear()
                 self._reload()
+            if self._roster.dispatcher.running > BUSY:
+                # One turn for all that happens meanwhile, in place of one for each message: the
+                # workers have enough to do, and get the time.
+                time.sleep(GATHER_S)
             self._bell.wait(self._next() - self._clock.monotonic())
         return self._end()
 

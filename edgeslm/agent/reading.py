@@ -33,7 +33,7 @@ def read(message: Received, route: Route, *, size: int | None = None) -> Reading
 
     `size`: of its payload, bytes, where that was too long to be kept.
     """
-    own_id = _own_id(message, route)
+    own_id = id_of(message, route)
     payload = message.payload
     length = len(payload) if size is None else size
     if length > route.max_bytes:
@@ -79,8 +79,8 @@ def _read_json(raw: str, route: Route, topic: str, own_id: str | None) -> Readin
     return Reading(Request(text, source, time, key), own_id)
 
 
-def _own_id(message: Received, route: Route) -> str | None:
-    """The id in the MQTT 5 user property that the route names."""
+def id_of(message: Received, route: Route) -> str | None:
+    """Return the id in the MQTT 5 user property that the route names; None without one."""
     if route.id_property is None:
         return None
     pairs = message.properties.get("UserProperty")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
-from edgeslm.agent.reading import read
+from edgeslm.agent.reading import id_of, read
 from edgeslm.agent.session import MAX_KILLS, Job
 from edgeslm.contract.messages import ModelRef, Result, encode
 from edgeslm.core.delivery import NO_PROPERTIES, Parcel
@@ -21,7 +21,6 @@ from edgeslm.runtime.result import answered, refused
 
 log = Log(__name__)
 QUIET_S: Final = 10.0  # between two log lines about faults of ours
-GATHER_S: Final = 0.001  # quick answers are handed over together for so long
 
 
 class Model(Protocol):
@@ -119,7 +118,9 @@ class Responder:
         assert route is not None  # noqa: S101 -- a job without one is not answered
         if job.kills >= MAX_KILLS:
             why = f"the process ended {job.kills} times while handling it"
-            return self._refuse(job, model, "input.poison", why, None, None)
+            # Not from its payload, which may be what ends the process.
+            own_id = id_of(message, route)
+            return self._refuse(job, model, "input.poison", why, own_id, None)
         ring = job.session.ring
         ring.begin(job.sequence)
         try:
@@ -265,18 +266,13 @@ class Pool:
 
     def _run(self, index: int) -> None:
         get, respond, finished, wake = self._jobs.get, self._respond, self._done, self._wake
-        since, now, empty = self._since, time.monotonic, self._jobs.empty
-        current = self._current
-        rung = 0.0
+        since, now, current = self._since, time.monotonic, self._current
         while (job := get()) is not None:
             if self._ended:
                 return
-            begun = since[index] = now()
+            since[index] = now()
             current[index] = job
             respond(job)
             finished.append(job)
             since[index] = current[index] = None
-            # Under load one hand-over for several quick answers; a slow one is handed over at once.
-            if empty() or begun - rung > GATHER_S:
-                wake()
-                rung = begun
+            wake()
