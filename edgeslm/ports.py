@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeslm.contract.manifest import Artifact
 from edgeslm.contract.messages import Cause
 from edgeslm.errors import UnavailableError
 
@@ -25,6 +26,16 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds on a scale that never goes back."""
+
+
+class Piece(NamedTuple):
+    """Part of a graph that one provider runs.
+
+    `ep` is ONNX Runtime's name of the provider; `nodes` are (name, operator) pairs.
+    """
+
+    ep: str
+    nodes: Sequence[tuple[str, str]]
 
 
 class Session(Protocol):
@@ -46,8 +57,8 @@ class Session(Protocol):
         """Key of edgeslm/providers/ that took the graph."""
 
     @property
-    def node_share(self) -> float:
-        """Share of the graph's nodes on that provider, in [0, 1]."""
+    def pieces(self) -> Sequence[Piece]:
+        """Which provider took which nodes, as far as it tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,9 @@ class SessionOptions:
         config: ONNX Runtime session configuration entries.
         threads: threads inside one inference; 1 where several callers share the session.
         optimize: let ONNX Runtime rewrite the graph; bundles hold graphs already rewritten.
+        cpu_fallback: nodes that the provider does not take run on the CPU; else loading fails.
+        plugin: (name, library) of a provider that ONNX Runtime loads from a file of its own.
+        hardware: kind of device that a plug-in is to use: "CPU", "GPU", "NPU"; None: its first.
     """
 
     provider: str
@@ -69,6 +83,9 @@ class SessionOptions:
     config: Mapping[str, str] = field(default_factory=dict)
     threads: int = 1
     optimize: bool = False
+    cpu_fallback: bool = True
+    plugin: tuple[str, str] | None = None
+    hardware: str | None = None
 
 
 class Provider(Protocol):
@@ -77,8 +94,8 @@ class Provider(Protocol):
     def problem(self) -> str | None:
         """Say why this provider cannot be used on this device; None where it can."""
 
-    def options(self) -> SessionOptions:
-        """How to open a session on it."""
+    def options(self, graph: Artifact) -> SessionOptions:
+        """How to open a session on it for this graph of a bundle."""
 
     def runtime(self) -> str:
         """Version of the runtime or SDK that an artifact's `requires.runtime` is held against."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, get_args
+from typing import Any, Final
 
 import onnx
 
@@ -15,23 +16,25 @@ from edgeslm import __version__
 from edgeslm.contract.manifest import (
     Artifact,
     BaseModelInfo,
+    Coverage,
     Manifest,
-    Requirements,
     Role,
     TensorSpec,
     Tolerance,
+    Verified,
 )
 from exporters.cache import pins
-from exporters.targets.base import GRAPH, WEIGHTS
+from exporters.targets.base import WEIGHTS, Compiled, Plan
 
 MANIFEST: Final = "manifest.json"
 _PATHS: Final[dict[Role, str]] = {
-    "graph": GRAPH,
     "weights": WEIGHTS,
+    "costs": "costs.json",
     "tokenizer": "tokenizer.json",
     "parameters": "parameters.json",
     "golden": "golden.jsonl",
 }
+UNKNOWN: Final = Tolerance(score=0.0, confidence=0.0, verified="none")
 # Versions that the bytes depend on.
 _PACKAGES: Final = (
     "numpy", "onnx", "onnxruntime", "optimum-onnx", "scikit-learn", "tokenizers", "torch",
@@ -39,6 +42,8 @@ _PACKAGES: Final = (
 )  # fmt: skip
 _DTYPES: Final = {
     onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.INT32: "int32",
     onnx.TensorProto.INT64: "int64",
 }
 
@@ -55,43 +60,46 @@ class Identity:
     max_tokens: int
 
 
-def write_parts(folder: Path, *, tokenizer: bytes, parameters: bytes, golden: bytes) -> None:
-    """Write all of a bundle but graph, weights (the target's `save` does) and manifest."""
-    for role, data in (("tokenizer", tokenizer), ("parameters", parameters), ("golden", golden)):
-        (folder / _PATHS[role]).write_bytes(data)  # type: ignore[index]  # literals of Role
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A variant in its folder, as the manifest describes it.
+
+    Args:
+        plan: what was asked for.
+        compiled: what came of it.
+        golden: bytes of its golden file; empty while there are no cases yet.
+        tolerance: how far a device may be from them.
+        coverage: by graph, what its provider took.
+        verified: where it ran.
+    """
+
+    plan: Plan
+    compiled: Compiled
+    golden: bytes = b""
+    tolerance: Tolerance = UNKNOWN
+    coverage: Mapping[str, Coverage] = field(default_factory=dict)
+    verified: Verified = "none"
 
 
-def write_manifest(  # noqa: PLR0913 -- a manifest is wide; all but two are by name
-    folder: Path,
-    identity: Identity,
-    *,
-    provider: str,
-    precision: str,
-    requires: Requirements,
-    tolerance: Tolerance,
+def write_bundle(
+    folder: Path, identity: Identity, tokenizer: bytes, variants: Sequence[Made]
 ) -> str:
-    """Describe what lies in `folder`; return the bundle's hash."""
-    graph = onnx.load(folder / GRAPH, load_external_data=False).graph
-    artifacts = []
-    for role in get_args(Role):
-        path = folder / _PATHS.get(role, "")
-        if not path.is_file():
-            continue
-        data = path.read_bytes()
-        artifact = Artifact(
-            role=role, path=path.name, size=len(data), sha256=hashlib.sha256(data).hexdigest()
-        )
-        if role == "graph":
-            artifact = artifact.model_copy(
-                update={
-                    "provider": provider,
-                    "precision": precision,
-                    "requires": requires,
-                    "inputs": tuple(_spec(value) for value in graph.input),
-                    "outputs": tuple(_spec(value) for value in graph.output),
-                }
-            )
-        artifacts.append(artifact)
+    """Write what a bundle holds besides the graphs in its variants' folders; return its hash.
+
+    Args:
+        folder: of the bundle; holds a folder for each variant, named so, with its graphs.
+        identity: what the manifest says.
+        tokenizer: bytes of its tokenizer.json.
+        variants: best first.
+    """
+    (folder / _PATHS["tokenizer"]).write_bytes(tokenizer)
+    artifacts: list[Artifact] = []
+    for made in variants:
+        inside = folder / made.plan.name
+        (inside / _PATHS["parameters"]).write_bytes(made.compiled.head.parameters)
+        (inside / _PATHS["golden"]).write_bytes(made.golden)
+        artifacts += _artifacts(folder, made)
+    artifacts.append(_file(folder, folder / _PATHS["tokenizer"], "tokenizer"))
     manifest = Manifest(
         name=identity.name,
         version=identity.version,
@@ -100,13 +108,55 @@ def write_manifest(  # noqa: PLR0913 -- a manifest is wide; all but two are by n
         base_model=identity.base_model,
         max_tokens=identity.max_tokens,
         artifacts=tuple(artifacts),
-        tolerance=tolerance,
         exporter=__version__,
         pins=pins(_PACKAGES),
     )
     raw = (manifest.model_dump_json(indent=1) + "\n").encode()
     (folder / MANIFEST).write_bytes(raw)
     return hashlib.sha256(raw).hexdigest()
+
+
+def _artifacts(folder: Path, made: Made) -> Iterator[Artifact]:
+    """Describe the files of a variant: its graphs first."""
+    plan, inside = made.plan, folder / made.plan.name
+    for name in made.compiled.graphs:
+        graph = onnx.load(inside / name, load_external_data=False).graph
+        yield _file(
+            folder,
+            inside / name,
+            "graph",
+            variant=plan.name,
+            provider=plan.provider,
+            precision=plan.precision,
+            requires=plan.requires,
+            placement=plan.placement,
+            batch_invariant=plan.batch_invariant,
+            verified=made.verified,
+            coverage=made.coverage.get(name),
+            inputs=tuple(_spec(value) for value in graph.input),
+            outputs=tuple(_spec(value) for value in graph.output),
+        )
+    for name in made.compiled.contexts:
+        yield _file(folder, inside / name, "context", variant=plan.name)
+    for role in ("weights", "costs", "parameters", "golden"):
+        path = inside / _PATHS[role]
+        if path.is_file():
+            more = {"tolerance": made.tolerance} if role == "golden" else {}
+            yield _file(folder, path, role, variant=plan.name, **more)
+
+
+def _file(folder: Path, path: Path, role: str, **more: Any) -> Artifact:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Artifact.model_validate(
+        {
+            "role": role,
+            "path": path.relative_to(folder).as_posix(),
+            "size": path.stat().st_size,
+            "sha256": digest,
+            **more,
+        }
+    )
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
@@ -119,7 +169,8 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 def write_tar(folder: Path, file: Path) -> None:
     """Pack the files of `folder`, manifest first, with nothing of this machine in their headers."""
-    names = sorted(path.name for path in folder.iterdir())
+    files = (path for path in folder.rglob("*") if path.is_file())
+    names = sorted(path.relative_to(folder).as_posix() for path in files)
     names.sort(key=lambda name: name != MANIFEST)
     with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name in names:

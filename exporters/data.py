@@ -223,6 +223,19 @@ def spread(rows: Sequence[Row], parts: int, *, seed: int) -> list[int]:
     return [part_of[row.text] for row in rows]
 
 
+def sample(rows: Sequence[Row], size: int) -> list[Row]:
+    """Return `size` of the rows, or all: every label with its share, spread evenly over the file.
+
+    The same rows give the same sample.
+    """
+    if len(rows) <= size:
+        return list(rows)
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].label or "", i))
+    step = len(rows) / size
+    chosen = sorted(order[int((i + 0.5) * step)] for i in range(size))
+    return [rows[i] for i in chosen]
+
+
 def check_intent(
     train: Sequence[Row], held_out: Sequence[Row] | None, files: tuple[str, str]
 ) -> None:

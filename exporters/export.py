@@ -8,17 +8,16 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-import onnx
 from pydantic import TypeAdapter, ValidationError
 from threadpoolctl import threadpool_limits
 
+from edgeslm import providers
 from edgeslm.contract.base import Name
-from edgeslm.contract.manifest import BaseModelInfo, Tolerance
+from edgeslm.contract.manifest import Tolerance, Verified
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.errors import RejectedError
 from edgeslm.ports import Answer
@@ -26,35 +25,27 @@ from edgeslm.runtime.device import this_device
 from edgeslm.runtime.model import Model, load_model
 from edgeslm.runtime.profiles import load_profile
 from exporters import recipes, targets
-from exporters.bundle import MANIFEST, Identity, write_manifest, write_parts, write_tar
+from exporters.bundle import MANIFEST, Identity, Made, write_bundle, write_tar
 from exporters.cache import kept, key_of
-from exporters.data import Split
-from exporters.encode import make_embed
+from exporters.data import Row, sample
 from exporters.golden import POOL, Judged, Twin, choose, golden_file, strange_rows, tolerance
-from exporters.heads.base import Advance, FittedHead
 from exporters.quality import QualityError, answer_all, request_of
-from exporters.recipes.base import Recipe
+from exporters.recipes.base import Metrics
 from exporters.sources import open_source
 from exporters.sources.base import Encoder, read_encoder
-from exporters.targets.base import GRAPH, WEIGHTS, Target
+from exporters.targets.base import Plan, Target
+from exporters.workbench import FP32, Stage, Workbench
 
 BUNDLE: Final = "bundle"
 TAR: Final = "bundle.tar"
 QUALITY: Final = "quality.json"
 MEASUREMENTS: Final = "measurements.json"
-_UNKNOWN: Final = Tolerance(score=0.0, confidence=0.0, verified="none")
-_BATCH: Final = 16  # texts of the float32 encoder, which only the reference is fitted on
 _TIMED: Final = 64  # inferences of either precision, interleaved
+_STRANGE_EMULATED: Final = 12
 _DIGITS: Final = 6
 _MIN_TOKENS: Final = 4  # a manifest's bounds
 _MAX_TOKENS: Final = 8192
 _ROUNDING: Final = 1e-9  # of points that are differences of percentages
-
-
-class Stage(Protocol):
-    """Announces a stage of `total` steps (None: it cannot say) and shows its progress."""
-
-    def __call__(self, name: str, total: int | None) -> AbstractContextManager[Advance]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,192 +97,259 @@ def export(job: Job, stage: Stage) -> dict[str, Any]:
     _check_name(job.name)
     _check_out(job.out)
     profile = load_profile(job.profile)
+    # Before any long work: a profile that cannot be, a tool that is missing.
+    wanted = [(targets.load(key), targets.load(key).plans(profile)) for key in profile.providers]
+    # One thread of linear algebra: the same sums on any machine, and several cores shared with
+    # others make it slower, not faster.
+    with _beside(job.out) as scratch, threadpool_limits(limits=1):
+        workbench = _workbench(job, profile, scratch, stage)
+        report = _Work(job, profile, wanted, workbench, scratch / "out").run()
+        _replace(scratch / "out", job.out)
+    return report
+
+
+def _workbench(job: Job, profile: DeviceProfile, scratch: Path, stage: Stage) -> Workbench:
     recipe = recipes.load(job.task)
-    target = targets.load(profile.providers[0])
     split = recipe.split(job.data, job.evaluation, share=job.share, seed=job.seed)
     source = open_source(job.model, tokenizer=job.tokenizer)
     with stage("exporting the encoder", None):
         folder = kept("encoders", key_of([source.digest(), _code()]), source.export)
         encoder = read_encoder(folder)
-    identity = Identity(
-        name=job.name,
-        version=job.version,
+    return Workbench(
         task=job.task,
-        profile=profile.name,
-        base_model=BaseModelInfo(source=source.name, sha256=encoder.weights_sha256),
+        recipe=recipe,
+        split=split,
+        encoder=encoder,
+        source=source.name,
         max_tokens=_max_tokens(job, profile, encoder),
+        share=job.share,
+        seed=job.seed,
+        scratch=scratch,
+        stage=stage,
     )
-    # One thread of linear algebra: the same sums on any machine, and several cores shared with
-    # others make it slower, not faster.
-    with _beside(job.out) as scratch, threadpool_limits(limits=1):
-        work = _Work(job, profile, recipe, target, split, encoder, identity, scratch, stage)
-        report = work.run()
-        _replace(scratch / "out", job.out)
-    return report
 
 
 @dataclass(frozen=True, slots=True)
-class _Variant:
-    """A bundle in the making: its folder, its head and the model loaded from it."""
+class _Done:
+    """A variant, whole in a bundle of its own, and what is said of it in the reports."""
 
     folder: Path
-    head: FittedHead
-    model: Model
+    made: Made
+    provider: str
+    report: dict[str, Any]
+    error: QualityError | None
+    measured: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """One export under way; its steps share all of these."""
+    """One export under way for one profile."""
 
     job: Job
     profile: DeviceProfile
-    recipe: Recipe
-    target: Target
-    split: Split
-    encoder: Encoder
-    identity: Identity
-    scratch: Path
-    stage: Stage
+    wanted: Sequence[tuple[Target, Sequence[Plan]]]
+    workbench: Workbench
+    out: Path
 
     def run(self) -> dict[str, Any]:
-        """Fill `scratch/out`; return the quality report."""
-        original = self._variant("fp32", self.encoder.model, "fp32")
-        with self.stage("quantising", None):
-            small = self.target.quantize(self.encoder.model, self.profile)
-        (self.scratch / "out").mkdir()
-        artifact = self._variant(f"out/{BUNDLE}", small, self.target.PRECISION)
-        said = self._answers(original, "fp32"), self._answers(artifact, self.target.PRECISION)
-        report = self._judge(*said)
-        bundle_hash = self._finish(artifact, small, said[1])
-        report = {"bundle": bundle_hash, **report}
-        out = self.scratch / "out"
-        write_tar(out / BUNDLE, out / TAR)
-        (out / QUALITY).write_text(json.dumps(report, indent=2) + "\n")
-        measured = {"bundle": bundle_hash, **self._measure(original.folder, out / BUNDLE)}
-        (out / MEASUREMENTS).write_text(json.dumps(measured, indent=2) + "\n")
+        """Fill `out`; return the quality report."""
+        job, bench = self.job, self.workbench
+        judged = [self._variant(target, plan) for target, plans in self.wanted for plan in plans]
+        kept_, cautions = self._select(judged)
+        bundle = self.out / BUNDLE
+        bundle.mkdir(parents=True)
+        for one in kept_:
+            (one.folder / one.made.plan.name).rename(bundle / one.made.plan.name)
+        bundle_hash = write_bundle(
+            bundle, self._identity(), bench.encoder.tokenizer, [one.made for one in kept_]
+        )
+        report = {
+            "bundle": bundle_hash,
+            "task": job.task,
+            "held_out": {
+                "rows": len(bench.split.held_out),
+                "given": job.evaluation is not None,
+            },
+            "fp32": _tidy(self._metrics(bench.split.held_out)),
+            "variants": {one.made.plan.name: one.report for one in judged},
+            "cautions": bench.split.cautions + cautions,
+        }
+        measured = {
+            "bundle": bundle_hash,
+            "cpu": this_device().cpu_model,
+            "variants": {one.made.plan.name: one.measured for one in kept_ if one.measured},
+        }
+        write_tar(bundle, self.out / TAR)
+        (self.out / QUALITY).write_text(json.dumps(report, indent=2) + "\n")
+        (self.out / MEASUREMENTS).write_text(json.dumps(measured, indent=2) + "\n")
         return report
 
-    def _variant(self, place: str, model: onnx.ModelProto, precision: str) -> _Variant:
-        """Fit a head on the embeddings of `model`, and make a bundle of the two."""
-        rows, recipe = self.split.train, self.recipe
-        folder = self.scratch / place
-        folder.mkdir()
-        embed = make_embed(
-            model,
-            self.encoder,
-            max_tokens=self.identity.max_tokens,
-            batch=_BATCH if precision == "fp32" else 1,
-        )
-        with self.stage(f"fitting on {precision}", recipe.steps(rows)) as advance:
-            head = recipe.fit(
-                rows, embed, share=self.job.share, seed=self.job.seed, advance=advance
-            )
-        self.target.save(head.attach(model), folder, self.profile)
-        self._write(folder, head.parameters, precision)
-        return _Variant(folder, head, load_model(folder, profile=self.profile, golden=False))
-
-    def _write(
-        self,
-        folder: Path,
-        parameters: bytes,
-        precision: str,
-        *,
-        golden: bytes = b"",
-        allowed: Tolerance = _UNKNOWN,
-    ) -> str:
-        """Write all but graph and weights; return the bundle's hash."""
-        write_parts(folder, tokenizer=self.encoder.tokenizer, parameters=parameters, golden=golden)
-        return write_manifest(
-            folder,
-            self.identity,
-            provider=self.profile.providers[0],
-            precision=precision,
-            requires=self.profile.requires,
-            tolerance=allowed,
-        )
-
-    def _answers(self, variant: _Variant, name: str) -> list[Answer]:
-        rows = self.split.held_out
-        with self.stage(f"judging {name}", len(rows)) as advance:
-            return answer_all(variant.model, rows, advance)
-
-    def _judge(self, before: Sequence[Answer], after: Sequence[Answer]) -> dict[str, Any]:
-        """Return the quality report.
+    def _select(self, judged: Sequence[_Done]) -> tuple[list[_Done], list[str]]:
+        """Return what passed the gate, best first, and what the user should know.
 
         Raises:
-            QualityError: the artifact lost more than allowed.
+            QualityError: of some provider none did.
         """
-        rows = self.split.held_out
-        share = self.job.share
-        fp32, artifact = (self.recipe.measure(rows, said, share=share) for said in (before, after))
-        lost = self.recipe.losses((fp32, before), (artifact, after))
-        limit = self.profile.gate.accuracy_drop_max
+        cautions = [note for one in judged for note in one.report["notes"]]
+        if self.job.allow_drop:
+            return list(judged), cautions
+        passed = [one for one in judged if one.error is None]
+        for one in judged:
+            if one.error is None:
+                continue
+            if one.provider not in {other.provider for other in passed}:
+                raise one.error
+            cautions.append(f"{one.made.plan.name} is left out: {one.error}")
+        return passed, cautions
+
+    def _identity(self) -> Identity:
+        return self.workbench.identity(self.job.name, self.job.version, self.profile.name)
+
+    def _variant(self, target: Target, plan: Plan) -> _Done:
+        """Compile a variant, judge it through the runtime, and prove that it replays."""
+        bench = self.workbench
+        folder = bench.scratch / plan.name
+        (folder / plan.name).mkdir(parents=True)
+        with bench.stage(f"compiling {plan.name}", None):
+            compiled = target.compile(plan, self.profile, bench, folder / plan.name)
+        here = _here(plan)
+        made = Made(plan, compiled, verified=compiled.verified if here is None else "none")
+        if compiled.coverage:
+            made = replace(made, coverage=compiled.coverage, verified=compiled.verified)
+        model = self._load(folder, made, stand_in=here)
+        if here in {None, plan.provider}:
+            made = replace(made, coverage=model.coverages, verified=compiled.verified)
+        gate = self.profile.gate
+        rows = bench.split.held_out
+        if plan.emulated:
+            rows = sample(rows, gate.emulated_sample)
+        with bench.stage(f"judging {plan.name}", len(rows)) as advance:
+            said = answer_all(model, rows, advance)
+        limit = gate.emulated_drop_max if plan.emulated else gate.accuracy_drop_max
+        report, error = self._judge(rows, said, plan, made.verified, limit=limit)
+        report["notes"] += compiled.notes
+        if error is not None and not self.job.allow_drop:
+            return _Done(folder, made, plan.provider, report, error, None)
+        golden, allowed = self._golden(made, model, rows, said)
+        made = replace(made, golden=golden, tolerance=allowed)
+        # Raises where a case does not replay.
+        self._load(folder, made, stand_in=here, golden=True)
+        measured = self._measure(model, folder / plan.name) if _timeable(made, here) else None
+        return _Done(folder, made, plan.provider, report, error, measured)
+
+    def _load(
+        self, folder: Path, made: Made, *, stand_in: str | None, golden: bool = False
+    ) -> Model:
+        """Write `made` into a bundle of its own in `folder`, and load it."""
+        write_bundle(folder, self._identity(), self.workbench.encoder.tokenizer, [made])
+        return load_model(folder, variant=made.plan.name, stand_in=stand_in, golden=golden)
+
+    def _metrics(self, rows: Sequence[Row]) -> Metrics:
+        bench = self.workbench
+        return bench.recipe.measure(rows, bench.reference_answers(rows), share=bench.share)
+
+    def _judge(
+        self,
+        rows: Sequence[Row],
+        said: Sequence[Answer],
+        plan: Plan,
+        verified: Verified,
+        *,
+        limit: float,
+    ) -> tuple[dict[str, Any], QualityError | None]:
+        """Return the report of a variant, and an error if it lost more than `limit` points."""
+        bench = self.workbench
+        before = bench.reference_answers(rows)
+        fp32 = self._metrics(rows)
+        artifact = bench.recipe.measure(rows, said, share=bench.share)
+        lost = bench.recipe.losses((fp32, before), (artifact, said))
         passed = all(points <= limit + _ROUNDING for points in lost.values())
-        if not passed and not self.job.allow_drop:
-            raise QualityError(lost, limit=limit, rows=len(rows), fp32=fp32, artifact=artifact)
-        return {
-            "task": self.job.task,
-            "held_out": {"rows": len(rows), "given": self.job.evaluation is not None},
+        error = None
+        if not passed:
+            error = QualityError(lost, limit=limit, rows=len(rows), fp32=fp32, artifact=artifact)
+        report = {
+            "provider": plan.provider,
+            "precision": plan.precision,
+            "verified": verified,
+            "rows": len(rows),
             "fp32": _tidy(fp32),
             "artifact": _tidy(artifact),
             "lost_points": _tidy(lost),
             "allowed_points": limit,
             "passed": passed,
-            "cautions": self.split.cautions + self.recipe.cautions(artifact, limit=limit),
+            "notes": bench.recipe.cautions(artifact, limit=limit),
         }
+        return report, error
 
-    def _finish(
-        self, artifact: _Variant, quantized: onnx.ModelProto, said: Sequence[Answer]
-    ) -> str:
-        """Add the golden file with its tolerances; return the bundle's hash once it replays."""
-        parameters, precision = artifact.head.parameters, self.target.PRECISION
+    def _golden(
+        self, made: Made, model: Model, rows: Sequence[Row], said: Sequence[Answer]
+    ) -> tuple[bytes, Tolerance]:
+        """Return the golden file of a variant and how far a device may be from it."""
+        bench, plan, compiled = self.workbench, made.plan, made.compiled
+        parameters = compiled.head.parameters
 
         def surety(answer: Answer, allowed: Tolerance) -> float:
-            return self.recipe.surety(answer, parameters, allowed)
+            return bench.recipe.surety(answer, parameters, allowed)
 
-        held_out = self.split.held_out
-        strange = list(strange_rows([*held_out, *self.split.train]))
-        more = answer_all(artifact.model, strange, lambda _: None)
-        judged = list(map(Judged, [*held_out, *strange], [*said, *more]))
+        strange = list(strange_rows([*rows, *bench.split.train]))
+        if plan.emulated:  # each takes a second or two
+            strange = strange[:_STRANGE_EMULATED]
+        more = answer_all(model, strange, lambda _: None)
+        judged = list(map(Judged, [*rows, *strange], [*said, *more]))
         pool = choose(judged, surety, cases=POOL)
-        with self.stage("measuring tolerances", len(pool)) as advance:
-            folder = self.scratch / "twin"
-            folder.mkdir()
-            self.target.save(artifact.head.attach(quantized), folder, self.profile, fused=False)
-            self._write(folder, parameters, precision)
-            model = load_model(folder, profile=self.profile, golden=False)
-            twins = list(map(Twin, pool, answer_all(model, [j.row for j in pool], advance)))
+        others = [j.row for j in pool]
+        with bench.stage(f"tolerances of {plan.name}", len(pool)) as advance:
+            if compiled.twin is None:
+                twins = list(map(Twin, pool, bench.reference_answers(others)))
+            else:
+                folder = bench.scratch / f"{plan.name}.twin"
+                (folder / plan.name).mkdir(parents=True)
+                compiled.twin(folder / plan.name)
+                twin = self._load(folder, replace(made, coverage={}), stand_in="cpu")
+                twins = list(map(Twin, pool, answer_all(twin, others, advance)))
         allowed = tolerance(twins)
-        golden = golden_file(twins, surety, allowed=allowed)
-        bundle_hash = self._write(
-            artifact.folder, parameters, precision, golden=golden, allowed=allowed
-        )
-        load_model(artifact.folder, profile=self.profile)  # raises where a case does not replay
-        return bundle_hash
+        if compiled.twin is None or made.verified in {"static", "none"}:
+            given = self.profile.tolerance
+            allowed = given or allowed.model_copy(update={"verified": "none"})
+        return golden_file(twins, surety, allowed=allowed), allowed
 
-    def _measure(self, fp32: Path, artifact: Path) -> dict[str, Any]:
-        """Time both precisions, one inference of each in turn, on one thread."""
-        models = [load_model(f, cache_entries=0, golden=False) for f in (fp32, artifact)]
-        requests = [request_of(row) for row in self.split.held_out[:_TIMED]]
+    def _measure(self, model: Model, folder: Path) -> dict[str, Any]:
+        """Time a variant against float32, one inference of each in turn, on one thread."""
+        bench = self.workbench
+        models = [bench.reference(), model]
+        requests = [request_of(row) for row in bench.split.held_out[:_TIMED]]
         took: list[list[float]] = [[], []]
-        with self.stage("timing", len(requests)) as advance:
+        with bench.stage("timing", len(requests)) as advance:
             for request in requests:
-                for model, seconds in zip(models, took, strict=True):
+                for one, seconds in zip(models, took, strict=True):
+                    one.forget()
                     start = time.perf_counter()
-                    model.answer(request)
+                    one.answer(request)
                     seconds.append(time.perf_counter() - start)
                 advance(1)
         slow, fast = (1000 * statistics.median(seconds) for seconds in took)
-        large, small = (_graph_bytes(folder) for folder in (fp32, artifact))
+        large, small = _graph_bytes(bench.scratch / FP32 / FP32), _graph_bytes(folder)
         return {
-            "cpu": this_device().cpu_model,
-            "provider": models[1].provider,
-            "node_share": models[1].node_share,
+            "provider": model.provider,
+            "node_share": model.node_share,
             "median_ms": {"fp32": _short(slow), "artifact": _short(fast)},
             "speedup": _short(slow / fast),
             "graph_and_weights_bytes": {"fp32": large, "artifact": small},
             "size_ratio": _short(small / large),
         }
+
+
+def _here(plan: Plan) -> str | None:
+    """Return who runs a variant on this machine; None: its own provider, as on the device."""
+    provider = providers.load(plan.provider)
+    if provider is None or provider.problem() is not None:
+        return "cpu"
+    return None if this_device().lacks(plan.requires) is None else plan.provider
+
+
+def _timeable(made: Made, here: str | None) -> bool:
+    """Whether times taken here say something of such a device."""
+    return here is None and made.verified == "silicon"
 
 
 def _check_name(name: str) -> None:
@@ -368,7 +426,7 @@ def _code() -> bytes:
 
 
 def _graph_bytes(folder: Path) -> int:
-    return sum((folder / name).stat().st_size for name in (GRAPH, WEIGHTS))
+    return sum(file.stat().st_size for file in folder.iterdir() if file.suffix != ".json")
 
 
 def _tidy(metrics: Mapping[str, float | int | None]) -> dict[str, float | int | None]:

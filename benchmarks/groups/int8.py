@@ -58,7 +58,7 @@ def int8(setup: Setup) -> dict[str, Measured]:
             spent_large += _seconds(large, turn)
         ours.append(len(feeds) / spent)
         rivals.append(len(feeds) / spent_large)
-    size = sum(file.stat().st_size for file in bundle.glob("model.onnx*"))
+    size = sum(file.stat().st_size for file in bundle.glob("*/model.onnx*"))
     return {
         "int8-size": paired([size / 1e6], [fp32.stat().st_size / 1e6]),
         "int8-speed": paired(ours, rivals),

@@ -22,14 +22,16 @@ class Bare:
     """One session, one tokenizer.
 
     Args:
-        bundle: folder with model.onnx and tokenizer.json.
+        bundle: folder of a bundle whose first graph takes texts of any length.
         threads: of one inference; 0: ONNX Runtime's own choice.
     """
 
     def __init__(self, bundle: Path, *, threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        graph = str(bundle / "model.onnx")
+        manifest = json.loads((bundle / "manifest.json").read_bytes())
+        path = next(a["path"] for a in manifest["artifacts"] if a["role"] == "graph")
+        graph = str(bundle / path)
         self.session = onnxruntime.InferenceSession(
             graph, options, providers=["CPUExecutionProvider"]
         )

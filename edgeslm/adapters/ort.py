@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -9,11 +10,14 @@ from typing import Final
 import onnxruntime
 
 from edgeslm.errors import RejectedError
-from edgeslm.ports import SessionOptions, Tensor
+from edgeslm.ports import Piece, SessionOptions, Tensor
 
 _ERRORS_ONLY: Final = 3  # ONNX Runtime's log severity
-# Written for each node when asked: what `node_share` is counted from.
+# Written for each node when asked: what coverage is counted from.
 _RECORD_PLACEMENT: Final = "session.record_ep_graph_assignment_info"
+_NO_FALLBACK: Final = "session.disable_cpu_ep_fallback"
+_registering: Final = threading.Lock()
+_registered: Final[set[str]] = set()
 
 
 class GraphError(RejectedError):
@@ -43,15 +47,16 @@ class OrtSession:
         native.log_severity_level = _ERRORS_ONLY
         if not options.optimize:
             native.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        for key, value in {_RECORD_PLACEMENT: "1", **options.config}.items():
+        config = {_RECORD_PLACEMENT: "1", **options.config}
+        if not options.cpu_fallback:
+            config[_NO_FALLBACK] = "1"
+        for key, value in config.items():
             native.add_session_config_entry(key, value)
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(graph),
-                native,
-                providers=[(options.ep, dict(options.ep_options))],
-            )
-            self.node_share = _node_share(self._session, options.ep)
+            self._session = _open(graph, native, options)
+            self.pieces: tuple[Piece, ...] = _pieces(self._session)
+        except GraphError:
+            raise
         except Exception as err:  # noqa: BLE001 -- its errors share no narrower base
             msg = f"{graph.name}: ONNX Runtime does not load it: {_first_line(err)}"
             raise GraphError(msg) from None
@@ -77,14 +82,35 @@ def make_session(graph: Path, *, options: SessionOptions) -> OrtSession:
     return OrtSession(graph, options)
 
 
-def _node_share(session: onnxruntime.InferenceSession, ep: str) -> float:
-    """Share of the nodes that `ep` took, in [0, 1]; a graph without nodes is all on it."""
-    taken = total = 0
-    for part in session.get_provider_graph_assignment_info():
-        nodes = len(part.get_nodes())
-        total += nodes
-        taken += nodes if part.ep_name == ep else 0
-    return taken / total if total else 1.0
+def _open(
+    graph: Path, native: onnxruntime.SessionOptions, options: SessionOptions
+) -> onnxruntime.InferenceSession:
+    if options.plugin is None:
+        chosen = [(options.ep, dict(options.ep_options))]
+        return onnxruntime.InferenceSession(str(graph), native, providers=chosen)
+    name, library = options.plugin
+    with _registering:  # once for a process: a second time is an error
+        if name not in _registered:
+            onnxruntime.register_execution_provider_library(name, library)
+            _registered.add(name)
+    devices = [
+        device
+        for device in onnxruntime.get_ep_devices()
+        if device.ep_name == options.ep and options.hardware in {None, device.device.type.name}
+    ]
+    if not devices:
+        on = f" on {options.hardware}" if options.hardware is not None else ""
+        msg = f"{graph.name}: {options.ep} finds no device{on}; look at its driver"
+        raise GraphError(msg)
+    native.add_provider_for_devices(devices[:1], dict(options.ep_options))
+    return onnxruntime.InferenceSession(str(graph), native)
+
+
+def _pieces(session: onnxruntime.InferenceSession) -> tuple[Piece, ...]:
+    return tuple(
+        Piece(part.ep_name, [(node.name, node.op_type) for node in part.get_nodes()])
+        for part in session.get_provider_graph_assignment_info()
+    )
 
 
 def _first_line(err: Exception) -> str:

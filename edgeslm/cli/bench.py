@@ -115,7 +115,7 @@ def measure(bundle: Path, *, callers: int, seconds: float) -> Measured:
     load_ms, model = _timed(lambda: load_model(bundle, cache_entries=0, golden=False))
     requests = [
         Request(case.request.text, case.request.source)
-        for case in parse_golden(model.bundle.read("golden"))
+        for case in parse_golden(model.files.read("golden"))
     ]
     for request in itertools.islice(itertools.cycle(requests), _WARM_UP):
         model.answer(request)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from edgeslm.cli.text import megabytes, printable
 from edgeslm.runtime.bundle import Bundle, open_bundle, read_report
 from edgeslm.runtime.device import this_device
-from edgeslm.runtime.model import NoArtifactError, choose_artifact
+from edgeslm.runtime.variants import NoArtifactError, choose_variant
 
 _EPILOG: Final = """\
 Hashes are not checked here: `edgeslm bundle verify` does that.
@@ -53,12 +53,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _fit(bundle: Bundle) -> tuple[str | None, str | None]:
-    """Return the graph that this device would run, or why there is none."""
+    """Return the variant (or graph) that this device would run, or why there is none."""
     try:
-        artifact, _ = choose_artifact(bundle, device=this_device(), profile=None)
+        chosen = choose_variant(bundle, device=this_device(), profile=None)
     except NoArtifactError as err:
         return None, str(err)
-    return artifact.path, None
+    return chosen.name or chosen.graphs[0].path, None
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         "bytes": size,
         "provider": model.provider,
         "node_share": model.node_share,
-        "golden_cases": len(parse_golden(model.bundle.read("golden"))),
+        "golden_cases": len(parse_golden(model.files.read("golden"))),
     }
     if args.json:
         sys.stdout.write(json.dumps(found) + "\n")

@@ -9,9 +9,12 @@ from pydantic import Field, model_validator
 from edgeslm.contract.base import Name, RelativePath, Sha256, Typed
 
 Dim = int | str  # a string names a dynamic axis, as in ONNX
-Role = Literal["graph", "weights", "context", "tokenizer", "parameters", "golden"]
+Role = Literal["graph", "weights", "context", "costs", "tokenizer", "parameters", "golden"]
+Verified = Literal["silicon", "emulated", "static", "none"]
+"""Where it ran: on such a chip, on its emulator, nowhere but checked node by node, or neither."""
 # Features of schema 1 that this build understands; a manifest names those it needs.
 FEATURES: frozenset[str] = frozenset()
+_NEEDED: frozenset[Role] = frozenset({"graph", "tokenizer", "parameters", "golden"})
 
 
 class TensorSpec(Typed):
@@ -31,17 +34,64 @@ class Requirements(Typed):
         (), description="At least one of these is needed; empty: none is."
     )
     soc: str | None = Field(None, description="SoC model, for compiled contexts.")
+    accelerator: str | None = Field(
+        None, description="Its architecture, for compiled contexts: v73 (HTP), sm_87 (CUDA)."
+    )
     runtime: str | None = Field(None, description="Runtime or SDK version bound to.")
+
+
+class Tolerance(Typed):
+    """How far a device may be from the golden file, per answer field, absolute."""
+
+    score: Annotated[float, Field(ge=0)]
+    confidence: Annotated[float, Field(ge=0)]
+    verified: Literal["measured", "profile", "none"] = Field(
+        description="Measured on the target by the exporter, or taken from the profile."
+    )
+
+
+class Placement(Typed):
+    """What a provider must take of a graph before a device trusts it."""
+
+    min_coverage: Annotated[float, Field(ge=0, le=1, description="Share of the nodes.")] = 0.0
+    cpu_fallback: bool = Field(
+        True,  # noqa: FBT003
+        description="Nodes that the provider does not take may run on the CPU.",
+    )
+    max_partitions: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Pieces that the provider's share may fall into."
+    )
+
+
+class Fallen(Typed):
+    """Nodes of one operator that the provider did not take."""
+
+    operator: str
+    count: Annotated[int, Field(ge=1)]
+    why: str
+
+
+class Coverage(Typed):
+    """What a provider took of a graph."""
+
+    nodes: Annotated[int, Field(ge=0)]
+    nodes_taken: Annotated[int, Field(ge=0)]
+    operations: Annotated[int, Field(ge=0, description="Multiply-adds of one inference, about.")]
+    operations_taken: Annotated[int, Field(ge=0)]
+    partitions: Annotated[int, Field(ge=0, description="Pieces that the provider runs.")]
+    fallen: tuple[Fallen, ...] = ()
 
 
 class Artifact(Typed):
     """One file of the bundle.
 
-    Files with `provider` None serve every provider; a graph names the one it is for, and
-    the first graph in the manifest that a device can run is the one it runs.
+    Files of one `variant` belong together: a compiled form of the model for one provider, with
+    a graph for each sequence length where shapes are fixed. Files without serve every variant.
+    A device runs the first variant in the manifest's order whose graphs it can run.
     """
 
     role: Role
+    variant: Name | None = Field(None, description="What it is part of; null: of every variant.")
     path: RelativePath
     size: Annotated[int, Field(ge=0, description="Bytes.")]
     sha256: Sha256
@@ -54,6 +104,10 @@ class Artifact(Typed):
         description="Proved by the exporter: a row's output does not depend on its batch.",
     )
     precision: str | None = Field(None, description="int8-dynamic, fp32, fp16, a16w8, ...")
+    verified: Verified | None = Field(None, description="Of a graph: where it ran.")
+    placement: Placement = Placement()
+    coverage: Coverage | None = Field(None, description="Of a graph: as the exporter found it.")
+    tolerance: Tolerance | None = Field(None, description="Of a golden file, which needs it.")
 
 
 class BaseModelInfo(Typed):
@@ -61,16 +115,6 @@ class BaseModelInfo(Typed):
 
     source: str = Field(description="As given to the exporter: folder name, hub id, file name.")
     sha256: Sha256 = Field(description="Of its weights file.")
-
-
-class Tolerance(Typed):
-    """How far a device may be from the golden file, per answer field, absolute."""
-
-    score: Annotated[float, Field(ge=0)]
-    confidence: Annotated[float, Field(ge=0)]
-    verified: Literal["measured", "profile", "none"] = Field(
-        description="Measured on the target by the exporter, or taken from the profile."
-    )
 
 
 class Manifest(Typed):
@@ -85,7 +129,6 @@ class Manifest(Typed):
     base_model: BaseModelInfo
     max_tokens: Annotated[int, Field(ge=4, le=8192, description="Longer texts are cut.")]
     artifacts: Annotated[tuple[Artifact, ...], Field(min_length=1, max_length=256)]
-    tolerance: Tolerance
     exporter: str = Field(description="edgeslm version that made it.")
     pins: dict[str, str] = Field(default={}, description="Package versions it was made with.")
 
@@ -95,9 +138,14 @@ class Manifest(Typed):
         if unknown:
             msg = f"requires features this build lacks: {unknown}; update edgeslm"
             raise ValueError(msg)
-        missing = {"graph", "tokenizer", "parameters", "golden"} - {a.role for a in self.artifacts}
-        if missing:
-            msg = f"artifacts: none with role {sorted(missing)}"
+        for variant in self.variants():
+            missing = _NEEDED - {a.role for a in self.artifacts if a.variant in {None, variant}}
+            if missing:
+                of = f" of variant {variant!r}" if variant is not None else ""
+                msg = f"artifacts: none with role {sorted(missing)}{of}"
+                raise ValueError(msg)
+        if any(a.role == "golden" and a.tolerance is None for a in self.artifacts):
+            msg = "artifacts: a golden file needs its tolerance"
             raise ValueError(msg)
         paths = [a.path for a in self.artifacts]
         if len(set(paths)) != len(paths):
@@ -107,3 +155,8 @@ class Manifest(Typed):
             msg = "artifacts: the manifest cannot list itself"
             raise ValueError(msg)
         return self
+
+    def variants(self) -> tuple[str | None, ...]:
+        """Return the variants in the order of their first files; (None,) where none is named."""
+        named = dict.fromkeys(a.variant for a in self.artifacts if a.variant is not None)
+        return tuple(named) or (None,)

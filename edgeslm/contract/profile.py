@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from edgeslm.contract.base import Name, Typed
-from edgeslm.contract.manifest import Requirements, Tolerance
+from edgeslm.contract.manifest import Placement, Requirements, Tolerance, Verified
+
+Bucket = Annotated[int, Field(ge=4, le=8192)]
+Buckets = Annotated[
+    tuple[Bucket, ...],
+    Field(min_length=1, max_length=16, description="Sequence lengths, in tokens, ascending."),
+]
 
 
 class Int8Recipe(Typed):
@@ -21,16 +27,73 @@ class CpuTarget(Typed):
     """What the CPU provider of this device wants."""
 
     int8: Int8Recipe
+    precisions: tuple[Literal["int8-dynamic", "int8-static", "fp32"], ...] = Field(
+        ("int8-dynamic",), description="Variants to make, best first."
+    )
     graph_optimization: Literal["none", "basic", "extended"] = Field(
         "extended", description="Level at which the graph is saved; the device adds none."
     )
+
+
+class QnnTarget(Typed):
+    """What Qualcomm's NPU (HTP) of this device wants; see exporters/targets/qnn.py."""
+
+    soc_model: str = Field(description="QAIRT's name or number of the SoC, for its compiler.")
+    htp_arch: str = Field(description="Architecture of its HTP: v68, v73, v75, v79, ...")
+    buckets: Buckets = (16, 32, 64, 128)
+    compile_context: bool = Field(
+        True,  # noqa: FBT003
+        description="Compile ahead of time for the SoC, beside the graph that any HTP compiles.",
+    )
+
+
+class CudaTarget(Typed):
+    """What an NVIDIA GPU wants; see exporters/targets/cuda.py."""
+
+    compute_capability: str = Field(description="8.7, 9.0, ...")
+    precisions: tuple[Literal["fp16", "int8"], ...] = Field(
+        ("fp16", "int8"), description="Variants to make, best first."
+    )
+
+
+class CoreMlTarget(Typed):
+    """What Apple's Core ML wants; see exporters/targets/coreml.py."""
+
+    precisions: tuple[Literal["fp16", "int8-weights"], ...] = Field(
+        ("fp16", "int8-weights"), description="Variants to make, best first."
+    )
+    buckets: Buckets = (16, 32, 64, 128)
+
+
+class OpenVinoTarget(Typed):
+    """What Intel's OpenVINO wants; see exporters/targets/openvino.py."""
+
+    device: Literal["CPU", "GPU", "NPU"] = "CPU"
+    buckets: Buckets | None = Field(
+        None, description="Fixed sequence lengths, which the NPU needs; absent: any length."
+    )
+
+
+class Budget(Typed):
+    """What a model may take on this device; of several recipes that fit, the best one is chosen."""
+
+    latency_ms: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Of one inference of 32 tokens, median."
+    )
+    size_mb: Annotated[float, Field(gt=0)] | None = Field(None, description="Graph and weights.")
 
 
 class Gate(Typed):
     """What an export may lose."""
 
     accuracy_drop_max: Annotated[float, Field(ge=0, le=100)] = Field(
-        0.5, description="Points of the task's metric, int8 against fp32."
+        0.5, description="Points of the task's metric, each variant against fp32."
+    )
+    emulated_drop_max: Annotated[float, Field(ge=0, le=100)] = Field(
+        1.0, description="The same where an emulator runs, on a sample."
+    )
+    emulated_sample: Annotated[int, Field(ge=50)] = Field(
+        200, description="Held-out texts that an emulator is judged on, by label."
     )
 
 
@@ -39,12 +102,23 @@ class DeviceProfile(Typed):
 
     name: Annotated[Name, Field(description="The file's name without .toml; lower case.")]
     description: str = Field(description="Which device, for people.")
+    verified: Verified = Field(
+        "none", description="Where bundles for this profile have run before it was written."
+    )
     requires: Requirements
     providers: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
-        description="Keys of edgeslm/providers/, best first."
+        description="Keys of edgeslm/providers/, best first: a variant is made for each."
     )
     max_tokens: Annotated[int, Field(ge=4, le=8192, description="Longer texts are cut.")] = 128
     cpu: CpuTarget | None = None
+    qnn: QnnTarget | None = None
+    cuda: CudaTarget | None = None
+    coreml: CoreMlTarget | None = None
+    openvino: OpenVinoTarget | None = None
+    placement: Placement = Field(
+        Placement(), description="What the first provider must take of the graph."
+    )
+    budget: Budget = Budget()
     gate: Gate = Gate()
     tolerance: Tolerance | None = Field(
         None, description="Used where the exporter cannot run the target itself."
@@ -52,7 +126,24 @@ class DeviceProfile(Typed):
 
     @model_validator(mode="after")
     def _targets(self) -> Self:
-        if "cpu" in self.providers and self.cpu is None:
-            msg = "providers: cpu needs [cpu.int8], which says how to quantise"
-            raise ValueError(msg)
+        for provider in self.providers:
+            if provider in _SECTIONS and getattr(self, provider) is None:
+                msg = f"providers: {provider} needs [{_SECTIONS[provider]}], which says how"
+                raise ValueError(msg)
+        for section in (self.qnn, self.coreml, self.openvino):
+            buckets = section.buckets if section is not None else None
+            if buckets is None:
+                continue
+            if list(buckets) != sorted(set(buckets)):
+                msg = "buckets: ascending, each once"
+                raise ValueError(msg)
         return self
+
+
+_SECTIONS: Final = {
+    "cpu": "cpu.int8",
+    "qnn": "qnn",
+    "cuda": "cuda",
+    "coreml": "coreml",
+    "openvino": "openvino",
+}

@@ -6,6 +6,7 @@ from typing import Final
 
 import onnxruntime
 
+from edgeslm.contract.manifest import Artifact
 from edgeslm.ports import SessionOptions
 
 _EP: Final = "CPUExecutionProvider"
@@ -16,8 +17,9 @@ def problem() -> str | None:
     return None if _EP in onnxruntime.get_available_providers() else "not in this ONNX Runtime"
 
 
-def options() -> SessionOptions:
+def options(graph: Artifact) -> SessionOptions:
     """One thread per inference: several callers on one session beat several threads in one."""
+    del graph  # all graphs alike
     return SessionOptions(provider="cpu", ep=_EP)
 
 

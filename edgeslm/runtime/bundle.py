@@ -67,12 +67,30 @@ class Bundle:
     manifest: Manifest
     hash: str
 
+    def of(self, variant: str | None) -> VariantFiles:
+        """Return the files that serve one of the manifest's variants."""
+        files = tuple(a for a in self.manifest.artifacts if a.variant in {None, variant})
+        return VariantFiles(self.path, files)
+
+
+@dataclass(frozen=True, slots=True)
+class VariantFiles:
+    """What one variant of a bundle is made of.
+
+    Args:
+        path: the bundle's folder.
+        files: those of the variant, and those that serve every variant.
+    """
+
+    path: Path
+    files: tuple[Artifact, ...]
+
     def artifacts(self, role: Role) -> list[Artifact]:
-        """All artifacts of a role, in the manifest's order."""
-        return [a for a in self.manifest.artifacts if a.role == role]
+        """All files of a role, in the manifest's order."""
+        return [a for a in self.files if a.role == role]
 
     def read(self, role: Role) -> bytes:
-        """Return the bytes of the first artifact of `role`: the manifest has at least one.
+        """Return the bytes of the first file of `role`, which must have one.
 
         Raises:
             BundleTamperedError: the file cannot be read, or is not of the size it should have.

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from edgeslm import providers, tasks
+from edgeslm import tasks
 from edgeslm.adapters.ort import GraphError, make_session
-from edgeslm.contract.manifest import Artifact
+from edgeslm.contract.manifest import Coverage
 from edgeslm.contract.messages import ModelRef
 from edgeslm.contract.profile import DeviceProfile
-from edgeslm.errors import RejectedError
-from edgeslm.ports import Answer, Provider, Request, Session, Task, Tensor
-from edgeslm.runtime.bundle import Bundle, open_bundle
+from edgeslm.ports import Answer, Request, Session, Task, Tensor
+from edgeslm.runtime.buckets import Buckets
+from edgeslm.runtime.bundle import Bundle, VariantFiles, open_bundle
 from edgeslm.runtime.cache import Cache
-from edgeslm.runtime.device import Device, this_device
+from edgeslm.runtime.coverage import check, coverage, read_costs, share
+from edgeslm.runtime.device import this_device
 from edgeslm.runtime.golden import Verdicts, parse_golden, replay
 from edgeslm.runtime.tokenizer import INPUTS, Tokenizer
+from edgeslm.runtime.variants import ANY_LENGTH, CPU, Variant, choose_variant, fixed_length
 
 Row = tuple[dict[str, Tensor], bool]  # outputs without the batch axis; truncated
-
-
-class NoArtifactError(RejectedError):
-    """The bundle holds no graph that this device can run; says why of each."""
-
-    code = "bundle.no_artifact"
 
 
 class Model:
@@ -32,9 +29,15 @@ class Model:
 
     Attributes:
         bundle: what was loaded.
+        files: those of the bundle that serve this variant.
         ref: name, version and hash, as results carry them.
         task: the manifest's task.
         provider: key of edgeslm/providers/ that runs the graph.
+        variant: which of the bundle's it is; None where the bundle names none.
+        verified: where the exporter saw it run.
+        passed_over: variants before it that this device cannot run, and why.
+        coverages: what the provider took, by file name of the graph.
+        coverage: of several graphs, that of which it took least.
         node_share: share of the graph's nodes on it, in [0, 1].
         batch_invariant: a row's output does not depend on its batch.
     """
@@ -43,7 +46,8 @@ class Model:
         self,
         bundle: Bundle,
         *,
-        artifact: Artifact,
+        variant: Variant,
+        coverages: Mapping[str, Coverage],
         session: Session,
         tokenizer: Tokenizer,
         task: Task,
@@ -51,6 +55,7 @@ class Model:
     ) -> None:
         manifest = bundle.manifest
         self.bundle = bundle
+        self.files = bundle.of(variant.name)
         self.ref: ModelRef = {
             "name": manifest.name,
             "version": manifest.version,
@@ -58,8 +63,13 @@ class Model:
         }
         self.task = manifest.task
         self.provider = session.provider
-        self.node_share = session.node_share
-        self.batch_invariant = artifact.batch_invariant
+        self.variant = variant.name
+        self.verified = variant.graphs[0].verified or "none"
+        self.passed_over = variant.passed_over
+        self.coverages = coverages
+        self.coverage = min(coverages.values(), key=share)
+        self.node_share = share(self.coverage)
+        self.batch_invariant = all(graph.batch_invariant for graph in variant.graphs)
         self._session = session
         self._tokenizer = tokenizer
         self._prepare = task.prepare
@@ -103,29 +113,34 @@ class Model:
         return _first_row(self._session.run(feeds)), truncated
 
 
-def load_model(
+def load_model(  # noqa: PLR0913 -- by name
     bundle: Path,
     *,
     profile: DeviceProfile | None = None,
     cache_entries: int = 4096,
     verdict_dir: Path | None = None,
     golden: bool = True,
+    variant: str | None = None,
+    stand_in: str | None = None,
 ) -> Model:
-    """Verify the bundle in folder `bundle`, open it on this device and replay its golden file.
+    """Open, verify and load a bundle, and replay its golden file.
 
     Args:
-        bundle: the folder.
-        profile: restricts the choice of provider to the profile's; by default any will do.
-        cache_entries: model outputs kept; 0 switches the cache off.
-        verdict_dir: remembers there that the golden file passed, so that the next start need
-            not replay it.
-        golden: replay it. Only the exporter, which is about to write it, does not.
+        bundle: its folder.
+        profile: of this device; None: take the first variant that it can run.
+        cache_entries: model outputs to keep.
+        verdict_dir: where passed replays are remembered; None: replay now and remember nothing.
+        golden: replay at all.
+        variant: take this one; None: the first that this device can run.
+        stand_in: key of a provider that runs the graphs in place of theirs, whatever they require:
+            how an exporter judges what it cannot run. Nothing is then proved of their placement.
 
     Raises:
         BundleMissingError, BundleInvalidError, BundleForeignError, BundleTamperedError: see
             `open_bundle`.
-        UnknownTaskError, NoArtifactError, TokenizerError, GraphError: what it needs is not here,
+        UnknownTaskError, NoArtifactError, GraphError, TokenizerError: what it needs is not here,
             or one of its files is not what it should be.
+        CoverageError: the provider took less of a graph than the bundle asks for.
         InvalidFileError: its parameters are not those of its task.
         GoldenInvalidError, GoldenFailedError: see edgeslm/runtime/golden.py.
     """
@@ -133,78 +148,66 @@ def load_model(
     manifest = opened.manifest
     device = this_device()
     make_task = tasks.load(manifest.task)
-    artifact, provider = choose_artifact(opened, device=device, profile=profile)
-    cases = parse_golden(opened.read("golden")) if golden else []
-    task = make_task(opened.read("parameters"))
-    tokenizer = Tokenizer(opened.read("tokenizer"), max_tokens=manifest.max_tokens)
-    session = make_session(opened.path / artifact.path, options=provider.options())
-    if unknown := sorted(set(session.inputs) - set(INPUTS)):
-        msg = f"{artifact.path}: takes {', '.join(unknown)}; known are {', '.join(INPUTS)}"
-        raise GraphError(msg)
+    chosen = choose_variant(
+        opened, device=device, profile=profile, variant=variant, stand_in=stand_in
+    )
+    files = opened.of(chosen.name)
+    cases = parse_golden(files.read("golden")) if golden else []
+    task = make_task(files.read("parameters"))
+    key = chosen.graphs[0].provider or CPU
+    session, took = _open_graphs(files, chosen, placed=stand_in in {None, key})
+    longest = session.longest if isinstance(session, Buckets) else manifest.max_tokens
+    tokenizer = Tokenizer(files.read("tokenizer"), max_tokens=min(manifest.max_tokens, longest))
     model = Model(
         opened,
-        artifact=artifact,
+        variant=chosen,
+        coverages=took,
         session=session,
         tokenizer=tokenizer,
         task=task,
         cache_entries=cache_entries,
     )
+    provider = chosen.provider
     verdicts = Verdicts(
         verdict_dir, device=device, runtime=f"{session.provider} {provider.runtime()}"
     )
     if cases and not verdicts.passed(opened.hash):
-        replay(cases, model.answer, manifest.tolerance)
+        allowed = files.artifacts("golden")[0].tolerance
+        assert allowed is not None  # noqa: S101 -- the manifest's own rule
+        replay(cases, model.answer, allowed)
         verdicts.remember(opened.hash)
         model.forget()
     return model
 
 
-def choose_artifact(
-    bundle: Bundle, *, device: Device, profile: DeviceProfile | None
-) -> tuple[Artifact, Provider]:
-    """Return the first graph in the manifest that this device can run, and its provider.
-
-    With a profile: the first in the order of its providers.
+def _open_graphs(
+    files: VariantFiles, chosen: Variant, *, placed: bool
+) -> tuple[Session, dict[str, Coverage]]:
+    """Return a session on the graphs of a variant, and what its provider took of them.
 
     Raises:
-        NoArtifactError: none; says why of each.
+        GraphError: one cannot be loaded, or takes what no tokenizer gives.
+        CoverageError: the provider took too little of one.
     """
-    graphs = bundle.artifacts("graph")
-    if profile is not None:
-        order = profile.providers
-        graphs = sorted(
-            (g for g in graphs if g.provider in {None, *order}),
-            key=lambda g: order.index(g.provider) if g.provider in order else len(order),
-        )
-    reasons = []
-    for graph in graphs:
-        # A graph that names no provider is plain ONNX, which the CPU always takes.
-        key = graph.provider or "cpu"
-        provider = providers.load(key)
-        if provider is None:
-            reasons.append(f"{graph.path}: this build has no provider {key!r}")
-        elif problem := _problem(graph, provider, device):
-            reasons.append(f"{graph.path}: {problem}")
-        else:
-            return graph, provider
-    allowed = f" for the providers of profile {profile.name}" if profile is not None else ""
-    msg = (
-        f"{bundle.path}: no graph{allowed} that this device can run: "
-        f"{'; '.join(reasons) or 'none is offered'}. Export it for this device's profile."
-    )
-    raise NoArtifactError(msg)
-
-
-def _problem(graph: Artifact, provider: Provider, device: Device) -> str | None:
-    runtime = graph.requires.runtime
-    if lacking := device.lacks(graph.requires):
-        return lacking
-    if missing := provider.problem():
-        return missing
-    have = provider.runtime()
-    if runtime is not None and not f"{have}.".startswith(f"{runtime}."):
-        return f"needs runtime {runtime}, this is {have}"
-    return None
+    costs = read_costs(files)
+    sessions: dict[int, Session] = {}
+    coverages: dict[str, Coverage] = {}
+    for graph in chosen.graphs:
+        options = chosen.provider.options(graph)
+        if placed:
+            options = replace(options, cpu_fallback=graph.placement.cpu_fallback)
+        session = make_session(files.path / graph.path, options=options)
+        if unknown := sorted(set(session.inputs) - set(INPUTS)):
+            msg = f"{graph.path}: takes {', '.join(unknown)}; known are {', '.join(INPUTS)}"
+            raise GraphError(msg)
+        took = coverage(session.pieces, options.ep, costs.get(graph.path, {}))
+        if placed:
+            check(took, graph.placement, graph=graph.path)
+        coverages[graph.path.rpartition("/")[2]] = took
+        sessions[fixed_length(graph)] = session
+    if len(sessions) == 1 and ANY_LENGTH in sessions:
+        return sessions[ANY_LENGTH], coverages
+    return Buckets(sessions), coverages
 
 
 def _first_row(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

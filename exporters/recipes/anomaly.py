@@ -55,6 +55,11 @@ def steps(rows: Sequence[Row]) -> int:
     return len({template.split(row.text)[0] for row in rows})
 
 
+def texts(rows: Sequence[Row]) -> list[str]:
+    """See `exporters.recipes.base.Recipe.texts`: templates, as a person would read them."""
+    return list(dict.fromkeys(template.readable(template.split(row.text)[0]) for row in rows))
+
+
 def fit(
     rows: Sequence[Row], embed: Embed, *, share: float, seed: int, advance: Advance
 ) -> FittedHead:

@@ -36,6 +36,9 @@ class Recipe(Protocol):
     def steps(self, rows: Sequence[Row]) -> int:
         """Return by how much `fit` will advance in all."""
 
+    def texts(self, rows: Sequence[Row]) -> list[str]:
+        """Return the different texts that the model reads to answer `rows`."""
+
     def fit(
         self, rows: Sequence[Row], embed: Embed, *, share: float, seed: int, advance: Advance
     ) -> FittedHead:

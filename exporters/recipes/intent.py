@@ -60,6 +60,11 @@ def steps(rows: Sequence[Row]) -> int:
     return intent.steps(rows)
 
 
+def texts(rows: Sequence[Row]) -> list[str]:
+    """See `exporters.recipes.base.Recipe.texts`."""
+    return list(dict.fromkeys(row.text for row in rows))
+
+
 def fit(
     rows: Sequence[Row], embed: Embed, *, share: float, seed: int, advance: Advance
 ) -> FittedHead:

@@ -2,30 +2,116 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
+from edgeslm.contract.manifest import Coverage, Placement, Requirements, Verified
 from edgeslm.contract.profile import DeviceProfile
+from exporters.heads.base import FittedHead
+from exporters.sources.base import Encoder
 
-GRAPH: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"
+"""External data of every graph of a variant: graphs of several lengths share it."""
+ANYWHERE: Final = Placement()
+"""No demand: for the CPU, which takes everything."""
+Feeds = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One variant to make: a compiled form of the model for one provider.
+
+    Args:
+        name: of the variant: its folder in the bundle, and in the manifest.
+        provider: key of edgeslm/providers/.
+        precision: as manifests say it.
+        requires: what a device must have to run it.
+        placement: what its provider must take of it.
+        batch_invariant: whether a row's output is independent of its batch, as proved.
+        lengths: fixed sequence lengths, ascending; empty: any length.
+        emulated: an emulator judges it: on a sample, within the gate for that.
+    """
+
+    name: str
+    provider: str
+    precision: str
+    requires: Requirements
+    placement: Placement = ANYWHERE
+    batch_invariant: bool = False
+    lengths: tuple[int, ...] = ()
+    emulated: bool = False
+
+
+class Workbench(Protocol):
+    """What the pipeline lends a target: everything that the variants of a model share."""
+
+    @property
+    def encoder(self) -> Encoder: ...
+    @property
+    def max_tokens(self) -> int: ...
+
+    def fit(self, model: onnx.ModelProto | None = None) -> FittedHead:
+        """Return the head fitted on the embeddings of `model`; None: of the float32 encoder.
+
+        A target whose numbers are near float32 takes the latter, which is fitted once for all.
+        `model` has the interface of the encoder's, and runs on the CPU, a text at a time.
+        """
+
+    def calibration(self, texts: int) -> Sequence[Feeds]:
+        """Return so many training texts as the model reads them: int64 [1, sequence], unpadded.
+
+        They are drawn by label and length, the same ones every time.
+
+        Raises:
+            CalibrationError: there are too few, or hardly a word of theirs is in the vocabulary.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A variant in its folder.
+
+    Args:
+        head: whose parameters its graphs were made with.
+        graphs: file names, in the order of the plan's lengths.
+        verified: where it can run: here (silicon, emulated), or nowhere but checked (static).
+        coverage: by graph, where it was found by a static check; else the runtime finds it.
+        contexts: files that graphs refer to besides `WEIGHTS`: compiled contexts.
+        twin: writes the same graphs with other kernels into a folder, for the CPU: how far they
+            are apart is what a device may differ by. None: the profile says.
+        notes: what the user should know, a sentence each.
+    """
+
+    head: FittedHead
+    graphs: tuple[str, ...]
+    verified: Verified
+    coverage: Mapping[str, Coverage] = field(default_factory=dict)
+    contexts: tuple[str, ...] = ()
+    twin: Callable[[Path], None] | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Target(Protocol):
     """One module of exporters/targets/."""
 
-    PRECISION: str
-    """Of what `quantize` returns, as manifests say it."""
+    def plans(self, profile: DeviceProfile) -> Sequence[Plan]:
+        """Return the variants that this profile asks for, best first.
 
-    def quantize(self, encoder: onnx.ModelProto, profile: DeviceProfile) -> onnx.ModelProto:
-        """Return `encoder`, float32, in this target's precision and with the same interface."""
+        Raises:
+            RejectedError: the profile asks for what cannot be: an unknown SoC, a missing tool.
+        """
 
-    def save(
-        self, model: onnx.ModelProto, folder: Path, profile: DeviceProfile, *, fused: bool = True
-    ) -> None:
-        """Write `model` as `GRAPH` and `WEIGHTS`, optimised as far as the profile allows.
+    def compile(
+        self, plan: Plan, profile: DeviceProfile, workbench: Workbench, folder: Path
+    ) -> Compiled:
+        """Write the graphs of `plan`, heads included, into the empty `folder`.
 
-        With `fused` false not at all: the same numbers by other kernels.
+        Raises:
+            RejectedError: the model cannot be compiled so.
         """

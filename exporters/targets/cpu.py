@@ -8,7 +8,9 @@ depend on the CPU that does them.
 from __future__ import annotations
 
 import logging
+import platform
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +18,13 @@ import onnx
 import onnxruntime
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from edgeslm.contract.profile import CpuTarget, DeviceProfile
+from edgeslm.contract.manifest import Verified
+from edgeslm.contract.profile import CpuTarget, DeviceProfile, Int8Recipe
 from edgeslm.errors import ConfigError
-from exporters.targets.base import GRAPH, WEIGHTS
+from edgeslm.runtime.device import this_device
+from exporters.targets.base import WEIGHTS, Compiled, Plan, Workbench
 
-PRECISION: Final = "int8-dynamic"
+GRAPH: Final = "model.onnx"
 _EXTERNAL_FROM_BYTES: Final = 1024  # smaller constants stay in the graph, where shapes need them
 _LEVELS: Final = {
     "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -30,13 +34,54 @@ _LEVELS: Final = {
 _ERRORS_ONLY: Final = 3  # ONNX Runtime's log severity
 
 
-def quantize(encoder: onnx.ModelProto, profile: DeviceProfile) -> onnx.ModelProto:
-    """Return `encoder` with int8 weights; activations are scaled as they come.
+def plans(profile: DeviceProfile) -> Sequence[Plan]:
+    """See `exporters.targets.base.Target.plans`.
 
     Raises:
         ConfigError: the profile has no [cpu] section.
     """
-    recipe = _section(profile).int8
+    return [
+        Plan(f"cpu-{precision}", "cpu", precision, profile.requires)
+        for precision in _section(profile).precisions
+    ]
+
+
+def compile(  # noqa: A001 -- the port's word
+    plan: Plan, profile: DeviceProfile, workbench: Workbench, folder: Path
+) -> Compiled:
+    """See `exporters.targets.base.Target.compile`.
+
+    Raises:
+        ConfigError: the profile has no [cpu] section.
+    """
+    section = _section(profile)
+    encoder = workbench.encoder.model
+    if plan.precision == "fp32":
+        head = workbench.fit()
+        model = head.attach(encoder)
+    else:
+        small = quantize(encoder, section.int8)
+        head = workbench.fit(small)
+        model = head.attach(small)
+    save(model, folder, level=section.graph_optimization)
+    return Compiled(
+        head,
+        (GRAPH,),
+        _verified(profile),
+        twin=lambda other: save(model, other, level="none"),
+    )
+
+
+def _verified(profile: DeviceProfile) -> Verified:
+    """Where what is made for this profile runs: here, if this machine is such a device."""
+    here = this_device()
+    if profile.requires.arch in {None, platform.machine()} and here.lacks(profile.requires) is None:
+        return "silicon"
+    return "none"
+
+
+def quantize(encoder: onnx.ModelProto, recipe: Int8Recipe) -> onnx.ModelProto:
+    """Return `encoder` with int8 weights; activations are scaled as they come."""
     logging.disable(logging.WARNING)  # it advises to fuse before; see above
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -53,15 +98,11 @@ def quantize(encoder: onnx.ModelProto, profile: DeviceProfile) -> onnx.ModelProt
         logging.disable(logging.NOTSET)
 
 
-def save(
-    model: onnx.ModelProto, folder: Path, profile: DeviceProfile, *, fused: bool = True
-) -> None:
-    """See `exporters.targets.base.Target.save`.
+def save(model: onnx.ModelProto, folder: Path, *, level: str) -> None:
+    """Write `model` as `GRAPH` and `WEIGHTS`, optimised up to `level`: none, basic or extended.
 
-    Raises:
-        ConfigError: the profile has no [cpu] section.
+    Levels differ in the kernels that run, not in what is computed.
     """
-    level = _section(profile).graph_optimization if fused else "none"
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.graph_optimization_level = _LEVELS[level]

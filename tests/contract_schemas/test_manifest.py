@@ -21,6 +21,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 GOOD = json.loads((DOCS / "examples" / "manifest.json").read_bytes())
 SCHEMA = Draft202012Validator(json.loads((DOCS / "schemas" / "manifest.json").read_bytes()))
 GRAPH = ("artifacts", 0)
+GOLDEN = ("artifacts", 4)
 
 
 def parse(data: Any) -> Manifest:
@@ -70,9 +71,14 @@ BAD = {
     "size as a boolean": (changed(*GRAPH, "size", to=True), "artifacts.0.size"),
     "unknown role": (changed(*GRAPH, "role", to="script"), "artifacts.0.role"),
     "no graph": (changed("artifacts", to=GOOD["artifacts"][1:]), "graph"),
-    "the same path twice": (changed("artifacts", 1, "path", to="model.onnx"), "same path"),
+    "the same path twice": (
+        changed("artifacts", 1, "path", to="cpu-int8-dynamic/model.onnx"),
+        "same path",
+    ),
     "lists itself": (changed("artifacts", 1, "path", to="manifest.json"), "list itself"),
-    "tolerance below zero": (changed("tolerance", "score", to=-1), "tolerance.score"),
+    "tolerance below zero": (changed(*GOLDEN, "tolerance", "score", to=-1), "tolerance.score"),
+    "a golden file without tolerance": (changed(*GOLDEN, "tolerance", to=...), "its tolerance"),
+    "a variant without a graph": (changed(*GRAPH, "variant", to="other"), "of variant"),
     "a list": ([], "object"),
     "no JSON": (b"{", "JSON"),
     "no UTF-8": (b'{"name": "\xff"}', "JSON"),
@@ -105,6 +111,8 @@ BEYOND_SCHEMA = {
     "lists itself",
     "version as a fraction",
     "newline at a path's end",
+    "a golden file without tolerance",
+    "a variant without a graph",
 }
 
 

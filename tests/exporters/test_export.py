@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgeslm.contract.profile import DeviceProfile
+from edgeslm.contract.profile import Int8Recipe
 from edgeslm.errors import RejectedError
 from edgeslm.ports import Request
 from edgeslm.runtime.bundle import open_bundle
@@ -46,7 +46,11 @@ def job(toy_model: Path, orders: Path, tmp_path: Path) -> Job:
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def test_an_export_is_a_bundle_that_answers(job: Job, stages: Stages) -> None:
@@ -57,11 +61,17 @@ def test_an_export_is_a_bundle_that_answers(job: Job, stages: Stages) -> None:
     assert (manifest.name, manifest.version, manifest.task) == ("toy", 3, "intent")
     assert manifest.profiles == (job.profile,)
     assert manifest.base_model.source == "toy.onnx"
-    assert manifest.tolerance.verified == "measured"
     assert [a.role for a in manifest.artifacts] == [
-        "graph", "weights", "tokenizer", "parameters", "golden",
+        "graph", "weights", "parameters", "golden", "tokenizer",
     ]  # fmt: skip
-    (graph,) = bundle.artifacts("graph")
+    assert manifest.variants() == ("cpu-int8-dynamic",)
+    files = bundle.of("cpu-int8-dynamic")
+    [graph], [golden] = files.artifacts("graph"), files.artifacts("golden")
+    assert golden.tolerance is not None
+    assert golden.tolerance.verified == "measured"
+    assert graph.verified == "silicon"
+    assert graph.coverage is not None
+    assert graph.coverage.nodes == graph.coverage.nodes_taken > 0
     assert graph.precision == "int8-dynamic"
     assert not graph.batch_invariant
     assert [output.name for output in graph.outputs] == ["logits"]
@@ -83,11 +93,13 @@ def test_reports_name_the_bundle_they_are_of(job: Job, stages: Stages) -> None:
         json.loads((job.out / f"{name}.json").read_text()) for name in ("quality", "measurements")
     )
     assert quality["bundle"] == measured["bundle"] == open_bundle(job.out / "bundle").hash
-    assert quality["fp32"].keys() == quality["artifact"].keys() >= {"accuracy", "oos_auroc"}
-    assert quality["lost_points"]["accuracy"] == pytest.approx(
-        quality["fp32"]["accuracy"] - quality["artifact"]["accuracy"], abs=1e-3
+    [variant] = quality["variants"].values()
+    assert quality["fp32"] == variant["fp32"]
+    assert variant["fp32"].keys() == variant["artifact"].keys() >= {"accuracy", "oos_auroc"}
+    assert variant["lost_points"]["accuracy"] == pytest.approx(
+        variant["fp32"]["accuracy"] - variant["artifact"]["accuracy"], abs=1e-3
     )
-    assert measured["median_ms"]["artifact"] > 0
+    assert measured["variants"]["cpu-int8-dynamic"]["median_ms"]["artifact"] > 0
 
 
 def test_the_tar_holds_the_bundle_and_nothing_of_this_machine(job: Job, stages: Stages) -> None:
@@ -104,7 +116,7 @@ def test_the_tar_holds_the_bundle_and_nothing_of_this_machine(job: Job, stages: 
 
 def test_golden_cases_are_enough_and_on_both_sides(job: Job, stages: Stages) -> None:
     export(job, stages)
-    cases = parse_golden((job.out / "bundle" / "golden.jsonl").read_bytes())
+    cases = parse_golden((job.out / "bundle" / "cpu-int8-dynamic" / "golden.jsonl").read_bytes())
     assert 32 <= len(cases) <= 64
     assert {case.expect.label for case in cases} == {"start", "stop", "fault"}
     assert {case.expect.accepted for case in cases} == {True, False}
@@ -167,14 +179,14 @@ def ruined(monkeypatch: pytest.MonkeyPatch) -> None:
     """A quantiser that loses what tells words apart."""
     real = cpu.quantize
 
-    def ruin(encoder: onnx.ModelProto, profile: DeviceProfile) -> onnx.ModelProto:
+    def ruin(encoder: onnx.ModelProto, recipe: Int8Recipe) -> onnx.ModelProto:
         model = onnx.ModelProto()
         model.CopyFrom(encoder)
         for tensor in model.graph.initializer:
             values = numpy_helper.to_array(tensor)
             if tensor.name == "table":
                 tensor.CopyFrom(numpy_helper.from_array(np.ones_like(values), "table"))
-        return real(model, profile)
+        return real(model, recipe)
 
     monkeypatch.setattr(cpu, "quantize", ruin)
 
@@ -192,15 +204,17 @@ def test_a_bundle_that_lost_too_much_fails_with_the_numbers(job: Job, stages: St
 
 @pytest.mark.usefixtures("ruined")
 def test_the_user_may_allow_the_drop_and_the_report_says_so(job: Job, stages: Stages) -> None:
-    assert export(job, stages)["passed"] is False
+    [variant] = export(job, stages)["variants"].values()
+    assert variant["passed"] is False
 
 
 @pytest.mark.usefixtures("ruined")
 def test_the_profile_says_how_much_may_be_lost(job: Job, stages: Stages, tmp_path: Path) -> None:
     lax = profile_file(tmp_path, name="lax", gate={"accuracy_drop_max": 100.0})
     report = export(dataclasses.replace(job, allow_drop=False, profile=lax), stages)
-    assert report["passed"] is True
-    assert report["allowed_points"] == 100.0
+    [variant] = report["variants"].values()
+    assert variant["passed"] is True
+    assert variant["allowed_points"] == 100.0
 
 
 def test_without_vnni_weights_have_seven_bits(job: Job, stages: Stages, tmp_path: Path) -> None:
@@ -211,7 +225,7 @@ def test_without_vnni_weights_have_seven_bits(job: Job, stages: Stages, tmp_path
             export(dataclasses.replace(job, profile=profile, out=out), stages)
         except RejectedError as err:
             pytest.skip(str(err))
-        graph = onnx.load(out / "bundle" / "model.onnx").graph
+        graph = onnx.load(out / "bundle" / "cpu-int8-dynamic" / "model.onnx").graph
         weights = [numpy_helper.to_array(t) for t in graph.initializer]
         wide[profile] = max(abs(w.astype(int)).max() for w in weights if w.dtype == np.int8)
     assert wide["generic-x86_64"] > 64 >= wide["generic-x86_64-avx2"]
@@ -224,7 +238,8 @@ def test_an_anomaly_export_judges_without_labels(job: Job, stages: Stages, tmp_p
     data = write_lines(tmp_path / "lines.jsonl", rows)
     report = export(dataclasses.replace(job, task="anomaly", data=data, share=0.02), stages)
     assert report["held_out"] == {"rows": 40, "given": False}
-    assert report["lost_points"].keys() == {"agreement", "false_alarm_rate"}
+    [variant] = report["variants"].values()
+    assert variant["lost_points"].keys() == {"agreement", "false_alarm_rate"}
     assert (
         load_model(job.out / "bundle").answer(Request("smoke in pump 3", source="pump 1")).label
         == "anomaly"
@@ -240,9 +255,10 @@ def test_labelled_anomalies_judge_and_do_not_teach(
     rows[50:50] = [{"text": "smoke in pump 21", "label": "anomaly"}] * 5
     data = write_lines(tmp_path / "lines.jsonl", rows)
     report = export(dataclasses.replace(job, task="anomaly", data=data, share=0.02), stages)
-    assert report["artifact"]["anomalies"] == 5
-    assert report["artifact"]["recall"] == 100.0
-    assert report["lost_points"].keys() == {"auroc"}
+    [variant] = report["variants"].values()
+    assert variant["artifact"]["anomalies"] == 5
+    assert variant["artifact"]["recall"] == 100.0
+    assert variant["lost_points"].keys() == {"auroc"}
 
 
 def refused(job: Job, **change: Any) -> Job:
@@ -293,7 +309,7 @@ def test_bad_data_stops_it_before_any_work(job: Job, stages: Stages, tmp_path: P
     assert stages.totals == {}
 
 
-@pytest.mark.parametrize("stage", ["exporting", "quantising", "fitting", "judging", "timing"])
+@pytest.mark.parametrize("stage", ["exporting", "compiling", "fitting", "judging", "timing"])
 def test_an_interrupt_at_any_stage_leaves_nothing(job: Job, stage: str) -> None:
     class Interrupt(Stages):
         def __call__(self, name: str, total: int | None) -> Any:

@@ -23,7 +23,8 @@ def report(bundle: Path, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("bundle", ["anomaly_bundle", "intent_bundle"])
 def test_int8_is_about_a_quarter_of_fp32(request: pytest.FixtureRequest, bundle: str) -> None:
     folder: Path = request.getfixturevalue(bundle)
-    assert report(folder, "measurements")["size_ratio"] <= 0.27
+    [measured] = report(folder, "measurements")["variants"].values()
+    assert measured["size_ratio"] <= 0.27
     weights = [a for a in open_bundle(folder).manifest.artifacts if a.role == "weights"]
     assert weights[0].size > 20e6  # outside the graph, so that a device can map them
 
@@ -33,24 +34,28 @@ def test_the_golden_file_holds_what_devices_need(
     request: pytest.FixtureRequest, bundle: str
 ) -> None:
     opened = open_bundle(request.getfixturevalue(bundle))
-    cases = parse_golden(opened.read("golden"))
+    [variant] = opened.manifest.variants()
+    files = opened.of(variant)
+    cases = parse_golden(files.read("golden"))
     assert 32 <= len(cases) <= 64
     verdicts = {case.expect.accepted or case.expect.label == "normal" for case in cases}
     assert verdicts == {True, False}
     sure = [case for case in cases if not case.near_threshold]
     assert len(sure) >= 32
-    assert opened.manifest.tolerance.verified == "measured"
+    [golden] = files.artifacts("golden")
+    assert golden.tolerance is not None
+    assert golden.tolerance.verified == "measured"
 
 
 def test_intents_are_told_apart_as_well_as_by_fp32(intent_bundle: Path) -> None:
-    quality = report(intent_bundle, "quality")
+    [quality] = report(intent_bundle, "quality")["variants"].values()
     assert quality["passed"] is True
     assert quality["artifact"]["accuracy"] >= 97
     assert quality["artifact"]["oos_auroc"] >= 0.85
 
 
 def test_faults_are_found_as_well_as_by_fp32(anomaly_bundle: Path) -> None:
-    quality = report(anomaly_bundle, "quality")
+    [quality] = report(anomaly_bundle, "quality")["variants"].values()
     assert quality["passed"] is True
     assert quality["artifact"]["auroc"] >= 98
     assert quality["artifact"]["recall"] >= 90

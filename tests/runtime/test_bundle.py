@@ -28,7 +28,7 @@ def test_opens_what_was_written(bundle: Path) -> None:
     opened = open_bundle(bundle)
     assert opened.manifest.name == "tiny"
     assert len(opened.hash) == 64
-    assert json.loads(opened.read("parameters")) == tiny.LABELS
+    assert json.loads(opened.of(None).read("parameters")) == tiny.LABELS
 
 
 def test_opens_through_a_linked_folder(bundle: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_file_that_changes_after_the_check_is_refused_when_read(bundle: Path) 
     opened = open_bundle(bundle)
     (bundle / "parameters.json").write_bytes(b"[]")
     with pytest.raises(EdgeSLMError) as caught:
-        opened.read("parameters")
+        opened.of(None).read("parameters")
     assert caught.value.code == "bundle.tampered"
 
 

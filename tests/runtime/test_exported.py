@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,7 @@ def test_all_of_the_graph_is_on_the_provider_and_golden_has_both_sides(
 ) -> None:
     model = load_model(kind[0])
     assert (model.provider, model.node_share) == ("cpu", 1.0)
-    cases = parse_golden(model.bundle.read("golden"))
+    cases = parse_golden(model.files.read("golden"))
     assert 32 <= len(cases) <= 64
 
 
@@ -87,9 +88,7 @@ def test_answers_are_read_alike_from_a_copy(
 ) -> None:
     folder, asked = kind
     copy = tmp_path / "elsewhere"
-    copy.mkdir()
-    for file in folder.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(folder, copy)
     first, second = load_model(folder), load_model(copy)
     assert first.ref == second.ref
 

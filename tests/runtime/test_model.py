@@ -235,7 +235,14 @@ def with_two_graphs(folder: Path, *, first: str, second: str) -> Path:
     data = (folder / "model.onnx").read_bytes()
     (folder / "second.onnx").write_bytes(data)
     graph["provider"] = first
-    other = {**graph, "path": "second.onnx", "provider": second, "batch_invariant": True}
+    graph["variant"] = "first"
+    other = {
+        **graph,
+        "path": "second.onnx",
+        "variant": "second",
+        "provider": second,
+        "batch_invariant": True,
+    }
     manifest["artifacts"].append(other)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder

@@ -76,9 +76,13 @@ def write_bundle(
     model: onnx.ModelProto | None = None,
     files: Mapping[str, bytes] | None = None,
     artifact: Mapping[str, Any] | None = None,
+    tolerance: Mapping[str, Any] | None = None,
     **manifest: Any,
 ) -> Path:
-    """Write a whole, consistent bundle; `files`, `artifact` (of the graph), `manifest` override."""
+    """Write a whole, consistent bundle.
+
+    `files`, `artifact` (of the graph), `tolerance` and `manifest` override.
+    """
     folder.mkdir(parents=True)
     save_graph(folder, model or graph())
     contents = {
@@ -90,7 +94,7 @@ def write_bundle(
     }
     for name, data in contents.items():
         (folder / name).write_bytes(data)
-    seal(folder, artifact=artifact, **manifest)
+    seal(folder, artifact=artifact, tolerance=tolerance, **manifest)
     return folder
 
 
@@ -103,7 +107,13 @@ ROLES = {
 }
 
 
-def seal(folder: Path, *, artifact: Mapping[str, Any] | None = None, **manifest: Any) -> None:
+def seal(
+    folder: Path,
+    *,
+    artifact: Mapping[str, Any] | None = None,
+    tolerance: Mapping[str, Any] | None = None,
+    **manifest: Any,
+) -> None:
     """Write the manifest that fits the files in `folder`."""
     artifacts = []
     for name, role in ROLES.items():
@@ -112,6 +122,13 @@ def seal(folder: Path, *, artifact: Mapping[str, Any] | None = None, **manifest:
         row = {"role": role, "path": name, "size": len(data), "sha256": digest}
         if role == "graph":
             row = {**row, "provider": "cpu", **(artifact or {})}
+        if role == "golden":
+            row["tolerance"] = {
+                "score": 1e-4,
+                "confidence": 1e-4,
+                "verified": "measured",
+                **(tolerance or {}),
+            }
         artifacts.append(row)
     whole = {
         "schema_version": 1,
@@ -122,7 +139,6 @@ def seal(folder: Path, *, artifact: Mapping[str, Any] | None = None, **manifest:
         "base_model": {"source": "tiny", "sha256": "0" * 64},
         "max_tokens": MAX_TOKENS,
         "artifacts": artifacts,
-        "tolerance": {"score": 1e-4, "confidence": 1e-4, "verified": "measured"},
         "exporter": "0",
         **manifest,
     }

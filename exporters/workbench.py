@@ -1,0 +1,144 @@
+"""What all variants of a model share: examples, encoder, heads, and what float32 answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+import onnx
+
+from edgeslm.contract.manifest import BaseModelInfo, Requirements
+from edgeslm.errors import RejectedError
+from edgeslm.ports import Answer
+from edgeslm.runtime.model import Model, load_model
+from edgeslm.runtime.tokenizer import Tokenizer
+from exporters.bundle import Identity, Made, write_bundle
+from exporters.data import Row, Split
+from exporters.encode import make_embed
+from exporters.heads.base import Advance, FittedHead
+from exporters.quality import answer_all
+from exporters.recipes.base import Recipe
+from exporters.sources.base import Encoder
+from exporters.targets.base import Compiled, Feeds, Plan
+from exporters.targets.cpu import GRAPH, save
+
+FP32: Final = "fp32"
+_BATCH: Final = 16  # texts of the float32 encoder, which only the reference is fitted on
+_MIN_CALIBRATION: Final = 16
+
+
+class CalibrationError(RejectedError):
+    """The texts that activations are measured on are too few."""
+
+    code = "export.calibration"
+
+
+class Stage(Protocol):
+    """Announces a stage of `total` steps (None: it cannot say) and shows its progress."""
+
+    def __call__(self, name: str, total: int | None) -> AbstractContextManager[Advance]: ...
+
+
+@dataclass(slots=True)
+class Workbench:
+    """Implements `exporters.targets.base.Workbench`; whatever is asked for twice is made once.
+
+    Args:
+        task: name of the recipe.
+        recipe: of the task.
+        split: examples to fit on, and to judge by.
+        encoder: float32.
+        max_tokens: where texts are cut.
+        share: the task's one number.
+        seed: of every random choice.
+        scratch: folder for what is made on the way.
+        stage: shows progress.
+    """
+
+    task: str
+    recipe: Recipe
+    split: Split
+    encoder: Encoder
+    source: str
+    max_tokens: int
+    share: float
+    seed: int
+    scratch: Path
+    stage: Stage
+    _heads: dict[bytes, FittedHead] = field(default_factory=dict)
+    _reference: Model | None = None
+    _answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
+
+    def identity(self, name: str, version: int, profile: str) -> Identity:
+        """Return what a manifest of this model says besides its files."""
+        return Identity(
+            name=name,
+            version=version,
+            task=self.task,
+            profile=profile,
+            base_model=BaseModelInfo(source=self.source, sha256=self.encoder.weights_sha256),
+            max_tokens=self.max_tokens,
+        )
+
+    def fit(self, model: onnx.ModelProto | None = None) -> FittedHead:
+        """See `exporters.targets.base.Workbench.fit`."""
+        chosen = self.encoder.model if model is None else model
+        key = hashlib.sha256(chosen.SerializeToString(deterministic=True)).digest()
+        if key not in self._heads:
+            embed = make_embed(
+                chosen,
+                self.encoder,
+                max_tokens=self.max_tokens,
+                batch=_BATCH if model is None else 1,
+            )
+            rows = self.split.train
+            on = FP32 if model is None else "the quantised encoder"
+            with self.stage(f"fitting on {on}", self.recipe.steps(rows)) as advance:
+                self._heads[key] = self.recipe.fit(
+                    rows, embed, share=self.share, seed=self.seed, advance=advance
+                )
+        return self._heads[key]
+
+    def calibration(self, texts: int) -> Sequence[Feeds]:
+        """See `exporters.targets.base.Workbench.calibration`."""
+        tokenizer = Tokenizer(self.encoder.tokenizer, max_tokens=self.max_tokens)
+        found = {
+            text: tokenizer.encode(text)[0] for text in self.recipe.texts(self.split.train) if text
+        }
+        if len(found) < _MIN_CALIBRATION:
+            msg = (
+                f"{len(found)} different texts are too few to measure activations on: "
+                f"{_MIN_CALIBRATION} are needed. Give more training texts."
+            )
+            raise CalibrationError(msg)
+        ordered = sorted(found, key=lambda text: (found[text]["input_ids"].shape[1], text))
+        picked = np.linspace(0, len(ordered) - 1, min(texts, len(ordered))).round().astype(int)
+        return [found[ordered[i]] for i in dict.fromkeys(picked.tolist())]
+
+    def reference(self) -> Model:
+        """Return the float32 original with a head of its own, on the CPU."""
+        if self._reference is None:
+            folder = self.scratch / FP32
+            plan = Plan(FP32, "cpu", FP32, Requirements())
+            (folder / FP32).mkdir(parents=True)
+            head = self.fit()
+            save(head.attach(self.encoder.model), folder / FP32, level="extended")
+            made = Made(plan, Compiled(head, (GRAPH,), "silicon"))
+            write_bundle(folder, self.identity(FP32, 1, FP32), self.encoder.tokenizer, [made])
+            self._reference = load_model(folder, golden=False)
+        return self._reference
+
+    def reference_answers(self, rows: Sequence[Row]) -> list[Answer]:
+        """Return what the float32 original says of `rows`: of text and source, each once."""
+        new = {(r.text, r.source): r for r in rows if (r.text, r.source) not in self._answers}
+        if new:
+            model = self.reference()
+            with self.stage(f"judging {FP32}", len(new)) as advance:
+                said = answer_all(model, list(new.values()), advance)
+            self._answers.update(zip(new, said, strict=True))
+        return [self._answers[row.text, row.source] for row in rows]
