@@ -99,7 +99,8 @@ def overlap(first: str, second: str) -> bool:
     if len(a) == len(b):
         return True
     shorter, longer = sorted((a, b), key=len)
-    return longer[len(shorter) :] == ["#"]
+    # '/#' matches its parent too, which is the empty topic: nothing is ever published there.
+    return longer[len(shorter) :] == ["#"] and longer[:-1] != [""]
 
 
 def covers(wide: str, narrow: str) -> bool:
