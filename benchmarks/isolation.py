@@ -11,15 +11,18 @@ import multiprocessing
 import signal
 import tempfile
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from benchmarks import groups
 from benchmarks.errors import RunFailedError
 from benchmarks.figures import Measured
 from benchmarks.setup import Setup
 from edgeslm.errors import EdgeSLMError
+
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class GroupFailedError(EdgeSLMError):
@@ -56,12 +59,13 @@ def measure(group: str, setup: Setup, *, tell: Callable[[str], None]) -> dict[st
     with tempfile.TemporaryDirectory(prefix=f"{group}-", dir=setup.work) as work:
         there = dataclasses.replace(setup, work=Path(work), tell=_mute)
         process = context.Process(target=_run, args=(theirs, group, there), daemon=False)
-        # Ctrl-C at a terminal reaches us alone, and we end the other in order.
-        ours_of_old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        resource_tracker.ensure_running()  # `start` would, and it unblocks signals
+        # Who ends us waits until the other process is whole: half made, it ends with a traceback.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         process.start()
-        signal.signal(signal.SIGINT, ours_of_old)
         theirs.close()
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
             outcome = _outcome(ours, tell)
         except BaseException:
             process.terminate()
@@ -94,9 +98,12 @@ def _outcome(
 
 def _run(pipe: Connection, group: str, setup: Setup) -> None:
     """Measure, in the other process; errors made on purpose travel as text."""
+    # Ctrl-C at a terminal reaches our parent too, who ends us in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What ends us ends brokers and contestants first.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         pipe.send(groups.measure(group, dataclasses.replace(setup, tell=pipe.send)))
     except EdgeSLMError as err:
         pipe.send(_Failure(str(err), err.code, err.exit_status))
