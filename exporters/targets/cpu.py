@@ -7,21 +7,19 @@ depend on the CPU that does them.
 
 from __future__ import annotations
 
-import logging
 import platform
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import onnx
 import onnxruntime
-from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from edgeslm.contract.manifest import Verified
-from edgeslm.contract.profile import CpuTarget, DeviceProfile, Int8Recipe
+from edgeslm.contract.profile import CpuTarget, DeviceProfile
 from edgeslm.errors import ConfigError
 from edgeslm.runtime.device import this_device
+from exporters.quantize import dynamic_int8
 from exporters.targets.base import WEIGHTS, Compiled, Plan, Workbench
 
 GRAPH: Final = "model.onnx"
@@ -60,7 +58,11 @@ def compile(  # noqa: A001 -- the port's word
         head = workbench.fit()
         model = head.attach(encoder)
     else:
-        small = quantize(encoder, section.int8)
+        small = dynamic_int8(
+            encoder,
+            per_channel=section.int8.per_channel,
+            reduce_range=section.int8.reduce_range,
+        )
         head = workbench.fit(small)
         model = head.attach(small)
     save(model, folder, level=section.graph_optimization)
@@ -78,24 +80,6 @@ def _verified(profile: DeviceProfile) -> Verified:
     if profile.requires.arch in {None, platform.machine()} and here.lacks(profile.requires) is None:
         return "silicon"
     return "none"
-
-
-def quantize(encoder: onnx.ModelProto, recipe: Int8Recipe) -> onnx.ModelProto:
-    """Return `encoder` with int8 weights; activations are scaled as they come."""
-    logging.disable(logging.WARNING)  # it advises to fuse before; see above
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / GRAPH
-            quantize_dynamic(
-                encoder,
-                file,
-                weight_type=QuantType.QInt8,
-                per_channel=recipe.per_channel,
-                reduce_range=recipe.reduce_range,
-            )
-            return onnx.load(file)
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def save(model: onnx.ModelProto, folder: Path, *, level: str) -> None:

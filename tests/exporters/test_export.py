@@ -13,7 +13,6 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgeslm.contract.profile import Int8Recipe
 from edgeslm.errors import RejectedError
 from edgeslm.ports import Request
 from edgeslm.runtime.bundle import open_bundle
@@ -177,18 +176,18 @@ def inline(value: Any) -> str:
 @pytest.fixture
 def ruined(monkeypatch: pytest.MonkeyPatch) -> None:
     """A quantiser that loses what tells words apart."""
-    real = cpu.quantize
+    real = cpu.dynamic_int8
 
-    def ruin(encoder: onnx.ModelProto, recipe: Int8Recipe) -> onnx.ModelProto:
+    def ruin(encoder: onnx.ModelProto, **recipe: bool) -> onnx.ModelProto:
         model = onnx.ModelProto()
         model.CopyFrom(encoder)
         for tensor in model.graph.initializer:
             values = numpy_helper.to_array(tensor)
             if tensor.name == "table":
                 tensor.CopyFrom(numpy_helper.from_array(np.ones_like(values), "table"))
-        return real(model, recipe)
+        return real(model, **recipe)
 
-    monkeypatch.setattr(cpu, "quantize", ruin)
+    monkeypatch.setattr(cpu, "dynamic_int8", ruin)
 
 
 @pytest.mark.usefixtures("ruined")
