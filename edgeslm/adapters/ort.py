@@ -16,6 +16,7 @@ _ERRORS_ONLY: Final = 3  # ONNX Runtime's log severity
 # Written for each node when asked: what coverage is counted from.
 _RECORD_PLACEMENT: Final = "session.record_ep_graph_assignment_info"
 _NO_FALLBACK: Final = "session.disable_cpu_ep_fallback"
+_REMEDY: Final = "Copy the bundle again, or export it for this device."
 _registering: Final = threading.Lock()
 _registered: Final[set[str]] = set()
 
@@ -58,7 +59,7 @@ class OrtSession:
         except GraphError:
             raise
         except Exception as err:  # noqa: BLE001 -- its errors share no narrower base
-            msg = f"{graph.name}: ONNX Runtime does not load it: {_first_line(err)}"
+            msg = f"{graph.name}: ONNX Runtime does not load it: {_first_line(err)}. {_REMEDY}"
             raise GraphError(msg) from None
         self.provider = options.provider
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
@@ -82,25 +83,48 @@ def make_session(graph: Path, *, options: SessionOptions) -> OrtSession:
     return OrtSession(graph, options)
 
 
+def hardware_problem(options: SessionOptions) -> str | None:
+    """Say that a plug-in finds no device here such as `options` ask for; None where it does.
+
+    Loads the plug-in, which a process does once.
+    """
+    if options.plugin is None:
+        return None  # part of this build of ONNX Runtime, which lists it where it can be used
+    try:
+        return None if _devices(options) else _no_device(options)
+    except Exception as err:  # noqa: BLE001 -- its errors share no narrower base
+        return f"{options.ep} does not load: {_first_line(err)}"
+
+
+def _devices(options: SessionOptions) -> list[onnxruntime.OrtEpDevice]:
+    """Devices that the plug-in of `options` offers, of the kind asked for."""
+    assert options.plugin is not None  # noqa: S101 -- asked for plug-ins alone
+    name, library = options.plugin
+    with _registering:  # once for a process: a second time is an error
+        if name not in _registered:
+            onnxruntime.register_execution_provider_library(name, library)
+            _registered.add(name)
+    return [
+        device
+        for device in onnxruntime.get_ep_devices()
+        if device.ep_name == options.ep and options.hardware in {None, device.device.type.name}
+    ]
+
+
+def _no_device(options: SessionOptions) -> str:
+    of = f" {options.hardware}" if options.hardware is not None else " device"
+    return f"{options.ep} finds no{of} here that it supports; look at its driver"
+
+
 def _open(
     graph: Path, native: onnxruntime.SessionOptions, options: SessionOptions
 ) -> onnxruntime.InferenceSession:
     if options.plugin is None:
         chosen = [(options.ep, dict(options.ep_options))]
         return onnxruntime.InferenceSession(str(graph), native, providers=chosen)
-    name, library = options.plugin
-    with _registering:  # once for a process: a second time is an error
-        if name not in _registered:
-            onnxruntime.register_execution_provider_library(name, library)
-            _registered.add(name)
-    devices = [
-        device
-        for device in onnxruntime.get_ep_devices()
-        if device.ep_name == options.ep and options.hardware in {None, device.device.type.name}
-    ]
+    devices = _devices(options)
     if not devices:
-        on = f" on {options.hardware}" if options.hardware is not None else ""
-        msg = f"{graph.name}: {options.ep} finds no device{on}; look at its driver"
+        msg = f"{graph.name}: {_no_device(options)}"
         raise GraphError(msg)
     native.add_provider_for_devices(devices[:1], dict(options.ep_options))
     return onnxruntime.InferenceSession(str(graph), native)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgeslm import providers
+from edgeslm.adapters.ort import hardware_problem
 from edgeslm.contract.manifest import Artifact
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.errors import RejectedError
@@ -105,6 +106,9 @@ def _problem(graphs: Sequence[Artifact], provider: Provider, device: Device) -> 
             return lacking
     if missing := provider.problem():
         return missing
+    for graph in graphs:
+        if lacking := hardware_problem(provider.options(graph)):
+            return lacking
     have = provider.runtime()
     for graph in graphs:
         runtime = graph.requires.runtime
