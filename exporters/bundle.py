@@ -27,9 +27,10 @@ from exporters.cache import pins
 from exporters.targets.base import WEIGHTS, Compiled, Plan
 
 MANIFEST: Final = "manifest.json"
+COSTS: Final = "costs.json"
 _PATHS: Final[dict[Role, str]] = {
     "weights": WEIGHTS,
-    "costs": "costs.json",
+    "costs": COSTS,
     "tokenizer": "tokenizer.json",
     "parameters": "parameters.json",
     "golden": "golden.jsonl",

@@ -25,8 +25,9 @@ from edgeslm.runtime.device import this_device
 from edgeslm.runtime.model import Model, load_model
 from edgeslm.runtime.profiles import load_profile
 from exporters import recipes, targets
-from exporters.bundle import MANIFEST, Identity, Made, write_bundle, write_tar
+from exporters.bundle import COSTS, MANIFEST, Identity, Made, write_bundle, write_tar
 from exporters.cache import kept, key_of
+from exporters.costs import write_costs
 from exporters.data import Row, sample
 from exporters.golden import POOL, Judged, Twin, choose, golden_file, strange_rows, tolerance
 from exporters.quality import QualityError, answer_all, request_of
@@ -34,6 +35,7 @@ from exporters.recipes.base import Metrics
 from exporters.sources import open_source
 from exporters.sources.base import Encoder, read_encoder
 from exporters.targets.base import Plan, Target
+from exporters.targets.cpu import GRAPH
 from exporters.workbench import FP32, Stage, Workbench
 
 BUNDLE: Final = "bundle"
@@ -212,6 +214,9 @@ class _Work:
         (folder / plan.name).mkdir(parents=True)
         with bench.stage(f"compiling {plan.name}", None):
             compiled = target.compile(plan, self.profile, bench, folder / plan.name)
+        bench.reference()
+        original = bench.scratch / FP32 / FP32 / GRAPH
+        uncounted = write_costs(folder / plan.name, compiled.graphs, COSTS, original=original)
         here = _here(plan)
         made = Made(plan, compiled, verified=compiled.verified if here is None else "none")
         if compiled.coverage:
@@ -227,7 +232,7 @@ class _Work:
             said = answer_all(model, rows, advance)
         limit = gate.emulated_drop_max if plan.emulated else gate.accuracy_drop_max
         report, error = self._judge(rows, said, plan, made.verified, limit=limit)
-        report["notes"] += compiled.notes
+        report["notes"] += [*compiled.notes, *uncounted]
         if error is not None and not self.job.allow_drop:
             return _Done(folder, made, plan.provider, report, error, None)
         golden, allowed = self._golden(made, model, rows, said)

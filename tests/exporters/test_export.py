@@ -61,7 +61,7 @@ def test_an_export_is_a_bundle_that_answers(job: Job, stages: Stages) -> None:
     assert manifest.profiles == (job.profile,)
     assert manifest.base_model.source == "toy.onnx"
     assert [a.role for a in manifest.artifacts] == [
-        "graph", "weights", "parameters", "golden", "tokenizer",
+        "graph", "weights", "costs", "parameters", "golden", "tokenizer",
     ]  # fmt: skip
     assert manifest.variants() == ("cpu-int8-dynamic",)
     files = bundle.of("cpu-int8-dynamic")
@@ -71,6 +71,7 @@ def test_an_export_is_a_bundle_that_answers(job: Job, stages: Stages) -> None:
     assert graph.verified == "silicon"
     assert graph.coverage is not None
     assert graph.coverage.nodes == graph.coverage.nodes_taken > 0
+    assert graph.coverage.operations == graph.coverage.operations_taken > 0
     assert graph.precision == "int8-dynamic"
     assert not graph.batch_invariant
     assert [output.name for output in graph.outputs] == ["logits"]
