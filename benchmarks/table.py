@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from benchmarks.errors import RunFailedError
-from benchmarks.figures import Figure
+from benchmarks.figures import SPECS, Figure
 from edgeslm.adapters.fs import write_durably
 
 BEGIN: Final = "<!-- figures:begin -->"
 END: Final = "<!-- figures:end -->"
+_COMMAND: Final = re.compile(r"^\| .*`python -m benchmarks ([a-z0-9-]+)` \|$")
 
 
 def write(path: Path, figures: Sequence[Figure]) -> None:
-    """Replace what stands between the markers of the Markdown file `path` by the table.
+    """Put `figures` into the table between the markers of the Markdown file `path`.
+
+    Rows of figures that were not measured now stay as they are, with their commit.
 
     Raises:
         RunFailedError: the file cannot be read, or has not exactly one pair of markers.
@@ -26,7 +30,8 @@ def write(path: Path, figures: Sequence[Figure]) -> None:
     except (OSError, UnicodeDecodeError) as err:
         msg = f"{path.name}: cannot be read: {err}"
         raise RunFailedError(msg) from None
-    write_durably(path, placed(text, render(figures), name=path.name).encode("utf-8"))
+    kept = {found[1]: row for row in text.splitlines() if (found := _COMMAND.search(row))}
+    write_durably(path, placed(text, render(figures, kept), name=path.name).encode("utf-8"))
 
 
 def placed(text: str, table: str, *, name: str) -> str:
@@ -43,10 +48,22 @@ def placed(text: str, table: str, *, name: str) -> str:
     return f"{before}{BEGIN}\n{table}{END}{after}"
 
 
-def render(figures: Sequence[Figure]) -> str:
-    """Return the table as Markdown, a blank line around it."""
-    head = ("What", "Measured", "Bound", "Rival or floor", "Its value", "Ratio", "Holds", "Command")
-    lines = [_row(head), _row(["---"] * len(head)), *(_row(_cells(f)) for f in figures)]
+def render(figures: Sequence[Figure], kept: Mapping[str, str] | None = None) -> str:
+    """Return the table as Markdown, a blank line around it; `kept` are older rows by name."""
+    head = (
+        "What",
+        "Measured",
+        "Bound",
+        "Rival or floor",
+        "Its value",
+        "Ratio",
+        "Holds",
+        "Commit",
+        "Command",
+    )
+    rows = {**(kept or {}), **{f.spec.name: _row(_cells(f)) for f in figures}}
+    ordered = [rows[spec.name] for spec in SPECS if spec.name in rows]
+    lines = [_row(head), _row(["---"] * len(head)), *ordered]
     return "\n" + "\n".join((*lines, "", _footnote(figures))) + "\n\n"
 
 
@@ -61,6 +78,7 @@ def _cells(figure: Figure) -> list[str]:
         f"{_short(figure.measured.rival_value)}{unit}",
         "" if figure.ratio is None else _ratio(figure),
         "yes" if figure.holds else "**no**",
+        f"{figure.commit[:7]}{'+' * figure.commit.endswith('+')}",
         f"`python -m benchmarks {spec.name}`",
     ]
 
@@ -85,12 +103,12 @@ def _ratio(figure: Figure) -> str:
 
 
 def _footnote(figures: Sequence[Figure]) -> str:
-    machine, commit = figures[0].machine, figures[0].commit
+    machine = figures[0].machine
     flags = ", ".join(map(str, machine["flags"])) if isinstance(machine["flags"], list) else ""
     return (
         f"Measured on {machine['cores']} cores of {machine['cpu']} ({machine['arch']}; {flags}),"
         f" {machine['memory_gb']} GB, {machine['system']}, Python {machine['python']},"
-        f" ONNX Runtime {machine['onnxruntime']}, commit {commit}."
+        f" ONNX Runtime {machine['onnxruntime']}."
         " [docs/benchmarks.md](docs/benchmarks.md) says what each figure means."
     )
 

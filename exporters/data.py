@@ -8,7 +8,7 @@ import io
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -252,10 +252,8 @@ def check_intent(
     """
     remedy = "Give each line a label, and each label several different texts."
     for rows, file in zip((train, held_out or ()), files, strict=True):
-        if bare := sum(row.label is None for row in rows):
-            raise DataError(
-                file, [("label", f"missing in {bare} of {len(rows)} rows")], remedy=remedy
-            )
+        if bare := [row for row in rows if row.label is None]:
+            raise DataError(file, _at_lines(bare, lambda _: "label: missing"), remedy=remedy)
     texts = Counter(label for label, _ in {(row.label, row.text) for row in train})
     texts.pop(OUT_OF_SCOPE, None)
     if len(texts) < 2:  # noqa: PLR2004 -- one label leaves nothing to choose
@@ -266,15 +264,19 @@ def check_intent(
         raise DataError(files[0], [("label", f"only one text under {named}")], remedy=remedy)
     if held_out is None:
         return
-    unknown = sorted({str(row.label) for row in held_out} - texts.keys() - {OUT_OF_SCOPE})
-    if unknown:
-        what = f"not in the training data: {', '.join(unknown[:_SHOWN])}"
-        raise UnknownLabelError(
-            files[1], [("label", what)], remedy="Train on them, or remove them."
-        )
+    known = texts.keys() | {OUT_OF_SCOPE}
+    if unknown := [row for row in held_out if row.label not in known]:
+        problems = _at_lines(unknown, lambda r: f"label: not in the training data: {r.label!r}")
+        raise UnknownLabelError(files[1], problems, remedy="Train on them, or remove them.")
     if all(row.label == OUT_OF_SCOPE for row in held_out):
         what = f"nothing but {OUT_OF_SCOPE!r}"
         raise DataError(files[1], [("label", what)], remedy="Add texts of the intents.")
+
+
+def _at_lines(rows: Sequence[Row], what: Callable[[Row], str]) -> Problems:
+    """Name what is wrong with each of `rows` by its line, up to a bound."""
+    shown = [(f"line {row.line}", what(row)) for row in rows[:_SHOWN]]
+    return shown + ([("", f"and {len(rows) - _SHOWN} more bad lines")] * (len(rows) > _SHOWN))
 
 
 def contradictions(rows: Sequence[Row], file: str) -> list[str]:
@@ -298,13 +300,10 @@ def check_anomaly(rows: Sequence[Row], file: str) -> None:
     Raises:
         UnknownLabelError: another one.
     """
-    unknown = sorted(
-        {row.label for row in rows if row.label not in {None, NORMAL, ANOMALY}} - {None}
-    )
-    if unknown:
-        what = ", ".join(repr(label) for label in unknown[:_SHOWN])
+    if unknown := [row for row in rows if row.label not in {None, NORMAL, ANOMALY}]:
         remedy = f"Use {NORMAL!r}, {ANOMALY!r} or none."
-        raise UnknownLabelError(file, [("label", f"unknown: {what}")], remedy=remedy)
+        problems = _at_lines(unknown, lambda row: f"label: unknown: {row.label!r}")
+        raise UnknownLabelError(file, problems, remedy=remedy)
 
 
 def last_fifth(rows: Sequence[Row]) -> Iterator[bool]:

@@ -92,10 +92,15 @@ def id_of(message: Received, route: Route) -> str | None:
 
 
 def _as_id(value: object) -> str | None:
-    """A name that somebody gave: a non-empty string, or a whole number."""
+    """A name that somebody gave: a string of up to `MAX_ID` characters, or a whole number.
+
+    None for any other. Cut or mended, two of them could become one.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    return value[:MAX_ID] if isinstance(value, str) and value else None
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID:
+        return None
+    return None if any("\ud800" <= c <= "\udfff" for c in value) else value
 
 
 def _as_time(value: object) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from edgeslm.ports import Clock, Sink, Subscribed, Transport
 log = Log(__name__)
 QUIET_S: Final = 3.0  # a model that is not wanted any more hears nothing for so long, and ends
 MOVE_S: Final = 30.0  # old filters wait for new ones elsewhere no longer
+RETRY_BASE_S: Final = 5.0  # until a model that failed to load is tried again; twice that, ...
+RETRY_CAP_S: Final = 300.0
 REJOIN_S: Final = 1.5  # for the old session of a model that comes again
 FIXED: Final = (
     "device_id",
@@ -122,6 +125,7 @@ class Roster:
         self._leaving: dict[str, Transport[Parcel]] = {}  # of models that are gone
         self._awaited: set[tuple[str, str]] = set()  # (model, filter) asked for, not yet held
         self._move_until = 0.0
+        self._retries: dict[str, tuple[int, float]] = {}  # failed models: times tried, when next
 
     @property
     def loading(self) -> bool:
@@ -135,6 +139,7 @@ class Roster:
     def due_at(self) -> list[float]:
         """When `tend` has something to do though nothing happens."""
         moments = [slot.quiet_until for slot in self.slots.values() if slot.retiring]
+        moments += [at for _, at in self._retries.values()]
         return [self._move_until] if self._awaited else moments
 
     def begin(self) -> None:
@@ -217,23 +222,36 @@ class Roster:
         for slot in list(self.slots.values()):
             if slot.retiring:
                 self._retire(slot, now)
+            elif slot.name in self._retries and now >= self._retries[slot.name][1]:
+                self._retries[slot.name] = self._retries[slot.name][0], math.inf
+                self._loader.want(slot.name, slot.wanted)
 
     def take_load(self, loaded: Loaded) -> None:
         """Put a loaded model to work, or say why it could not be loaded."""
         slot = self.slots.get(loaded.name)
         if slot is None or loaded.settings != slot.wanted:
             return  # gone, or newer settings wait for their turn
-        slot.loading = False
-        slot.error = loaded.error
-        if loaded.error is not None:
-            self._office.trouble(
-                "model_failed", loaded.error["code"], loaded.error["message"], slot.name
-            )
-        else:
+        told, slot.error = slot.error, loaded.error
+        again, slot.loading = not slot.loading, False
+        if loaded.error is None:
+            self._retries.pop(slot.name, None)
             self._equip(slot, loaded)
+        else:
+            if not (again and told == loaded.error):
+                self._office.trouble(
+                    "model_failed", loaded.error["code"], loaded.error["message"], slot.name
+                )
+            if slot.responder is None:  # else the model before it serves
+                self._retry_later(slot.name)
         self.changed = True
         if not self.loading:
             trim()
+
+    def _retry_later(self, name: str) -> None:
+        """Try a model that failed again: its bundle may come with a disk that is mounted late."""
+        tried = self._retries.get(name, (0, 0.0))[0]
+        pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2.0 ** min(tried, 8))
+        self._retries[name] = tried + 1, self._office.clock.monotonic() + pause_s
 
     def save(self) -> None:
         """Keep what is to outlive the process."""
@@ -269,6 +287,7 @@ class Roster:
 
     def _want(self, slot: ModelSlot, model: ModelSettings) -> None:
         slot.wanted = model
+        self._retries.pop(slot.name, None)
         slot.dismiss_stand_in()
         slot.loading = slot.responder is None
         self._loader.want(slot.name, model, known=slot.known(model))
@@ -301,6 +320,7 @@ class Roster:
     def _part(self, slot: ModelSlot) -> None:
         """Let go of a model and of what the broker keeps for it."""
         del self.slots[slot.name]
+        self._retries.pop(slot.name, None)
         self._leaving[slot.name] = slot.session.link
         if slot.pool is not None:
             slot.pool.stop()

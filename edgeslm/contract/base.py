@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgeslm.errors import InvalidFileError
 
 SCHEMA_VERSION: Final = 1
+UNKNOWN_KEY: Final = "unknown key"
 MAX_DEPTH: Final = 32  # of TOML that people write
 
 _SPELLED: Final[dict[str, str]] = {}
@@ -57,7 +58,7 @@ def problems_of(err: ValidationError) -> list[tuple[str, str]]:
     for e in err.errors(include_input=False, include_url=False):
         what = e["msg"]
         if e["type"] == "extra_forbidden":
-            what = "unknown key"
+            what = UNKNOWN_KEY
         elif e["type"] == "value_error":
             what = what.removeprefix("Value error, ")
         elif e["type"] == "string_pattern_mismatch":

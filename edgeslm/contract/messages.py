@@ -15,6 +15,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
 
 from edgeslm.contract.base import SCHEMA_VERSION
+from edgeslm.contract.manifest import Verified
 
 _WIRE = ConfigDict(extra="ignore", allow_inf_nan=False)
 SchemaVersion = Annotated[Literal[1], Field(description="Major version of this payload.")]
@@ -105,6 +106,28 @@ class Status(TypedDict):
 
 
 @with_config(_WIRE)
+class FallenOperator(TypedDict):
+    """Nodes of one operator that the provider did not take."""
+
+    operator: str
+    count: Annotated[int, Field(ge=1)]
+    why: str
+
+
+@with_config(_WIRE)
+class CoverageState(TypedDict):
+    """Who runs how much of a model; of several graphs, the one of which its provider took least."""
+
+    nodes: Annotated[dict[str, int], Field(description="By provider.")]
+    operations: Annotated[
+        dict[str, int],
+        Field(description="By provider: multiply-adds of one inference, about; 0 where unknown."),
+    ]
+    partitions: Annotated[int, Field(ge=0, description="Pieces that its own provider runs.")]
+    fallen: Annotated[list[FallenOperator], Field(description="What that did not take, and why.")]
+
+
+@with_config(_WIRE)
 class ModelState(TypedDict):
     """One model as it runs now."""
 
@@ -114,7 +137,15 @@ class ModelState(TypedDict):
     hash: NotRequired[str]
     task: NotRequired[str]
     provider: NotRequired[str]
+    variant: NotRequired[Annotated[str, Field(description="Which of the bundle's forms runs.")]]
+    verified: NotRequired[
+        Annotated[Verified, Field(description="Where its exporter saw this form run.")]
+    ]
     node_share: NotRequired[Annotated[float, Field(ge=0, le=1, description="Nodes on provider.")]]
+    coverage: NotRequired[CoverageState]
+    passed_over: NotRequired[
+        Annotated[list[str], Field(description="Forms that come first and cannot run here: why.")]
+    ]
     error: NotRequired[ErrorInfo]
     queue: Annotated[int, Field(description="Inputs taken and not yet acknowledged.")]
     answered: int
@@ -187,8 +218,10 @@ __all__ = [
     "ADAPTERS",
     "SCHEMA_VERSION",
     "Cause",
+    "CoverageState",
     "ErrorInfo",
     "Event",
+    "FallenOperator",
     "ModelRef",
     "ModelState",
     "Result",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -269,7 +270,8 @@ def load_settings(path: Path) -> AgentSettings:
     try:
         raw = path.read_bytes()
     except OSError as err:
-        raise ConfigError(str(path), [("", err.strerror or str(err))], remedy=REMEDY) from None
+        remedy = "Check the path, and who may read it."
+        raise ConfigError(str(path), [("", err.strerror or str(err))], remedy=remedy) from None
     data: dict[str, Any] = read_toml(raw, file=str(path), remedy=REMEDY, error=ConfigError)
     try:
         return AgentSettings(**data)
@@ -277,8 +279,11 @@ def load_settings(path: Path) -> AgentSettings:
         problems = [(_culprit(field), what) for field, what in problems_of(err)]
         raise ConfigError(str(path), problems, remedy=REMEDY) from None
     except ValueError as err:  # pydantic-settings: a variable that should hold JSON and does not
+        field = re.search(r'field "(\w+)"', str(err))
+        name = f"EDGESLM_{field[1].upper()}" if field else ""
+        problems = [(name, "not JSON, which a table or a list given whole must be")]
         where = "environment"
-        raise ConfigError(where, [("", str(err))], remedy=REMEDY) from None
+        raise ConfigError(where, problems, remedy=REMEDY) from None
 
 
 def _strangers() -> list[str]:
@@ -295,4 +300,6 @@ def _culprit(field: str) -> str:
     for depth in range(len(parts), 0, -1):
         if (name := "EDGESLM_" + "__".join(parts[:depth])) in given:
             return f"{name} ({field})"
-    return field
+    # A variable for a key below one that is no table.
+    deeper = f"EDGESLM_{'__'.join(parts)}__"
+    return next((f"{name} ({field})" for name in sorted(given) if name.startswith(deeper)), field)

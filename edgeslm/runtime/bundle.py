@@ -12,12 +12,13 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from edgeslm.contract.base import SCHEMA_VERSION, parse_json
+from edgeslm.contract.base import SCHEMA_VERSION, UNKNOWN_KEY, parse_json
 from edgeslm.contract.manifest import FEATURES, Artifact, Manifest, Role
 from edgeslm.errors import InvalidFileError, RejectedError
 
 MANIFEST: Final = "manifest.json"
 MAX_MANIFEST_BYTES: Final = 1024 * 1024
+_SHOWN: Final = 3
 _REMEDY: Final = "Copy the bundle again, or export it again."
 
 
@@ -129,7 +130,16 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
             f"{file}: requires {', '.join(unknown)[:200]}, which this build lacks. Update edgeslm."
         )
         raise BundleForeignError(msg)
-    manifest = parse_json(Manifest, raw, file=file, remedy=_REMEDY, error=BundleInvalidError)
+    try:
+        manifest = parse_json(Manifest, raw, file=file, remedy=_REMEDY, error=BundleInvalidError)
+    except BundleInvalidError as err:
+        if strange := sorted({field for field, what in err.problems if what == UNKNOWN_KEY}):
+            msg = (
+                f"{file}: keys that this build does not know ({', '.join(strange[:_SHOWN])}): made by "
+                "another version. Update edgeslm, or export the bundle with this one."
+            )
+            raise BundleForeignError(msg) from None
+        raise
     bundle = Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
     if verify:
         _verify(bundle)

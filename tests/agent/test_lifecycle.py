@@ -316,3 +316,19 @@ def test_a_key_that_waits_for_a_restart_is_named_each_time(
         assert agent.wait_for("reloaded")["restart_needed"] == "device_id, log_level"
     plant.publish("in/a", "hello")
     assert plant.wait_for(1)[0]["device"] == "dev1"
+
+
+def test_a_bundle_that_comes_late_is_found(
+    make_agent: MakeAgent, plant: Plant, tmp_path: Path
+) -> None:
+    late = tmp_path / "late"
+    agent = make_agent(
+        models={"m": {"bundle": late}}, routes={"all": {"topic": "in/#", "models": ["m"]}}
+    )
+    agent.start()
+    agent.wait_for("model_failed", model="m")
+    plant.publish("in/a", "early")
+    brittle_bundle(late)
+    assert len(plant.wait_for(1)) == 1
+    failed = [e for e in agent.events() if e["event"] == "model_failed"]
+    assert len(failed) == 1, "the same failure is told once"

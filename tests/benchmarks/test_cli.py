@@ -95,7 +95,7 @@ def test_whoever_ends_it_ends_what_it_started(tmp_path: Path, by: signal.Signals
         (),
         ("no-such-figure",),
         ("latency", "--all"),
-        ("latency", "--write", "README.md"),
+        ("latency", "--quick", "--write", "README.md"),
         ("--all", "--quick", "--write", "README.md"),
     ],
 )

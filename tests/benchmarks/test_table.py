@@ -45,6 +45,18 @@ def test_what_stands_around_the_markers_stays(readme: Path) -> None:
     assert "yesterday" not in text
 
 
+def test_rows_that_were_not_measured_now_stay(readme: Path) -> None:
+    table.write(readme, FIGURES)
+    before = readme.read_text().splitlines()
+    later = Figure(SPECS[0], Measured(9.5, 2.0, (2.5, 3.5)), MACHINE, "fedcba987654")
+    table.write(readme, [later])
+    changed = [
+        new for old, new in zip(before, readme.read_text().splitlines(), strict=True) if old != new
+    ]
+    assert len(changed) == 1
+    assert "fedcba9" in changed[0]
+
+
 def test_every_figure_has_a_row_with_its_command() -> None:
     rendered = table.render(FIGURES)
     for spec in SPECS:
@@ -54,7 +66,7 @@ def test_every_figure_has_a_row_with_its_command() -> None:
 def test_every_row_has_as_many_cells_as_the_head() -> None:
     rows = [line for line in table.render(FIGURES).splitlines() if line.startswith("|")]
     assert len(rows) == len(FIGURES) + 2
-    assert {row.count("|") for row in rows} == {9}
+    assert {row.count("|") for row in rows} == {10}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 
 import edgeslm
 from edgeslm import tasks
+from edgeslm import providers
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig
 from edgeslm.cli import doctor
@@ -71,6 +72,9 @@ def examine(config: Path | None) -> Found:
     return {finding.check: finding for finding in found}
 
 
+PROVIDERS = [f"provider.{name}" for name in providers.names()]
+
+
 def at(port: int, **fields: Any) -> dict[str, Any]:
     return {"host": "127.0.0.1", "port": port, **fields}
 
@@ -93,7 +97,7 @@ def test_a_device_that_is_well(run: Run, write: Write, mosquitto: Mosquitto, bun
     assert (done.returncode, report["exit_status"]) == (0, 0), report
     assert {f["check"]: f["level"] for f in report["findings"]} == dict.fromkeys(
         (
-            *("config", "clock", "cpu", "provider.cpu", "telemetry"),
+            *("config", "clock", "cpu", *PROVIDERS, "telemetry"),
             *("state_dir", "runtime_dir", "model.m", "broker.uplink"),
         ),
         "ok",
@@ -107,7 +111,7 @@ def test_without_settings_the_device_alone(run: Run) -> None:
     done = run("doctor")
     assert done.returncode == 0
     lines = done.stdout.decode().splitlines()
-    assert [line.split()[1] for line in lines[:-1]] == ["clock", "cpu", "provider.cpu", "telemetry"]
+    assert [line.split()[1] for line in lines[:-1]] == ["clock", "cpu", *PROVIDERS, "telemetry"]
     assert lines[-1] == "0 errors, 0 warnings"
 
 

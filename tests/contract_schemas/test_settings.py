@@ -118,7 +118,7 @@ def test_a_variable_that_should_hold_json_and_does_not_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("EDGESLM_UPLINK", value)
-    with pytest.raises(ConfigError, match="uplink"):
+    with pytest.raises(ConfigError, match="EDGESLM_UPLINK"):
         load(tmp_path, 'device_id = "d"')
 
 
@@ -127,6 +127,7 @@ def test_a_variable_that_should_hold_json_and_does_not_is_named(
     [
         ("EDGESLM_UPLINK__PORT", "many"),
         ("EDGESLM_UPLINK__HOTS", "x"),
+        ("EDGESLM_UPLINK__PASSWORD__X", "x"),
         ("edgeslm_log_level", "loud"),
         ("EDGESLM_MODELS", '{"m": {}}'),
     ],

@@ -129,12 +129,12 @@ def rows_of(*pairs: tuple[str, str | None]) -> list[Row]:
 
 GOOD = rows_of(("a", "x"), ("b", "x"), ("c", "y"), ("d", "y"), ("e", "oos"))
 BAD_INTENTS = [
-    (rows_of(("a", None), ("b", "x")), None, DataError, "missing in 1 of 2"),
+    (rows_of(("a", None), ("b", "x")), None, DataError, "label: missing"),
     (rows_of(("a", "x"), ("b", "x"), ("c", "oos")), None, DataError, "1 label besides 'oos'"),
     (rows_of(("a", "oos")), None, DataError, "0 label"),
     (rows_of(("a", "x"), ("b", "x"), ("c", "y"), ("c", "y")), None, DataError, "one text under y"),
-    (GOOD, rows_of(("z", "unheard")), UnknownLabelError, "not in the training data: unheard"),
-    (GOOD, rows_of(("z", None)), DataError, "missing in 1 of 1"),
+    (GOOD, rows_of(("z", "unheard")), UnknownLabelError, "not in the training data: 'unheard'"),
+    (GOOD, rows_of(("z", None)), DataError, "label: missing"),
     (GOOD, rows_of(("z", "oos")), DataError, "nothing but 'oos'"),
 ]
 

@@ -113,7 +113,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a list": (_write(MANIFEST, b"[]"), "bundle.invalid", "object"),
     "nested without end": (_write(MANIFEST, b"[" * 200_000), "bundle.invalid", "JSON"),
     "huge": (_write(MANIFEST, b" " * (MAX_MANIFEST_BYTES + 1)), "bundle.invalid", "longer than"),
-    "unknown key": (_edit(lambda m: m.update(colour="red")), "bundle.invalid", "colour"),
+    "unknown key": (_edit(lambda m: m.update(colour="red")), "bundle.foreign", "colour"),
     "wrong type": (_edit(lambda m: m.update(version="1")), "bundle.invalid", "version"),
     "no name": (_edit(lambda m: m.pop("name")), "bundle.invalid", "name"),
     "task with dots": (_edit(lambda m: m.update(task="os.path")), "bundle.invalid", "task"),
