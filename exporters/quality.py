@@ -14,6 +14,7 @@ from exporters.heads.base import Advance
 from exporters.recipes.base import Metrics
 
 _THREADS: Final = 2  # callers of one session
+_DIGITS: Final = 6
 
 
 class QualityError(RejectedError):
@@ -66,3 +67,13 @@ def answer_all(model: Model, rows: Sequence[Row], advance: Advance) -> list[Answ
 
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(one, rows))
+
+
+def tidy(metrics: Mapping[str, float | int | None]) -> dict[str, float | int | None]:
+    """Return `metrics` as reports show them: `short`."""
+    return {k: short(v) if isinstance(v, float) else v for k, v in metrics.items()}
+
+
+def short(value: float) -> float:
+    """Return `value` to as many digits as reports show."""
+    return float(f"{value:.{_DIGITS}g}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar, cast
 
 import numpy as np
 import onnx
@@ -22,12 +23,15 @@ from exporters.data import Row, Split
 from exporters.encode import make_embed
 from exporters.heads.base import Advance, FittedHead
 from exporters.quality import answer_all
-from exporters.recipes.base import Recipe
+from exporters.recipes.base import Metrics, Recipe
 from exporters.sources.base import Encoder
 from exporters.targets.base import Compiled, Feeds, Plan
 from exporters.targets.cpu import GRAPH, save
 
 FP32: Final = "fp32"
+REFERENCE: Final = "reference"
+"""Whose answers those of the float32 original are; see `Workbench.answers`."""
+T = TypeVar("T")
 _BATCH: Final = 16  # texts of the float32 encoder, which only the reference is fitted on
 _MIN_CALIBRATION: Final = 16
 
@@ -70,9 +74,8 @@ class Workbench:
     seed: int
     scratch: Path
     stage: Stage
-    _heads: dict[bytes, FittedHead] = field(default_factory=dict)
-    _reference: Model | None = None
-    _answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
+    _made: dict[Hashable, object] = field(default_factory=dict)
+    _answers: dict[Hashable, dict[tuple[str, str], Answer]] = field(default_factory=dict)
 
     def identity(self, name: str, version: int, profile: str) -> Identity:
         """Return what a manifest of this model says besides its files."""
@@ -85,11 +88,27 @@ class Workbench:
             max_tokens=self.max_tokens,
         )
 
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what `make` gives, or has given to whoever asked for the same `key` before.
+
+        Args:
+            key: the content of all that the result depends on, and of nothing else.
+            make: makes it; what it raises is raised each time.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        return cast("T", self._made[key])
+
+    def folder(self) -> Path:
+        """Return a new folder for what is shared."""
+        return Path(tempfile.mkdtemp(dir=self.scratch))
+
     def fit(self, model: onnx.ModelProto | None = None) -> FittedHead:
         """See `exporters.targets.base.Workbench.fit`."""
         chosen = self.encoder.model if model is None else model
-        key = hashlib.sha256(chosen.SerializeToString(deterministic=True)).digest()
-        if key not in self._heads:
+        content = hashlib.sha256(chosen.SerializeToString(deterministic=True)).digest()
+
+        def fit() -> FittedHead:
             embed = make_embed(
                 chosen,
                 self.encoder,
@@ -99,13 +118,17 @@ class Workbench:
             rows = self.split.train
             on = FP32 if model is None else "the quantised encoder"
             with self.stage(f"fitting on {on}", self.recipe.steps(rows)) as advance:
-                self._heads[key] = self.recipe.fit(
+                return self.recipe.fit(
                     rows, embed, share=self.share, seed=self.seed, advance=advance
                 )
-        return self._heads[key]
+
+        return self.once(("head", content), fit)
 
     def calibration(self, texts: int) -> Sequence[Feeds]:
         """See `exporters.targets.base.Workbench.calibration`."""
+        return self.once(("calibration", texts), lambda: self._calibration(texts))
+
+    def _calibration(self, texts: int) -> Sequence[Feeds]:
         tokenizer = Tokenizer(self.encoder.tokenizer, max_tokens=self.max_tokens)
         found = {
             text: tokenizer.encode(text)[0] for text in self.recipe.texts(self.split.train) if text
@@ -122,23 +145,47 @@ class Workbench:
 
     def reference(self) -> Model:
         """Return the float32 original with a head of its own, on the CPU."""
-        if self._reference is None:
-            folder = self.scratch / FP32
-            plan = Plan(FP32, "cpu", FP32, Requirements())
-            (folder / FP32).mkdir(parents=True)
-            head = self.fit()
-            save(head.attach(self.encoder.model), folder / FP32, level="extended")
-            made = Made(plan, Compiled(head, (GRAPH,), "silicon"))
-            write_bundle(folder, self.identity(FP32, 1, FP32), self.encoder.tokenizer, [made])
-            self._reference = load_model(folder, golden=False)
-        return self._reference
+        return self.once(REFERENCE, self._reference)
+
+    @property
+    def reference_graph(self) -> Path:
+        """File of the graph of `reference`."""
+        return self.scratch / FP32 / FP32 / GRAPH
+
+    def _reference(self) -> Model:
+        folder = self.scratch / FP32
+        plan = Plan(FP32, "cpu", FP32, Requirements())
+        (folder / FP32).mkdir(parents=True)
+        head = self.fit()
+        save(head.attach(self.encoder.model), folder / FP32, level="extended")
+        made = Made(plan, Compiled(head, (GRAPH,), "silicon"))
+        write_bundle(folder, self.identity(FP32, 1, FP32), self.encoder.tokenizer, [made])
+        return load_model(folder, golden=False)
 
     def reference_answers(self, rows: Sequence[Row]) -> list[Answer]:
-        """Return what the float32 original says of `rows`: of text and source, each once."""
-        new = {(r.text, r.source): r for r in rows if (r.text, r.source) not in self._answers}
+        """Return what the float32 original says of `rows`."""
+        return self.answers(REFERENCE, rows, self.reference, stage=f"judging {FP32}")
+
+    def reference_metrics(self, rows: Sequence[Row]) -> Metrics:
+        """Return how good the float32 original is on `rows`."""
+        return self.recipe.measure(rows, self.reference_answers(rows), share=self.share)
+
+    def answers(
+        self, key: Hashable, rows: Sequence[Row], model: Callable[[], Model], *, stage: str
+    ) -> list[Answer]:
+        """Return what a model says of `rows`: of text and source, each once.
+
+        Args:
+            key: the content of the model, and who runs it.
+            rows: what to ask.
+            model: loads it; called only where `key` was not asked all of this before.
+            stage: what to announce.
+        """
+        known = self._answers.setdefault(key, {})
+        new = {(r.text, r.source): r for r in rows if (r.text, r.source) not in known}
         if new:
-            model = self.reference()
-            with self.stage(f"judging {FP32}", len(new)) as advance:
-                said = answer_all(model, list(new.values()), advance)
-            self._answers.update(zip(new, said, strict=True))
-        return [self._answers[row.text, row.source] for row in rows]
+            answering = model()
+            with self.stage(stage, len(new)) as advance:
+                said = answer_all(answering, list(new.values()), advance)
+            known.update(zip(new, said, strict=True))
+        return [known[row.text, row.source] for row in rows]

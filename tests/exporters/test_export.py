@@ -20,7 +20,8 @@ from edgeslm.runtime.golden import parse_golden
 from edgeslm.runtime.model import load_model
 from edgeslm.runtime.profiles import detect_profile
 from exporters.data import DataError
-from exporters.export import Job, OutputError, TooLongError, export
+from exporters.export import Job, TooLongError, export
+from exporters.folders import OutputError
 from exporters.quality import QualityError
 from exporters.sources.base import Encoder, read_encoder
 from exporters.targets import NoTargetError, cpu

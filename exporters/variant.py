@@ -1,0 +1,278 @@
+"""One variant of an export: compiled, judged through the runtime, and proved to replay.
+
+What two exports have in common is made once, by its content: a compiled form where the plan and
+the profile's section for its provider are the same, answers where the files are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from edgeslm import providers
+from edgeslm.contract.manifest import Requirements, Tolerance, Verified
+from edgeslm.contract.profile import DeviceProfile
+from edgeslm.ports import Answer
+from edgeslm.runtime.device import this_device
+from edgeslm.runtime.model import Model, load_model
+from edgeslm.runtime.variants import CPU
+from exporters.bundle import COSTS, Identity, Made, write_bundle
+from exporters.costs import write_costs
+from exporters.data import Row, sample
+from exporters.golden import POOL, Judged, Twin, choose, golden_file, strange_rows, tolerance
+from exporters.quality import QualityError, request_of, short, tidy
+from exporters.targets.base import ANYWHERE, Compiled, Plan, Target
+from exporters.workbench import Workbench
+
+_TIMED: Final = 64  # inferences of either precision, interleaved
+_STRANGE_EMULATED: Final = 12
+_ROUNDING: Final = 1e-9  # of points that are differences of percentages
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A variant, whole in a bundle of its own, and what is said of it in the reports."""
+
+    folder: Path
+    made: Made
+    provider: str
+    report: dict[str, Any]
+    error: QualityError | None
+    measured: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """A compiled variant in a folder that many exports copy.
+
+    Args:
+        folder: its graphs.
+        compiled: what the target says of them.
+        notes: of the pipeline, beside the target's.
+        key: of its files and parameters: equal where these are.
+    """
+
+    folder: Path
+    compiled: Compiled
+    notes: Sequence[str]
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Makes the variants of one export.
+
+    Args:
+        workbench: lends what is shared.
+        profile: of the device.
+        identity: of the bundle.
+        allow_drop: a variant beyond the gate is made whole all the same.
+        scratch: folder of this export.
+    """
+
+    workbench: Workbench
+    profile: DeviceProfile
+    identity: Identity
+    allow_drop: bool
+    scratch: Path
+
+    def make(self, target: Target, plan: Plan) -> Done:
+        """Compile a variant, judge it through the runtime, and prove that it replays.
+
+        Raises:
+            RejectedError: it cannot be compiled, or its provider does not take of it what it must.
+        """
+        bench, gate = self.workbench, self.profile.gate
+        built = self._build(target, plan)
+        folder, compiled = self.scratch / plan.name, built.compiled
+        shutil.copytree(built.folder, folder / plan.name)
+        here = _here(plan)
+        made = Made(plan, compiled, verified=compiled.verified if here is None else "none")
+        if compiled.coverage:
+            made = replace(made, coverage=compiled.coverage, verified=compiled.verified)
+        model = self._load(folder, made, stand_in=here)
+        if here in {None, plan.provider}:
+            made = replace(made, coverage=model.coverages, verified=compiled.verified)
+        rows = bench.split.held_out
+        if plan.emulated:
+            rows = sample(rows, gate.emulated_sample)
+        runner = _runner(built, plan, here)
+
+        def answers(asked: Sequence[Row], stage: str) -> list[Answer]:
+            return bench.answers(runner, asked, lambda: model, stage=f"{stage} {plan.name}")
+
+        said = answers(rows, "judging")
+        limit = gate.emulated_drop_max if plan.emulated else gate.accuracy_drop_max
+        report, error = self._judge(rows, said, plan, made.verified, limit=limit)
+        report["notes"] += [*compiled.notes, *built.notes]
+        if error is not None and not self.allow_drop:
+            return Done(folder, made, plan.provider, report, error, None)
+        strange = list(strange_rows([*rows, *bench.split.train]))
+        if plan.emulated:  # each takes a second or two
+            strange = strange[:_STRANGE_EMULATED]
+        judged = map(Judged, [*rows, *strange], [*said, *answers(strange, "more cases of")])
+        golden, allowed = self._golden(built, made, list(judged))
+        made = replace(made, golden=golden, tolerance=allowed)
+        # Raises where a case does not replay.
+        self._load(folder, made, stand_in=here, golden=True)
+        measured = None
+        if here is None and made.verified == "silicon":
+            measured = bench.once(
+                ("timing", runner), lambda: self._measure(model, folder / plan.name)
+            )
+        return Done(folder, made, plan.provider, report, error, measured)
+
+    def _build(self, target: Target, plan: Plan) -> _Built:
+        """Return the compiled variant: of this plan, or of one that comes to the same."""
+        bench, profile = self.workbench, self.profile
+
+        def build() -> _Built:
+            folder = bench.folder() / plan.name
+            folder.mkdir()
+            with bench.stage(f"compiling {plan.name}", None):
+                compiled = target.compile(plan, profile, bench, folder)
+            bench.reference()
+            original = bench.reference_graph
+            uncounted = write_costs(folder, compiled.graphs, COSTS, original=original)
+            return _Built(folder, compiled, uncounted, _digest(folder, compiled))
+
+        # What `Target.compile` may depend on, as its port says.
+        alike = replace(plan, requires=Requirements(), placement=ANYWHERE)
+        section = getattr(profile, plan.provider, None)
+        fits = this_device().lacks(profile.requires) is None
+        return bench.once(("variant", alike, section, fits), build)
+
+    def _load(
+        self, folder: Path, made: Made, *, stand_in: str | None, golden: bool = False
+    ) -> Model:
+        """Write `made` into a bundle of its own in `folder`, and load it."""
+        write_bundle(folder, self.identity, self.workbench.encoder.tokenizer, [made])
+        return load_model(folder, variant=made.plan.name, stand_in=stand_in, golden=golden)
+
+    def _judge(
+        self,
+        rows: Sequence[Row],
+        said: Sequence[Answer],
+        plan: Plan,
+        verified: Verified,
+        *,
+        limit: float,
+    ) -> tuple[dict[str, Any], QualityError | None]:
+        """Return the report of a variant, and an error if it lost more than `limit` points."""
+        bench = self.workbench
+        before = bench.reference_answers(rows)
+        fp32 = bench.reference_metrics(rows)
+        artifact = bench.recipe.measure(rows, said, share=bench.share)
+        lost = bench.recipe.losses((fp32, before), (artifact, said))
+        passed = all(points <= limit + _ROUNDING for points in lost.values())
+        error = None
+        if not passed:
+            error = QualityError(lost, limit=limit, rows=len(rows), fp32=fp32, artifact=artifact)
+        report = {
+            "provider": plan.provider,
+            "precision": plan.precision,
+            "verified": verified,
+            "rows": len(rows),
+            "fp32": tidy(fp32),
+            "artifact": tidy(artifact),
+            "lost_points": tidy(lost),
+            "allowed_points": limit,
+            "passed": passed,
+            "notes": bench.recipe.cautions(artifact, limit=limit),
+        }
+        return report, error
+
+    def _golden(
+        self, built: _Built, made: Made, judged: Sequence[Judged]
+    ) -> tuple[bytes, Tolerance]:
+        """Return the golden file of a variant and how far a device may be from it."""
+        bench, compiled = self.workbench, made.compiled
+        parameters = compiled.head.parameters
+
+        def surety(answer: Answer, allowed: Tolerance) -> float:
+            return bench.recipe.surety(answer, parameters, allowed)
+
+        pool = choose(judged, surety, cases=POOL)
+        rows = [j.row for j in pool]
+        if compiled.twin is None:
+            others = bench.reference_answers(rows)
+        else:
+            others = bench.answers(
+                ("twin", built.folder),
+                rows,
+                lambda: self._twin(made, compiled.twin),
+                stage=f"tolerances of {made.plan.name}",
+            )
+        twins = list(map(Twin, pool, others))
+        allowed = tolerance(twins)
+        if compiled.twin is None or made.verified in {"static", "none"}:
+            given = self.profile.tolerance
+            allowed = given or allowed.model_copy(update={"verified": "none"})
+        return golden_file(twins, surety, allowed=allowed), allowed
+
+    def _twin(self, made: Made, write: Callable[[Path], None] | None) -> Model:
+        """Return the variant with other kernels."""
+        assert write is not None  # noqa: S101 -- who has none is not asked
+        folder = self.scratch / f"{made.plan.name}.twin"
+        (folder / made.plan.name).mkdir(parents=True)
+        write(folder / made.plan.name)
+        return self._load(folder, replace(made, coverage={}), stand_in=CPU)
+
+    def _measure(self, model: Model, folder: Path) -> dict[str, Any]:
+        """Time a variant against float32, one inference of each in turn, on one thread."""
+        bench = self.workbench
+        models = [bench.reference(), model]
+        requests = [request_of(row) for row in bench.split.held_out[:_TIMED]]
+        took: list[list[float]] = [[], []]
+        with bench.stage("timing", len(requests)) as advance:
+            for request in requests:
+                for one, seconds in zip(models, took, strict=True):
+                    one.forget()
+                    start = time.perf_counter()
+                    one.answer(request)
+                    seconds.append(time.perf_counter() - start)
+                advance(1)
+        slow, fast = (1000 * statistics.median(seconds) for seconds in took)
+        large, small = _graph_bytes(bench.reference_graph.parent), _graph_bytes(folder)
+        return {
+            "provider": model.provider,
+            "node_share": model.node_share,
+            "median_ms": {"fp32": short(slow), "artifact": short(fast)},
+            "speedup": short(slow / fast),
+            "graph_and_weights_bytes": {"fp32": large, "artifact": small},
+            "size_ratio": short(small / large),
+        }
+
+
+def _here(plan: Plan) -> str | None:
+    """Return who runs a variant on this machine; None: its own provider, as on the device."""
+    provider = providers.load(plan.provider)
+    if provider is None or provider.problem() is not None:
+        return CPU
+    return None if this_device().lacks(plan.requires) is None else plan.provider
+
+
+def _runner(built: _Built, plan: Plan, here: str | None) -> Hashable:
+    """Name what answers: where this is equal, so are the answers."""
+    who = here or plan.provider
+    if who == CPU:
+        return built.key, who
+    return built.key, who, plan.requires, plan.placement  # providers read these
+
+
+def _digest(folder: Path, compiled: Compiled) -> str:
+    digest = hashlib.sha256(compiled.head.parameters)
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _graph_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir() if file.suffix != ".json")
