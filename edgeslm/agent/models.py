@@ -12,13 +12,15 @@ from typing import Final
 
 from edgeslm.agent.session import InputSession, Job
 from edgeslm.agent.workers import AbsentModel, Model, Pool, Responder
-from edgeslm.contract.messages import ErrorInfo, ModelState
+from edgeslm.contract.manifest import Coverage
+from edgeslm.contract.messages import CoverageState, ErrorInfo, ModelState
 from edgeslm.contract.settings import ModelSettings
 from edgeslm.errors import EdgeSLMError
 from edgeslm.logs import Log
 
 log = Log(__name__)
 INTERNAL: Final = "internal"
+CPU: Final = "cpu"  # runs what the provider of a graph does not take
 
 Load = Callable[[str, ModelSettings, str | None], Model | None]
 """See `edgeslm.agent.agent.Parts.load`."""
@@ -153,12 +155,33 @@ class ModelSlot:
             state["hash"] = model.ref["hash"]
             state["task"] = model.task
             state["provider"] = model.provider
+            state["verified"] = model.verified
             state["node_share"] = model.node_share
+            if model.variant is not None:
+                state["variant"] = model.variant
+            if model.coverage is not None:
+                state["coverage"] = coverage_state(model.provider, model.coverage)
+            if model.passed_over:
+                state["passed_over"] = list(model.passed_over)
             state["cache_hits"] = model.cache_hits
             state["cache_misses"] = model.cache_misses
         if self.error is not None:
             state["error"] = self.error
         return state
+
+
+def coverage_state(provider: str, found: Coverage) -> CoverageState:
+    """What `provider` took of a graph, and what the CPU runs in its place."""
+    nodes, operations = {provider: found.nodes_taken}, {provider: found.operations_taken}
+    if found.nodes > found.nodes_taken:
+        nodes[CPU] = found.nodes - found.nodes_taken
+        operations[CPU] = found.operations - found.operations_taken
+    return {
+        "nodes": nodes,
+        "operations": operations,
+        "partitions": found.partitions,
+        "fallen": [{"operator": f.operator, "count": f.count, "why": f.why} for f in found.fallen],
+    }
 
 
 def failed_state(name: str, error: ErrorInfo) -> ModelState:

@@ -6,12 +6,13 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
 from edgeslm.agent.reading import id_of, read
 from edgeslm.agent.session import MAX_KILLS, Job
+from edgeslm.contract.manifest import Coverage, Verified
 from edgeslm.contract.messages import ModelRef, Result, encode
 from edgeslm.core.delivery import NO_PROPERTIES, Parcel
 from edgeslm.errors import EdgeSLMError, UnavailableError
@@ -31,6 +32,14 @@ class Model(Protocol):
     provider: str
     node_share: float
 
+    @property
+    def variant(self) -> str | None: ...
+    @property
+    def verified(self) -> Verified: ...
+    @property
+    def coverage(self) -> Coverage | None: ...
+    @property
+    def passed_over(self) -> Sequence[str]: ...
     @property
     def cache_hits(self) -> int: ...
     @property
@@ -53,7 +62,11 @@ class AbsentModel:
 
     task = ""
     provider = ""
+    variant = None
+    verified: Verified = "none"
     node_share = 0.0
+    coverage = None
+    passed_over = ()
     cache_hits = 0
     cache_misses = 0
 

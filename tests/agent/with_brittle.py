@@ -1,13 +1,14 @@
-"""`edgeslm`, with the tests' own tasks among the others."""
+"""`edgeslm`, with the tests' own tasks and provider among the others."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from edgeslm import tasks
+from edgeslm import providers, tasks
 from edgeslm.cli.main import main
 
 HERE = Path(__file__).parent
 tasks.__path__ += [str(HERE / "tasks"), str(HERE.parent / "runtime" / "tasks")]
+providers.__path__.append(str(HERE / "providers"))
 sys.exit(main())
