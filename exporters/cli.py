@@ -1,4 +1,4 @@
-"""`edgeslm-export TASK`: parse, run the pipeline, draw its progress on a terminal."""
+"""`edgeslm-export [matrix] TASK`: parse, run the pipeline, draw its progress on a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,12 +39,21 @@ NEEDED: Final = (  # the extra `export` of pyproject.toml
     "torch",
     "transformers",
 )
+EXIT_PARTLY: Final = 1  # `edgeslm-export matrix`: some profiles failed; `matrix.json` says why
+MATRIX: Final = "matrix"
 _EPILOG: Final = """\
 DIR receives bundle/ (what a device takes), bundle.tar (the same, packed), quality.json and
 measurements.json. It appears when all is done; an earlier export there is replaced.
-
+"""
+_MATRIX_EPILOG: Final = """\
+DIR receives a folder for each profile, which holds what an export for it alone would hold, and
+matrix.json and matrix.html, which compare them. Each appears when it is whole: if the run ends
+early, those stay.
+"""
+_STATUSES: Final = """
 exit status:
   0    exported
+  1    matrix: some profiles failed; matrix.json says why
   2    wrong usage
   65   model, data or quality not acceptable: says what to change
   75   the disk refuses: try again
@@ -107,6 +116,7 @@ def _run(argv: Sequence[str]) -> int:
     )
 
     from exporters.export import Job, export  # noqa: PLC0415
+    from exporters.matrix import matrix  # noqa: PLC0415
 
     console = Console(stderr=True)
     columns = (
@@ -115,13 +125,21 @@ def _run(argv: Sequence[str]) -> int:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    job = Job(**vars(args))
+    options = dict(vars(args))
+    profiles = options.pop("profiles", None)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        report = export(job, _Stages(bars))
-    for caution in report["cautions"]:
+        if profiles is None:
+            report = export(Job(**options), _Stages(bars))
+        else:
+            report = matrix(Job(**options, profile=""), profiles, _Stages(bars))
+    rows = report.get("profiles", [report])
+    for caution in dict.fromkeys(caution for row in rows for caution in row["cautions"]):
         sys.stderr.write(f"edgeslm-export: note: {caution}\n")
-    sys.stdout.write(json.dumps({"out": str(job.out), **report}) + "\n")
-    return 0
+    failed = [row for row in rows if row.get("error")]
+    for row in failed:
+        _complain(f"{row['profile']}: {row['error']['message']} [{row['error']['code']}]", 0)
+    sys.stdout.write(json.dumps({"out": str(args.out), **report}) + "\n")
+    return EXIT_PARTLY if failed else 0
 
 
 class _Stages:
@@ -139,23 +157,39 @@ class _Stages:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from exporters import recipes  # noqa: PLC0415 -- see above
-
     parser = argparse.ArgumentParser(
         prog="edgeslm-export",
-        description="Compile a small language model and a task's head for one device.",
-        epilog=_EPILOG,
+        description="Compile a small language model and a task's head for one device, or for many.",
+        epilog=_EPILOG + _STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
+    _add_tasks(tasks, _EPILOG + _STATUSES, _one_profile)
+    many = tasks.add_parser(
+        MATRIX,
+        help="one of these for many devices: matrix --profiles A,B,... TASK",
+        description="Compile for many devices in one go: what they have in common is made once.",
+        epilog=_MATRIX_EPILOG + _STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _many_profiles(many)
+    inner = many.add_subparsers(dest="task", required=True, metavar="TASK")
+    _add_tasks(inner, _MATRIX_EPILOG + _STATUSES, lambda _: None)
+    return parser
+
+
+def _add_tasks(tasks: Any, epilog: str, add_profile: Callable[[Any], None]) -> None:
+    from exporters import recipes  # noqa: PLC0415 -- see above
+
     for name in recipes.names():
         recipe = recipes.load(name)
         one = tasks.add_parser(
             name,
             help=recipe.HELP,
-            epilog=_EPILOG,
+            epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        add_profile(one)
         _add_options(one)
         option, what = recipe.SHARE
         one.add_argument(
@@ -166,7 +200,20 @@ def _parser() -> argparse.ArgumentParser:
             metavar="SHARE",
             help=f"{what} (default {recipe.DEFAULT_SHARE})",
         )
-    return parser
+
+
+def _one_profile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", required=True, metavar="NAME_OR_FILE", help="device profile")
+
+
+def _many_profiles(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--profiles",
+        required=True,
+        type=_names,
+        metavar="NAME_OR_FILE,...",
+        help="device profiles, with commas between them",
+    )
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -179,7 +226,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="training examples: JSON lines, or CSV by its name")  # fmt: skip
     add("--eval", dest="evaluation", type=Path, metavar="FILE",
         help="examples to judge by; without them a fifth of the data is held out")  # fmt: skip
-    add("--profile", required=True, metavar="NAME_OR_FILE", help="device profile")
     add("--name", required=True, help="of the model, lower case")
     add("--version", required=True, type=_positive, metavar="N", help="of the model, from 1")
     add("--out", required=True, type=Path, metavar="DIR", help="where the export goes")
@@ -187,6 +233,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of every random choice (default 0)")
     add("--max-tokens", type=_positive, metavar="N",
         help="cut longer texts (default: the profile's)")  # fmt: skip
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        msg = f"{text!r}: a name is missing between two commas"
+        raise argparse.ArgumentTypeError(msg)
+    return names
 
 
 def _share(text: str) -> float:

@@ -35,7 +35,7 @@ MEASUREMENTS: Final = "measurements.json"
 _MIN_TOKENS: Final = 4  # a manifest's bounds
 _MAX_TOKENS: Final = 8192
 # The same sums on any machine; and several threads, on cores shared with others, make it slower.
-_ALGEBRA_THREADS: Final = 1
+ALGEBRA_THREADS: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,8 @@ def export(job: Job, stage: Stage) -> dict[str, Any]:
     """
     check_name(job.name)
     check_out(job.out, holds=f"{BUNDLE}/{MANIFEST}")
-    order = plan(job)
-    with beside(job.out) as scratch, threadpool_limits(limits=_ALGEBRA_THREADS):
+    order = plan(job.profile)
+    with beside(job.out) as scratch, threadpool_limits(limits=ALGEBRA_THREADS):
         return make(order, job.out, Common(job, scratch, stage))
 
 
@@ -93,13 +93,13 @@ class Order:
     wanted: Sequence[tuple[Target, Sequence[Plan]]]
 
 
-def plan(job: Job) -> Order:
-    """Read a job's profile: before any long work, since it may ask for what cannot be.
+def plan(profile_name: str) -> Order:
+    """Read a profile: before any long work, since it may ask for what cannot be.
 
     Raises:
         RejectedError: it does, or it is wrong.
     """
-    profile = load_profile(job.profile)
+    profile = load_profile(profile_name)
     found = [(targets.load(key), targets.load(key).plans(profile)) for key in profile.providers]
     return Order(profile, found)
 
@@ -124,7 +124,7 @@ class Common:
         self._scratch = scratch
         self._stage = stage
         source = open_source(job.model, tokenizer=job.tokenizer)
-        self._source = source.name
+        self.source = source.name
         with stage("exporting the encoder", None):
             folder = kept("encoders", key_of([source.digest(), _code()]), source.export)
             self.encoder = read_encoder(folder)
@@ -143,7 +143,7 @@ class Common:
                 recipe=self.recipe,
                 split=self.split,
                 encoder=self.encoder,
-                source=self._source,
+                source=self.source,
                 max_tokens=length,
                 share=self.job.share,
                 seed=self.job.seed,
