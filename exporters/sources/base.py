@@ -128,7 +128,7 @@ def tidy_encoder(model: onnx.ModelProto, *, file: str) -> onnx.ModelProto:
     tidy = _modern(model, file=file)
     del tidy.graph.output[:]
     tidy.graph.output.append(hidden[0])
-    _drop_unused(tidy.graph)
+    drop_unused(tidy.graph)
     return tidy
 
 
@@ -154,7 +154,7 @@ def _is_hidden(spec: onnx.ValueInfoProto) -> bool:
     return is_float and len(dims) == _RANK and dims[2].dim_value > 0
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
     """Remove nodes and initialisers that no output depends on: they would cost size and time."""
     needed = {spec.name for spec in graph.output}
     nodes = []
