@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from edgeslm.cli.text import megabytes
+from edgeslm.cli.placement import fallen, placed, proved
+from edgeslm.cli.text import megabytes, printable
 from edgeslm.runtime.golden import parse_golden
-from edgeslm.runtime.model import load_model
+from edgeslm.runtime.model import Model, load_model
 from edgeslm.runtime.profiles import load_profile
 
 _EPILOG: Final = """\
@@ -44,16 +45,29 @@ def main(argv: Sequence[str]) -> int:
         "files": len(manifest.artifacts),
         "bytes": size,
         "provider": model.provider,
+        "variant": model.variant,
+        "verified": model.verified,
         "node_share": model.node_share,
+        "coverage": {name: c.model_dump() for name, c in model.coverages.items()},
+        "passed_over": list(model.passed_over),
         "golden_cases": len(parse_golden(model.files.read("golden"))),
     }
     if args.json:
         sys.stdout.write(json.dumps(found) + "\n")
     else:
-        sys.stdout.write(
-            f"{found['name']} {found['version']} ({found['hash']})\n"
-            f"  files   {found['files']} of {megabytes(size)}, as listed\n"
-            f"  graph   loads; {model.node_share:.1%} of its nodes on {model.provider}\n"
-            f"  golden  {found['golden_cases']} cases, answered as expected\n"
-        )
+        sys.stdout.write(printable("\n".join(_lines(model, found)) + "\n"))
     return 0
+
+
+def _lines(model: Model, found: dict[str, Any]) -> Iterator[str]:
+    yield f"{found['name']} {found['version']} ({found['hash']})"
+    yield f"  files     {found['files']} of {megabytes(found['bytes'])}, as listed"
+    yield f"  graph     loads; {model.node_share:.1%} of its nodes on {model.provider}"
+    for name, took in model.coverages.items():
+        yield f"    {name:<14}  {placed(took, model.provider)}"
+        for line in fallen(took):
+            yield f"    {'':<14}  {line}"
+    yield f"  verified  {proved(model.verified)}, by its exporter"
+    yield f"  golden    {found['golden_cases']} cases, answered as expected"
+    for reason in model.passed_over:
+        yield f"  passed over {reason}"

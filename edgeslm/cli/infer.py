@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 from edgeslm.agent.reading import Reading, read
-from edgeslm.cli.text import whole
+from edgeslm.cli.placement import remarks
+from edgeslm.cli.text import printable, whole
 from edgeslm.contract.messages import ModelRef, Result, encode
 from edgeslm.contract.settings import Route
 from edgeslm.errors import EXIT_REJECTED, EdgeSLMError, RejectedError
@@ -136,6 +137,8 @@ def main(argv: Sequence[str]) -> int:
         cache_entries=0 if args.no_cache else args.cache_entries,
         verdict_dir=user_verdicts(),
     )
+    for remark in remarks(model):
+        sys.stderr.write(printable(f"edgeslm infer: note: {remark}\n"))
     text = _ROUTE.model_copy(update={"max_bytes": args.max_bytes, "share": args.share})
     answering = _Answering(
         model=model,

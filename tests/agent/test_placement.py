@@ -17,7 +17,7 @@ from tests.agent.kit import AgentProcess, Plant, brittle_bundle, poll
 
 pytestmark = pytest.mark.broker
 MakeAgent = Callable[..., AgentProcess]
-IDLE = {"provider": "idle", "verified": "none"}  # tests/agent/providers/idle.py
+IDLE = {"provider": "idle", "verified": "none"}  # tests/runtime/providers/idle.py
 PROFILE = """
 name = "idler"
 description = "A device whose accelerator is there and takes nothing."

@@ -10,5 +10,5 @@ from edgeslm.cli.main import main
 
 HERE = Path(__file__).parent
 tasks.__path__ += [str(HERE / "tasks"), str(HERE.parent / "runtime" / "tasks")]
-providers.__path__.append(str(HERE / "providers"))
+providers.__path__.append(str(HERE.parent / "runtime" / "providers"))
 sys.exit(main())

@@ -63,3 +63,47 @@ def test_inspect_shows_no_control_characters(run: Run, tmp_path: Path) -> None:
     shown = run("bundle", "inspect", hostile).stdout
     assert b"free" in shown
     assert not {0x1B, 0x0D, 0x07} & set(shown)
+
+
+IDLE = {"provider": "idle", "verified": "static"}  # tests/runtime/providers/idle.py
+
+
+def test_what_falls_to_the_cpu_is_told_by_every_command(run: Run, tmp_path: Path) -> None:
+    idle = tiny.write_bundle(tmp_path / "idle", artifact=IDLE)
+    verified = run("bundle", "verify", idle)
+    assert verified.returncode == 0
+    for part in (b"0 of 2 nodes on idle, in 0 pieces", b"1 Gather: not taken", b"static (checked"):
+        assert part in verified.stdout
+    found = json.loads(run("bundle", "verify", idle, "--json").stdout)
+    assert (found["verified"], found["node_share"]) == ("static", 0)
+    assert found["coverage"]["model.onnx"]["nodes"] == 2
+    answered = run("infer", idle, stdin=b"pump\n")
+    assert answered.returncode == 0
+    assert b"note: 0 of 2 nodes on idle" in answered.stderr
+    assert len(answered.stdout.splitlines()) == 1
+
+
+def test_a_bundle_that_asks_for_more_than_the_provider_takes_is_refused(
+    run: Run, tmp_path: Path
+) -> None:
+    asked = {**IDLE, "placement": {"min_coverage": 0.98}}
+    done = run("bundle", "verify", tiny.write_bundle(tmp_path / "asked", artifact=asked))
+    assert done.returncode == 65
+    assert b"98.0% are asked for" in done.stderr
+    assert b"[coverage.missed]" in done.stderr
+
+
+def test_inspect_shows_what_the_exporter_saw(run: Run, tmp_path: Path) -> None:
+    fallen = {"operator": "Erf", "count": 3, "why": "not on its list"}
+    coverage = {
+        "nodes": 10, "nodes_taken": 7, "operations": 2_000_000, "operations_taken": 1_000_000,
+        "partitions": 2, "fallen": [fallen],
+    }  # fmt: skip
+    artifact = {"verified": "emulated", "coverage": coverage}
+    shown = run("bundle", "inspect", tiny.write_bundle(tmp_path / "e", artifact=artifact)).stdout
+    for part in (
+        b"model.onnx: verified emulated (run on its emulator)",
+        b"7 of 10 nodes on cpu, in 2 pieces; 50.0% of about 2 M multiply-adds",
+        b"3 Erf: not on its list",
+    ):
+        assert part in shown

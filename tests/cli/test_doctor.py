@@ -431,6 +431,8 @@ def test_each_model_is_tried_by_itself(write: Write, bundle: Path, tmp_path: Pat
     models = {name: {"bundle": path} for name, path in bundles.items()}
     found = examine(write(uplink=at(free_port()), models=models))
     assert found["model.good"].level == "ok"
+    assert "2 of 2 nodes on cpu" in found["model.good"].found
+    assert "verified: none (never run on its provider)" in found["model.good"].found
     assert {found[f"model.{name}"].code for name in ("none", "cut", "differs")} == {
         "bundle.missing",
         "bundle.tampered",

@@ -52,14 +52,14 @@ def cpu(settings: AgentSettings | None, *, device: Device | None = None) -> Iter
     features = ", ".join(sorted(known & here.cpu_features)) or "none that a profile asks for"
     machine = f"{here.arch}, {here.cpu_model or 'unknown CPU'}; features: {features}"
     if settings is None or settings.profile is None:
-        yield ok("cpu", f"{machine}; profile {detect_profile(here).name}, detected")
+        yield ok("cpu", f"{machine}; profile {_named(detect_profile(here))}, detected")
         return
     profile = load_profile(settings.profile)
     if lacking := here.lacks(profile.requires):
         found = f"{machine}; profile {profile.name} {lacking}"
         yield error("cpu", found, _other(here), status=EXIT_CONFIG, code=ProfileError.code)
     else:
-        yield ok("cpu", f"{machine}; profile {profile.name}, as set")
+        yield ok("cpu", f"{machine}; profile {_named(profile)}, as set")
 
 
 def execution_providers(settings: AgentSettings | None) -> Iterator[Finding]:
@@ -102,6 +102,10 @@ def telemetry(_settings: AgentSettings | None) -> Iterator[Finding]:
 def _profile(settings: AgentSettings | None) -> DeviceProfile:
     name = settings.profile if settings else None
     return load_profile(name) if name else detect_profile()
+
+
+def _named(profile: DeviceProfile) -> str:
+    return f"{profile.name} (verified: {profile.verified})"
 
 
 def _other(here: Device) -> str:

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
-from edgeslm.cli.checks import Finding, guarded, ok
+from edgeslm.cli.checks import Finding, guarded, ok, warning
+from edgeslm.cli.placement import placed, proved, remarks
 from edgeslm.contract.settings import AgentSettings, ModelSettings
 from edgeslm.runtime.model import load_model
 from edgeslm.runtime.profiles import detect_profile, load_profile
 
+_PLACE: Final = "Export for what this device has; `edgeslm doctor` lists its providers."
 _REMEDY: Final = "Copy a whole bundle for this device there, or export it again."
 
 
@@ -34,6 +36,9 @@ def _model(name: str, settings: ModelSettings, profile: str | None) -> Iterator[
         cache_entries=0,
         verdict_dir=None,  # replayed each time
     )
-    where = f"{model.node_share:.0%} of its nodes on {model.provider}"
     which = f"{model.ref['name']} {model.ref['version']} ({model.ref['hash'][:12]})"
-    yield ok(f"model.{name}", f"{which}: {model.task}, {where}; golden file answered as expected")
+    where = placed(model.coverage, model.provider)
+    found = f"{which}: {model.task}, {where}; golden file answered as expected"
+    yield ok(f"model.{name}", f"{found}; verified: {proved(model.verified)}")
+    if told := "; ".join(remarks(model)):
+        yield warning(f"model.{name}", told, _PLACE)
