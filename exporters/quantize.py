@@ -63,6 +63,8 @@ def dynamic_int8(
             per_channel=per_channel,
             reduce_range=reduce_range,
             nodes_to_exclude=sorted(exclude),
+            # Of tensors whose type the quantiser cannot infer: what fused nodes give.
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
         return onnx.load(file)
 
@@ -77,6 +79,7 @@ def static_int8(  # noqa: PLR0913 -- by name
     per_channel: bool = True,
     reduce_range: bool = False,
     symmetric: bool = False,
+    outputs: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> onnx.ModelProto:
     """Return `model` with QDQ pairs around its `quantizable` nodes, but for those in `exclude`.
@@ -91,10 +94,17 @@ def static_int8(  # noqa: PLR0913 -- by name
         per_channel: a scale for each output channel of a MatMul's weight.
         reduce_range: 7-bit weights.
         symmetric: activations have no zero point of their own.
+        outputs: quantise what a MatMul gives, too, and not only what it reads. What leads into the
+            residual stream spans hundreds of times its usual size there: measured on MiniLM, mean
+            cosine to float32 .942 with them, .989 without, and faster without.
         options: further `extra_options` of onnxruntime.quantization.quantize_static.
     """
     chosen = [name for name in quantizable(model) if name not in exclude]
-    extra = {"ActivationSymmetric": symmetric, **(options or {})}
+    extra = {
+        "ActivationSymmetric": symmetric,
+        "OpTypesToExcludeOutputQuantization": [] if outputs else ["MatMul", "Gemm"],
+        **(options or {}),
+    }
     with _quietly(), tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / _FILE
         quantize_static(
@@ -129,8 +139,8 @@ def quantizable(model: onnx.ModelProto) -> list[str]:
 def ffn_down(model: onnx.ModelProto) -> set[str]:
     """Names of the MatMuls by a weight that read what GELU gives, found by structure.
 
-    They lead out of an encoder's feed-forward block. A few of their inputs are hundreds of times
-    the others, and one 8-bit scale for all of a tensor leaves nothing of the small ones.
+    They lead out of an encoder's feed-forward block, and are where static int8 loses most: most of
+    what they read lies in [-0.17, 1.5], and one scale must hold a few values of up to 25 as well.
     """
     made_by = {output: node for node in model.graph.node for output in node.output}
     weights = {i.name for i in _float_weights(model)}
