@@ -14,6 +14,8 @@ from tests.runtime import tiny
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "tests/runtime/with_double.py")]
+# The same, with a provider that takes no node as well.
+WITH_IDLE = [sys.executable, str(ROOT / "tests/agent/with_brittle.py")]
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
@@ -30,10 +32,19 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def run(environment: dict[str, str]) -> Run:
+    return _runner(COMMAND, environment)
+
+
+@pytest.fixture
+def run_idle(environment: dict[str, str]) -> Run:
+    return _runner(WITH_IDLE, environment)
+
+
+def _runner(command: list[str], environment: dict[str, str]) -> Run:
     def run_command(*args: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        command = [*COMMAND, *map(str, args)]
+        whole = [*command, *map(str, args)]
         done = subprocess.run(
-            command, input=stdin, capture_output=True, env=environment, timeout=60, check=False
+            whole, input=stdin, capture_output=True, env=environment, timeout=60, check=False
         )
         assert b"Traceback" not in done.stderr, done.stderr.decode()
         return done

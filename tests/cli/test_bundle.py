@@ -68,26 +68,26 @@ def test_inspect_shows_no_control_characters(run: Run, tmp_path: Path) -> None:
 IDLE = {"provider": "idle", "verified": "static"}  # tests/runtime/providers/idle.py
 
 
-def test_what_falls_to_the_cpu_is_told_by_every_command(run: Run, tmp_path: Path) -> None:
+def test_what_falls_to_the_cpu_is_told_by_every_command(run_idle: Run, tmp_path: Path) -> None:
     idle = tiny.write_bundle(tmp_path / "idle", artifact=IDLE)
-    verified = run("bundle", "verify", idle)
+    verified = run_idle("bundle", "verify", idle)
     assert verified.returncode == 0
     for part in (b"0 of 2 nodes on idle, in 0 pieces", b"1 Gather: not taken", b"static (checked"):
         assert part in verified.stdout
-    found = json.loads(run("bundle", "verify", idle, "--json").stdout)
+    found = json.loads(run_idle("bundle", "verify", idle, "--json").stdout)
     assert (found["verified"], found["node_share"]) == ("static", 0)
     assert found["coverage"]["model.onnx"]["nodes"] == 2
-    answered = run("infer", idle, stdin=b"pump\n")
+    answered = run_idle("infer", idle, stdin=b"pump\n")
     assert answered.returncode == 0
     assert b"note: 0 of 2 nodes on idle" in answered.stderr
     assert len(answered.stdout.splitlines()) == 1
 
 
 def test_a_bundle_that_asks_for_more_than_the_provider_takes_is_refused(
-    run: Run, tmp_path: Path
+    run_idle: Run, tmp_path: Path
 ) -> None:
     asked = {**IDLE, "placement": {"min_coverage": 0.98}}
-    done = run("bundle", "verify", tiny.write_bundle(tmp_path / "asked", artifact=asked))
+    done = run_idle("bundle", "verify", tiny.write_bundle(tmp_path / "asked", artifact=asked))
     assert done.returncode == 65
     assert b"98.0% are asked for" in done.stderr
     assert b"[coverage.missed]" in done.stderr
