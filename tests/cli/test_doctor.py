@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 import edgeslm
-from edgeslm import tasks
-from edgeslm import providers
+from edgeslm import providers, tasks
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig
 from edgeslm.cli import doctor
