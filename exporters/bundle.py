@@ -131,6 +131,7 @@ def _artifacts(folder: Path, made: Made) -> Iterator[Artifact]:
             precision=plan.precision,
             requires=plan.requires,
             placement=plan.placement,
+            session=plan.session,
             batch_invariant=plan.batch_invariant,
             verified=made.verified,
             coverage=made.coverage.get(name),

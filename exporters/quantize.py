@@ -54,7 +54,7 @@ def dynamic_int8(
         reduce_range: 7-bit weights.
         exclude: names of nodes to leave in float32.
     """
-    with _quietly(), tempfile.TemporaryDirectory() as folder:
+    with quietly(), tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / _FILE
         quantize_dynamic(
             model,
@@ -105,7 +105,7 @@ def static_int8(  # noqa: PLR0913 -- by name
         "OpTypesToExcludeOutputQuantization": [] if outputs else ["MatMul", "Gemm"],
         **(options or {}),
     }
-    with _quietly(), tempfile.TemporaryDirectory() as folder:
+    with quietly(), tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / _FILE
         quantize_static(
             onnx.shape_inference.infer_shapes(model),
@@ -189,8 +189,8 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # of a package with
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep the quantiser from advising to fuse first: see above."""
+def quietly() -> Iterator[None]:
+    """Keep quantisers and optimisers from telling at length what they do, and advising to fuse."""
     logging.disable(logging.WARNING)
     try:
         yield

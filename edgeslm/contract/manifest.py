@@ -50,6 +50,19 @@ class Tolerance(Typed):
     )
 
 
+class SessionSettings(Typed):
+    """How to open a graph where its exporter found better settings than the provider's own."""
+
+    threads: Annotated[int, Field(ge=1, le=64, description="Inside one inference.")] = 1
+    spinning: bool | None = Field(
+        None, description="Threads that wait keep their core busy; null: as ONNX Runtime does."
+    )
+    flush_denormals: bool = Field(
+        False,  # noqa: FBT003
+        description="Numbers too small for full precision become 0.",
+    )
+
+
 class Placement(Typed):
     """What a provider must take of a graph before a device trusts it."""
 
@@ -106,6 +119,9 @@ class Artifact(Typed):
     precision: str | None = Field(None, description="int8-dynamic, fp32, fp16, a16w8, ...")
     verified: Verified | None = Field(None, description="Of a graph: where it ran.")
     placement: Placement = Placement()
+    session: SessionSettings | None = Field(
+        None, description="Of a graph: how to open it; null: as its provider does."
+    )
     coverage: Coverage | None = Field(None, description="Of a graph: as the exporter found it.")
     tolerance: Tolerance | None = Field(None, description="Of a golden file, which needs it.")
 

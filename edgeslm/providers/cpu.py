@@ -6,7 +6,7 @@ from typing import Final
 
 import onnxruntime
 
-from edgeslm.contract.manifest import Artifact
+from edgeslm.contract.manifest import Artifact, SessionSettings
 from edgeslm.ports import SessionOptions
 
 _EP: Final = "CPUExecutionProvider"
@@ -18,9 +18,14 @@ def problem() -> str | None:
 
 
 def options(graph: Artifact) -> SessionOptions:
-    """One thread per inference: several callers on one session beat several threads in one."""
-    del graph  # all graphs alike
-    return SessionOptions(provider="cpu", ep=_EP)
+    """As the manifest says; by itself, one thread: several callers beat several threads."""
+    settings = graph.session or SessionSettings()
+    config = {}
+    if settings.spinning is not None:
+        config["session.intra_op.allow_spinning"] = str(int(settings.spinning))
+    if settings.flush_denormals:
+        config["session.set_denormal_as_zero"] = "1"
+    return SessionOptions(provider="cpu", ep=_EP, config=config, threads=settings.threads)
 
 
 def runtime() -> str:

@@ -57,12 +57,14 @@ class Tail:
     def pool(self) -> str:
         """Add masked mean pooling to length 1; return its tensor, float32 [batch, dim].
 
-        Mean and sum differ by a positive factor, which scaling to length 1 removes.
+        Mean and sum differ by a positive factor, which scaling to length 1 removes. An encoder
+        without attention_mask takes unpadded texts only: all of their tokens are real.
         """
-        hidden = self._model.graph.output[0].name  # [batch, sequence, dim]
-        mask = self.node("Cast", ["attention_mask"], "mask", to=TensorProto.FLOAT)
-        column = self.node("Unsqueeze", [mask, self.constant("last", np.array([-1]))], "column")
-        real = self.node("Mul", [hidden, column], "real")
+        hidden = real = self._model.graph.output[0].name  # [batch, sequence, dim]
+        if "attention_mask" in {value.name for value in self._model.graph.input}:
+            mask = self.node("Cast", ["attention_mask"], "mask", to=TensorProto.FLOAT)
+            column = self.node("Unsqueeze", [mask, self.constant("last", np.array([-1]))], "column")
+            real = self.node("Mul", [hidden, column], "real")
         along = self.constant("along", np.array([1]))
         total = self.node("ReduceSum", [real, along], "total", keepdims=0)
         length = self.node("ReduceL2", [total, along], "length", keepdims=1)

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeslm.contract.manifest import Coverage, Placement, Requirements, Verified
+from edgeslm.contract.base import Typed
+from edgeslm.contract.manifest import (
+    Coverage,
+    Placement,
+    Requirements,
+    SessionSettings,
+    Verified,
+)
 from edgeslm.contract.profile import DeviceProfile
+from edgeslm.errors import ConfigError
 from exporters.heads.base import FittedHead
 from exporters.sources.base import Encoder
 
@@ -20,6 +28,7 @@ WEIGHTS: Final = "model.onnx.data"
 """External data of every graph of a variant: graphs of several lengths share it."""
 ANYWHERE: Final = Placement()
 """No demand: for the CPU, which takes everything."""
+T = TypeVar("T")
 Feeds = Mapping[str, NDArray[np.generic]]
 
 
@@ -36,6 +45,9 @@ class Plan:
         batch_invariant: whether a row's output is independent of its batch, as proved.
         lengths: fixed sequence lengths, ascending; empty: any length.
         emulated: an emulator judges it: on a sample, within the gate for that.
+        recipe: how the target makes it, in the target's own terms, as a search has found it;
+            None: as the profile says.
+        session: how a device opens its graphs; None: as the provider does.
     """
 
     name: str
@@ -46,6 +58,8 @@ class Plan:
     batch_invariant: bool = False
     lengths: tuple[int, ...] = ()
     emulated: bool = False
+    recipe: Typed | None = None
+    session: SessionSettings | None = None
 
 
 class Workbench(Protocol):
@@ -115,3 +129,16 @@ class Target(Protocol):
         Raises:
             RejectedError: the model cannot be compiled so.
         """
+
+
+def section(profile: DeviceProfile, found: T | None, name: str) -> T:
+    """Return what a profile says of a provider.
+
+    Raises:
+        ConfigError: nothing.
+    """
+    if found is None:
+        remedy = f"Add it, or take `{name}` out of `providers`."
+        file = f"profile {profile.name}"
+        raise ConfigError(file, [(name, "missing")], remedy=remedy)
+    return found

@@ -19,6 +19,7 @@ from edgeslm.contract.manifest import Verified
 from edgeslm.contract.profile import CpuTarget, DeviceProfile
 from edgeslm.errors import ConfigError
 from edgeslm.runtime.device import this_device
+from exporters.cpu_recipe import CpuRecipe, apply
 from exporters.quantize import dynamic_int8
 from exporters.targets.base import WEIGHTS, Compiled, Plan, Workbench
 
@@ -29,6 +30,7 @@ _LEVELS: Final = {
     "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
 }
+_NORM_FUSIONS: Final = ["SkipLayerNormFusion", "EmbedLayerNormFusion"]
 _ERRORS_ONLY: Final = 3  # ONNX Runtime's log severity
 
 
@@ -54,6 +56,17 @@ def compile(  # noqa: A001 -- the port's word
     """
     section = _section(profile)
     encoder = workbench.encoder.model
+    if isinstance(plan.recipe, CpuRecipe):
+        made = apply(plan.recipe, encoder, workbench.calibration)
+        head = workbench.fit(None if plan.recipe.precision == "fp32" else made)
+        model = head.attach(made)
+        save(model, folder, level=plan.recipe.level, norm_apart=plan.recipe.norm_apart)
+        return Compiled(
+            head,
+            (GRAPH,),
+            _verified(profile),
+            twin=lambda other: save(model, other, level="none"),
+        )
     if plan.precision == "fp32":
         head = workbench.fit()
         model = head.attach(encoder)
@@ -82,10 +95,11 @@ def _verified(profile: DeviceProfile) -> Verified:
     return "none"
 
 
-def save(model: onnx.ModelProto, folder: Path, *, level: str) -> None:
+def save(model: onnx.ModelProto, folder: Path, *, level: str, norm_apart: bool = False) -> None:
     """Write `model` as `GRAPH` and `WEIGHTS`, optimised up to `level`: none, basic or extended.
 
-    Levels differ in the kernels that run, not in what is computed.
+    Levels differ in the kernels that run, not in what is computed; so does `norm_apart`: LayerNorm
+    is not fused with what comes before it.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
@@ -95,7 +109,10 @@ def save(model: onnx.ModelProto, folder: Path, *, level: str) -> None:
     options.add_session_config_entry(f"{prefix}_file_name", WEIGHTS)
     options.add_session_config_entry(f"{prefix}_min_size_in_bytes", str(_EXTERNAL_FROM_BYTES))
     onnxruntime.InferenceSession(
-        model.SerializeToString(deterministic=True), options, providers=["CPUExecutionProvider"]
+        model.SerializeToString(deterministic=True),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=_NORM_FUSIONS if norm_apart else [],
     )
 
 
