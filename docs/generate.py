@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from edgeslm.contract.golden import GoldenCase
 from edgeslm.contract.manifest import Manifest
+from edgeslm.contract.measurement import MEASUREMENT
 from edgeslm.contract.messages import ADAPTERS
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.contract.settings import AgentSettings
@@ -41,7 +42,8 @@ def documents() -> Iterator[tuple[Path, str]]:
     schemas: dict[str, dict[str, Any]] = {
         name: model.model_json_schema() for name, model in MODELS.items()
     }
-    schemas |= {name: a.json_schema(mode="serialization") for name, a in ADAPTERS.items()}
+    written = {**ADAPTERS, "bench": MEASUREMENT}
+    schemas |= {name: a.json_schema(mode="serialization") for name, a in written.items()}
     for name, schema in schemas.items():
         head = {
             "$schema": "https://json-schema.org/draft/2020-12/schema",

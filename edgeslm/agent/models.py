@@ -12,15 +12,14 @@ from typing import Final
 
 from edgeslm.agent.session import InputSession, Job
 from edgeslm.agent.workers import AbsentModel, Model, Pool, Responder
-from edgeslm.contract.manifest import Coverage
-from edgeslm.contract.messages import CoverageState, ErrorInfo, ModelState
+from edgeslm.contract.messages import ErrorInfo, ModelState
 from edgeslm.contract.settings import ModelSettings
 from edgeslm.errors import EdgeSLMError
 from edgeslm.logs import Log
+from edgeslm.runtime.coverage import coverage_state
 
 log = Log(__name__)
 INTERNAL: Final = "internal"
-CPU: Final = "cpu"  # runs what the provider of a graph does not take
 
 Load = Callable[[str, ModelSettings, str | None], Model | None]
 """See `edgeslm.agent.agent.Parts.load`."""
@@ -168,20 +167,6 @@ class ModelSlot:
         if self.error is not None:
             state["error"] = self.error
         return state
-
-
-def coverage_state(provider: str, found: Coverage) -> CoverageState:
-    """What `provider` took of a graph, and what the CPU runs in its place."""
-    nodes, operations = {provider: found.nodes_taken}, {provider: found.operations_taken}
-    if found.nodes > found.nodes_taken:
-        nodes[CPU] = found.nodes - found.nodes_taken
-        operations[CPU] = found.operations - found.operations_taken
-    return {
-        "nodes": nodes,
-        "operations": operations,
-        "partitions": found.partitions,
-        "fallen": [{"operator": f.operator, "count": f.count, "why": f.why} for f in found.fallen],
-    }
 
 
 def failed_state(name: str, error: ErrorInfo) -> ModelState:

@@ -7,6 +7,8 @@ import contextlib
 import itertools
 import json
 import os
+import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -16,25 +18,35 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypedDict
 
+from edgeslm import __version__, providers
+from edgeslm.adapters.fs import write_durably
+from edgeslm.adapters.meters import EnergyMeter, cpu_mhz, energy_meter, temperature_c
 from edgeslm.adapters.process import pss_mb
-from edgeslm.cli.text import duration, whole
+from edgeslm.cli.placement import proved
+from edgeslm.cli.text import duration, printable, whole
+from edgeslm.contract.measurement import Climate, Energy, Latency, Measurement
 from edgeslm.errors import UnavailableError
 from edgeslm.ports import Request
+from edgeslm.runtime.coverage import coverage_state
 from edgeslm.runtime.device import this_device
 from edgeslm.runtime.golden import parse_golden
 from edgeslm.runtime.model import Model, load_model
+from edgeslm.runtime.profiles import load_profile
+from edgeslm.runtime.variants import ANY_LENGTH, fixed_length
 
-_LENGTHS: Final = (8, 16, 32, 64, 128)  # tokens
+_LENGTHS: Final = (8, 16, 32, 64, 128)  # tokens, where the graph takes any
 _STARTS: Final = 3
 _WARM_UP: Final = 10  # inferences
 _EPILOG: Final = """\
 Cold start and memory are those of a fresh `edgeslm infer` with as many callers. Nothing else should
-run on the machine meanwhile.
+run on the machine meanwhile. What the machine does not tell (energy, clock, temperature) is null.
+The figures are kept beside the bundle folder, as bench-HASH-DEVICE.json, where it can be written.
 
 exit status:
   0   measured
   65  the bundle cannot be used: says why
   75  a fresh process did not answer
+  78  the device profile cannot be used
 """
 
 
@@ -44,39 +56,11 @@ class BenchFailedError(UnavailableError):
     code = "bench.failed"
 
 
-class Latency(TypedDict):
-    """Of single inferences, one after another, without cache."""
-
-    tokens: int
-    p50_ms: float
-    p99_ms: float
-
-
-class Start(TypedDict):
-    """A fresh process, medians over several."""
+class _Start(TypedDict):
+    """A fresh process."""
 
     cold_start_ms: float
     pss_mb: float
-
-
-class Measured(TypedDict):
-    """Everything `edgeslm bench` says."""
-
-    model: str
-    version: int
-    hash: str
-    provider: str
-    node_share: float
-    cpu: str
-    callers: int
-    load_ms: float
-    load_with_golden_ms: float
-    cold_start_ms: float
-    pss_mb: float
-    latency: list[Latency]
-    one_caller_per_s: float
-    all_callers_per_s: float
-    cached_us: float
 
 
 def main(argv: Sequence[str]) -> int:
@@ -88,6 +72,10 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("bundle", type=Path, help="bundle folder")
+    parser.add_argument("--profile", help="device profile, by name or .toml file")
+    parser.add_argument(
+        "--device", default=platform.node() or "local", help="its name (default: the host's)"
+    )
     parser.add_argument(
         "--callers", type=whole(1, 64), default=os.cpu_count() or 1, help="default: cores"
     )
@@ -96,57 +84,140 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     args = parser.parse_args(argv)
-    measured = measure(args.bundle, callers=args.callers, seconds=args.seconds)
+    measured = measure(
+        args.bundle,
+        profile=args.profile,
+        device=args.device,
+        callers=args.callers,
+        seconds=args.seconds,
+    )
     if args.json:
         sys.stdout.write(json.dumps(measured) + "\n")
     else:
-        sys.stdout.write("\n".join(_lines(measured)) + "\n")
+        sys.stdout.write(printable("\n".join(_lines(measured)) + "\n"))
+    file = kept_as(args.bundle, measured)
+    try:
+        write_durably(file, (json.dumps(measured, indent=1) + "\n").encode())
+    except OSError as err:
+        why = f"{file} is not written: {err.strerror}"
+    else:
+        why = f"kept as {file}"
+    sys.stderr.write(printable(f"edgeslm bench: note: {why}\n"))
     return 0
 
 
-def measure(bundle: Path, *, callers: int, seconds: float) -> Measured:
+def kept_as(bundle: Path, measured: Measurement) -> Path:
+    """Return where figures of a bundle on a device are kept: beside its folder."""
+    device = re.sub(r"[^A-Za-z0-9._-]+", "-", measured["device"]).strip(".-") or "local"
+    name = f"bench-{measured['hash'][:12]}-{device[:64]}.json"
+    return Path(os.path.realpath(bundle)).parent / name
+
+
+def measure(
+    bundle: Path, *, profile: str | None, device: str, callers: int, seconds: float
+) -> Measurement:
     """Measure the bundle in folder `bundle`, for `seconds` a figure.
 
     Raises:
-        Whatever `load_model` raises.
+        Whatever `load_profile` and `load_model` raise.
         BenchFailedError: a fresh process did not answer.
     """
-    with_golden_ms, _ = _timed(lambda: load_model(bundle, cache_entries=0))
-    load_ms, model = _timed(lambda: load_model(bundle, cache_entries=0, golden=False))
+    asked = load_profile(profile) if profile else None
+    options = [] if profile is None else ["--profile", profile]
+    with_golden_ms, _ = _timed(lambda: load_model(bundle, profile=asked, cache_entries=0))
+    load_ms, model = _timed(
+        lambda: load_model(bundle, profile=asked, cache_entries=0, golden=False)
+    )
     requests = [
         Request(case.request.text, case.request.source)
         for case in parse_golden(model.files.read("golden"))
     ]
     for request in itertools.islice(itertools.cycle(requests), _WARM_UP):
         model.answer(request)
-    starts = [_start(bundle, requests, callers=callers) for _ in range(_STARTS)]
-    cached = load_model(bundle, golden=False)
+    starts = [_start(bundle, requests, options, callers=callers) for _ in range(_STARTS)]
+    cached = load_model(bundle, profile=asked, golden=False)
     for request in requests:
         cached.answer(request)
+    here, provider = this_device(), providers.load(model.provider)
+    before = _climate()
     return {
+        "schema": 1,
+        "device": device,
+        "time": time.time(),
+        "edgeslm": __version__,
+        "machine": here.cpu_model,
+        "arch": here.arch,
+        "cores": len(os.sched_getaffinity(0)),
         "model": model.ref["name"],
         "version": model.ref["version"],
         "hash": model.ref["hash"],
+        "task": model.task,
+        "variant": model.variant,
         "provider": model.provider,
+        "runtime": provider.runtime() if provider is not None else "",
+        "verified": model.verified,
         "node_share": model.node_share,
-        "cpu": this_device().cpu_model,
-        "callers": callers,
+        "coverage": coverage_state(model.provider, model.coverage),
+        "passed_over": list(model.passed_over),
         "load_ms": load_ms,
         "load_with_golden_ms": with_golden_ms,
         "cold_start_ms": statistics.median(start["cold_start_ms"] for start in starts),
         "pss_mb": statistics.median(start["pss_mb"] for start in starts),
         "latency": list(_latencies(model, requests, seconds)),
         "one_caller_per_s": _per_second(model, requests, callers=1, seconds=seconds),
+        "callers": callers,
         "all_callers_per_s": _per_second(model, requests, callers=callers, seconds=seconds),
         "cached_us": 1e6 / _per_second(cached, requests, callers=1, seconds=seconds),
+        "energy": energy(energy_meter(), model, requests, seconds),
+        "before": before,
+        "after": _climate(),
+    }
+
+
+def _climate() -> Climate:
+    return {"cpu_mhz": cpu_mhz(), "temperature_c": temperature_c()}
+
+
+def energy(
+    meter: EnergyMeter | None, model: Model, requests: Sequence[Request], seconds: float
+) -> Energy | None:
+    """Return what inference draws by `meter`; None where there is none, or it falls silent."""
+    if meter is None:
+        return None
+    count = 0
+
+    def work() -> None:
+        nonlocal count
+        end = time.perf_counter() + seconds
+        for request in itertools.cycle(requests):
+            model.answer(request)
+            count += 1
+            if time.perf_counter() >= end:
+                return
+
+    try:
+        idle_w = meter.joules(lambda: time.sleep(seconds)) / seconds
+        start = time.perf_counter()
+        joules = meter.joules(work)
+        took_s = time.perf_counter() - start
+    except OSError:
+        return None
+    return {
+        "counter": meter.name,
+        "idle_w": idle_w,
+        "busy_w": joules / took_s,
+        "inferences": count,
+        "mj_per_inference": 1e3 * joules / count,
     }
 
 
 def _latencies(model: Model, requests: list[Request], seconds: float) -> Iterator[Latency]:
-    """Measure texts of several lengths, as far as the model reads."""
+    """Measure the longest text that each graph takes, or several lengths where one takes any."""
     words = " ".join(request.text for request in requests).split()
+    graphs = model.files.artifacts("graph")
+    fixed = sorted({fixed_length(graph) for graph in graphs} - {ANY_LENGTH})
     longest = model.bundle.manifest.max_tokens
-    for tokens in (*(n for n in _LENGTHS if n < longest), longest):
+    for tokens in fixed or (*(n for n in _LENGTHS if n < longest), longest):
         request = _of_length(model, words, tokens)
         taken: list[float] = []
         end = time.perf_counter() + seconds
@@ -155,15 +226,25 @@ def _latencies(model: Model, requests: list[Request], seconds: float) -> Iterato
             model.answer(request)
             taken.append((time.perf_counter() - start) * 1e3)
         cuts = statistics.quantiles(taken, n=100, method="inclusive")
-        yield {"tokens": model.tokens(request), "p50_ms": cuts[49], "p99_ms": cuts[98]}
+        yield {
+            "tokens": model.tokens(request),
+            "bucket": tokens if fixed else None,
+            "inferences": len(taken),
+            "p50_ms": cuts[49],
+            "p95_ms": cuts[94],
+            "p99_ms": cuts[98],
+        }
 
 
 def _of_length(model: Model, words: Sequence[str], tokens: int) -> Request:
-    """Return a text of these words that has `tokens` tokens, or as near above as they allow."""
+    """Return a text of these words that has `tokens` tokens, or as near below as they allow."""
     text = ""
     for word in itertools.islice(itertools.cycle(words), 4 * tokens):
-        text = f"{text} {word}".strip()
-        if model.tokens(Request(text)) >= tokens:
+        longer = f"{text} {word}".strip()
+        found = model.tokens(Request(longer))
+        if found <= tokens or not text:
+            text = longer
+        if found == tokens:
             break
     return Request(text)
 
@@ -189,13 +270,18 @@ def _per_second(model: Model, requests: list[Request], *, callers: int, seconds:
     return sum(counts) / (time.perf_counter() - start)
 
 
-def _start(bundle: Path, requests: list[Request], *, callers: int) -> Start:
+def _start(
+    bundle: Path, requests: list[Request], options: Sequence[str], *, callers: int
+) -> _Start:
     """Start `edgeslm infer`, wait for its first result, then for all, and look at its memory."""
     lines = [json.dumps({"text": r.text, "source": r.source}).encode() + b"\n" for r in requests]
-    command = [sys.executable, "-m", "edgeslm", "infer", str(bundle), "--format", "json"]
+    command = [sys.executable, "-m", "edgeslm", "infer", str(bundle), "--format", "json", *options]
     started = time.perf_counter()
     with subprocess.Popen(  # noqa: S603 -- ourselves
-        [*command, "--threads", str(callers)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [*command, "--threads", str(callers)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # it would say again what `_lines` says
     ) as process:
         if process.stdin is None or process.stdout is None:  # never: both are pipes
             raise BenchFailedError
@@ -223,9 +309,16 @@ def _timed(load: Callable[[], Model]) -> tuple[float, Model]:
     return (time.perf_counter() - start) * 1e3, model
 
 
-def _lines(measured: Measured) -> Iterator[str]:
-    yield f"{measured['model']} {measured['version']} on {measured['cpu']}"
-    yield f"  provider      {measured['provider']}, {measured['node_share']:.1%} of the nodes"
+def _lines(measured: Measurement) -> Iterator[str]:
+    yield f"{measured['model']} {measured['version']} on {measured['machine']}"
+    form = f" {measured['variant']}" if measured["variant"] is not None else ""
+    on = f"{measured['provider']} {measured['runtime']}"
+    yield f"  provider      {on},{form} {measured['node_share']:.1%} of the nodes"
+    for one in measured["coverage"]["fallen"]:
+        yield f"                {one['count']} {one['operator']}: {one['why']}"
+    for reason in measured["passed_over"]:
+        yield f"                passed over {reason}"
+    yield f"  verified      {proved(measured['verified'])}, by its exporter"
     yield (
         f"  load          {measured['load_ms']:.0f} ms; "
         f"{measured['load_with_golden_ms']:.0f} ms with the golden file"
@@ -234,8 +327,23 @@ def _lines(measured: Measured) -> Iterator[str]:
     yield f"  memory        {measured['pss_mb']:.0f} MB (PSS)"
     for row in measured["latency"]:
         at = f"{row['tokens']} tokens"
-        yield f"  {at:<12}  p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms"
+        yield (
+            f"  {at:<12}  p50 {row['p50_ms']:.2f} ms, p95 {row['p95_ms']:.2f} ms, "
+            f"p99 {row['p99_ms']:.2f} ms"
+        )
     yield f"  1 caller      {measured['one_caller_per_s']:.0f} answers/s"
     callers = f"{measured['callers']} callers"
     yield f"  {callers:<12}  {measured['all_callers_per_s']:.0f} answers/s"
     yield f"  from cache    {measured['cached_us']:.1f} us"
+    spent = measured["energy"]
+    if spent is None:
+        yield "  energy        no counter that we may read"
+    else:
+        each = f"{spent['mj_per_inference']:.3g} mJ an inference"
+        watts = f"{spent['busy_w']:.3g} W, idle {spent['idle_w']:.3g} W"
+        yield f"  energy        {each} ({spent['counter']}: {watts})"
+    for when, climate in (("before", measured["before"]), ("after", measured["after"])):
+        mhz, heat = climate["cpu_mhz"], climate["temperature_c"]
+        clock = "unknown clock" if mhz is None else f"{mhz:.0f} MHz"
+        degrees = "unknown temperature" if heat is None else f"{heat:.1f} C"
+        yield f"  {when:<12}  {clock}, {degrees}"

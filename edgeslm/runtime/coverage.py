@@ -10,11 +10,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from edgeslm.contract.base import problems_of
 from edgeslm.contract.manifest import Coverage, Fallen, Placement
+from edgeslm.contract.messages import CoverageState
 from edgeslm.errors import InvalidFileError, RejectedError
 from edgeslm.ports import Piece
 from edgeslm.runtime.bundle import VariantFiles
 
 CPU: Final = "CPUExecutionProvider"
+_CPU_KEY: Final = "cpu"  # of edgeslm/providers/: runs what another provider does not take
 Costs = dict[str, dict[str, int]]
 """Path of a graph -> name of a node -> multiply-adds of one inference."""
 _COSTS: Final = TypeAdapter(Costs)
@@ -68,6 +70,20 @@ def coverage(pieces: Sequence[Piece], ep: str, costs: Mapping[str, int]) -> Cove
             for operator, count in sorted(fallen.items())
         ),
     )
+
+
+def coverage_state(provider: str, found: Coverage) -> CoverageState:
+    """What `provider` took of a graph, and what the CPU runs in its place."""
+    nodes, operations = {provider: found.nodes_taken}, {provider: found.operations_taken}
+    if found.nodes > found.nodes_taken:
+        nodes[_CPU_KEY] = found.nodes - found.nodes_taken
+        operations[_CPU_KEY] = found.operations - found.operations_taken
+    return {
+        "nodes": nodes,
+        "operations": operations,
+        "partitions": found.partitions,
+        "fallen": [{"operator": f.operator, "count": f.count, "why": f.why} for f in found.fallen],
+    }
 
 
 def share(found: Coverage) -> float:

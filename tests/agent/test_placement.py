@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from edgeslm.agent.models import coverage_state
 from edgeslm.contract.manifest import Coverage, Fallen
 from edgeslm.runtime.bundle import MANIFEST
+from edgeslm.runtime.coverage import coverage_state
 from tests.agent.kit import AgentProcess, Plant, brittle_bundle, poll
 
 pytestmark = pytest.mark.broker
