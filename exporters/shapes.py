@@ -31,6 +31,8 @@ which ends at 65504. Exported encoders have float32's least, -3.4e38."""
 _ERRORS_ONLY: Final = 3  # ONNX Runtime's log severity
 _SHAPE_ONLY: Final = frozenset({"Shape", "Size"})  # do not look at values
 _STRETCHING: Final = frozenset({"Add", "Mul", "Sub", "Where"})  # broadcast what they are given
+# MatMul and Add would become Gemm and two Reshapes; quantised tensors would be copied and moved.
+_LEFT_OUT: Final = ["MatMulAddFusion", "EnsureUniqueDQForNodeUnit", "QDQPropagationTransformer"]
 _TRIES: Final = ((3, 7), (1, 5))  # [batch, sequence] on which a table is proved
 _HALF_MAX: Final = float(np.finfo(np.float16).max)
 _SAFETY: Final = 2.0  # times the largest value seen: other texts have larger ones
@@ -62,22 +64,35 @@ def fold(model: onnx.ModelProto, *, length: int | None = None) -> onnx.ModelProt
     fixed.CopyFrom(model)
     if length is not None:
         set_shape(fixed, length)
+    folded = _folded(fixed)
+    if length is not None:
+        check_static(folded)
+    return folded
+
+
+def unpack_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return `model` with its int8 weights as float32, as a session without QDQ unpacks them."""
+    return _folded(model, {"session.disable_quant_qdq": "1"})
+
+
+def _folded(model: onnx.ModelProto, config: Mapping[str, str] | None = None) -> onnx.ModelProto:
+    """Let ONNX Runtime compute what is constant."""
     options = _options(onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC)
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
         onnxruntime.InferenceSession(
-            fixed.SerializeToString(),
+            model.SerializeToString(),
             options,
             providers=["CPUExecutionProvider"],
-            disabled_optimizers=["MatMulAddFusion"],  # to Gemm and two Reshapes
+            disabled_optimizers=_LEFT_OUT,
         )
         folded = onnx.load(options.optimized_model_filepath)
     used = {node.domain for node in folded.graph.node} | {""}
     opsets = [opset for opset in folded.opset_import if opset.domain in used]
     del folded.opset_import[:]
     folded.opset_import.extend(opsets)
-    if length is not None:
-        check_static(folded)
     return folded
 
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeslm import providers
-from edgeslm.contract.manifest import Requirements, Tolerance, Verified
+from edgeslm.contract.manifest import Artifact, Requirements, Tolerance, Verified
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.ports import Answer
+from edgeslm.runtime.coverage import check
 from edgeslm.runtime.device import this_device
 from edgeslm.runtime.model import Model, load_model
-from edgeslm.runtime.variants import CPU
+from edgeslm.runtime.variants import CPU, absent
 from exporters.bundle import COSTS, Identity, Made, write_bundle
 from exporters.costs import write_costs
 from exporters.data import Row, sample
@@ -96,6 +97,8 @@ class Maker:
         made = Made(plan, compiled, verified=compiled.verified if here is None else "none")
         if compiled.coverage:
             made = replace(made, coverage=compiled.coverage, verified=compiled.verified)
+            for graph, took in compiled.coverage.items():
+                check(took, plan.placement, graph=f"{plan.name}/{graph}")
         model = self._load(folder, made, stand_in=here)
         if here in {None, plan.provider}:
             made = replace(made, coverage=model.coverages, verified=compiled.verified)
@@ -253,7 +256,16 @@ class Maker:
 def _here(plan: Plan) -> str | None:
     """Return who runs a variant on this machine; None: its own provider, as on the device."""
     provider = providers.load(plan.provider)
-    if provider is None or provider.problem() is not None:
+    graph = Artifact(
+        role="graph",
+        path=plan.name,
+        size=0,
+        sha256="0" * 64,
+        provider=plan.provider,
+        requires=plan.requires,
+        precision=plan.precision,
+    )
+    if provider is None or absent(provider, [graph]) is not None:
         return CPU
     return None if this_device().lacks(plan.requires) is None else plan.provider
 

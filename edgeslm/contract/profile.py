@@ -54,6 +54,7 @@ class CudaTarget(Typed):
     precisions: tuple[Literal["fp16", "int8"], ...] = Field(
         ("fp16", "int8"), description="Variants to make, best first."
     )
+    buckets: Buckets = (16, 32, 64, 128)
 
 
 class CoreMlTarget(Typed):
@@ -130,7 +131,7 @@ class DeviceProfile(Typed):
             if provider in _SECTIONS and getattr(self, provider) is None:
                 msg = f"providers: {provider} needs [{_SECTIONS[provider]}], which says how"
                 raise ValueError(msg)
-        for section in (self.qnn, self.coreml, self.openvino):
+        for section in (self.qnn, self.cuda, self.coreml, self.openvino):
             buckets = section.buckets if section is not None else None
             if buckets is None:
                 continue

@@ -30,14 +30,19 @@ def problem() -> str | None:
 
 
 def options(graph: Artifact) -> SessionOptions:
-    """On the CPU: float32 where a graph says so, and one thread for an inference.
+    """On the kind of device that the graph was made for."""
+    return on(graph.requires.accelerator or _CPU)
 
-    OpenVINO would take bfloat16 where the processor has it, which differs from machine to machine,
-    and all threads for each inference. As many inferences as there are processors may run at once.
+
+def on(hardware: str) -> SessionOptions:
+    """How to open a session on a kind of device: CPU, GPU or NPU.
+
+    On the processor in float32 where a graph says so, and one thread for an inference: OpenVINO
+    would take bfloat16 where the processor has it, which differs from machine to machine, and all
+    threads for each inference. As many inferences may run at once as there are processors.
     https://docs.openvino.ai/2026/openvino-workflow/running-inference/optimize-inference/precision-control.html
     https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devices-and-modes/cpu-device.html
     """
-    hardware = graph.requires.accelerator or _CPU
     at_once = str(os.cpu_count() or 1)
     config = {
         "INFERENCE_PRECISION_HINT": "f32",

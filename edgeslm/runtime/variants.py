@@ -96,6 +96,12 @@ def choose_variant(
     raise NoArtifactError(msg)
 
 
+def absent(provider: Provider, graphs: Sequence[Artifact]) -> str | None:
+    """Say that the provider is not here, or finds no device for `graphs`; None where it is."""
+    problems = (hardware_problem(provider.options(graph)) for graph in graphs)
+    return provider.problem() or next(filter(None, problems), None)
+
+
 def _key(graphs: Sequence[Artifact]) -> str:
     return graphs[0].provider or CPU
 
@@ -104,11 +110,8 @@ def _problem(graphs: Sequence[Artifact], provider: Provider, device: Device) -> 
     for graph in graphs:
         if lacking := device.lacks(graph.requires):
             return lacking
-    if missing := provider.problem():
+    if missing := absent(provider, graphs):
         return missing
-    for graph in graphs:
-        if lacking := hardware_problem(provider.options(graph)):
-            return lacking
     have = provider.runtime()
     for graph in graphs:
         runtime = graph.requires.runtime
