@@ -17,16 +17,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks import isolation, machine, table
-from benchmarks.errors import MissingDataError
+from benchmarks.errors import MissingDataError, MissingToolError
 from benchmarks.figures import BY_NAME, SPECS, Figure, Measured
 from benchmarks.setup import Setup
 from edgeslm.cli.main import call
+from edgeslm.errors import EXIT_UNAVAILABLE
 
 EXIT_MISSED: Final = 1
 DATA_VARIABLE: Final = "EDGESLM_CASES"
 _EPILOG: Final = f"""\
 exit status: 0 every bound holds; {EXIT_MISSED} measured, but a bound is missed;
-65 a run failed; 75 the evaluation cases, mosquitto or a package are missing
+65 a run failed; 75 the evaluation cases are missing, or what a figure drives is not installed:
+that figure is skipped
 """
 
 
@@ -49,15 +51,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.write and args.quick:
         parser.error("--write does not take the figures of --quick")
     names = list(dict.fromkeys(args.names)) or [spec.name for spec in SPECS]
-    figures = measure(names, data=cases_folder(args.data), quick=args.quick)
+    figures, skipped = measure(names, data=cases_folder(args.data), quick=args.quick)
     if args.write:
         table.write(args.write, figures)
-    _print(figures, as_json=args.json)
-    return 0 if all(figure.holds for figure in figures) else EXIT_MISSED
+    if figures:
+        _print(figures, as_json=args.json)
+    for group, why in skipped.items():
+        sys.stderr.write(f"python -m benchmarks: {group}: skipped: {why}\n")
+    if not all(figure.holds for figure in figures):
+        return EXIT_MISSED
+    return EXIT_UNAVAILABLE if skipped else 0
 
 
-def measure(names: Sequence[str], *, data: Path, quick: bool) -> list[Figure]:
-    """Return the figures of that name, measured now, group by group.
+def measure(
+    names: Sequence[str], *, data: Path, quick: bool
+) -> tuple[list[Figure], dict[str, str]]:
+    """Measure the figures of that name, group by group.
+
+    Returns:
+        The figures; and, by group, why it was skipped: a tool that it drives is not installed.
 
     Args:
         names: keys of `BY_NAME`.
@@ -65,12 +77,13 @@ def measure(names: Sequence[str], *, data: Path, quick: bool) -> list[Figure]:
         quick: a rehearsal.
 
     Raises:
-        EdgeSLMError: a group could not be measured.
+        EdgeSLMError: a group could not be measured for another reason.
     """
     specs = [BY_NAME[name] for name in names]
     order = list(dict.fromkeys(spec.group for spec in specs))
     cache = Path(os.environ.get("EDGESLM_CACHE", machine.ROOT / ".cache")) / "benchmarks"
     found: dict[str, Measured] = {}
+    skipped: dict[str, str] = {}
     with (
         tempfile.TemporaryDirectory(prefix="edgeslm-benchmarks-") as work,
         _progress(len(order)) as (begin, tell, done),
@@ -79,9 +92,16 @@ def measure(names: Sequence[str], *, data: Path, quick: bool) -> list[Figure]:
             begin(group)
             wanted = frozenset(spec.name for spec in specs if spec.group == group)
             setup = Setup(data, Path(work), cache, wanted, quick, tell)
-            found |= isolation.measure(group, setup, tell=tell)
+            try:
+                found |= isolation.measure(group, setup, tell=tell)
+            except isolation.GroupFailedError as err:
+                if err.code != MissingToolError.code:
+                    raise
+                skipped[group] = f"{err} [{err.code}]"
             done()
-    return [Figure(s, found[s.name], machine.facts(), machine.commit(), quick) for s in specs]
+    facts, commit = machine.facts(), machine.commit()
+    figures = [Figure(s, found[s.name], facts, commit, quick) for s in specs if s.name in found]
+    return figures, skipped
 
 
 def cases_folder(given: Path | None) -> Path:
@@ -126,9 +146,8 @@ def _list() -> None:
         on = {"value": "", "ratio": "x", "difference": f" {spec.unit} from the rival's"}[
             spec.compared
         ]
-        sys.stdout.write(
-            f"{spec.name:<{width}}  {spec.what} ({spec.direction} {spec.bound:g}{on})\n"
-        )
+        bound = "published" if spec.bound is None else f"{spec.direction} {spec.bound:g}{on}"
+        sys.stdout.write(f"{spec.name:<{width}}  {spec.what} ({bound})\n")
 
 
 def _print(figures: Sequence[Figure], *, as_json: bool) -> None:

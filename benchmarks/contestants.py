@@ -23,6 +23,7 @@ from edgeslm.contract.topics import DEFAULT_ROOT, Topics
 from edgeslm.demo.processes import Child
 
 MODEL: Final = "measured"
+NODE_SERVICE: Final = "service.js"
 TOPIC: Final = "plant/lines"
 """What everybody reads; to the agent it is also the source that the plant's bundle knows."""
 _START_S: Final = 120.0
@@ -66,6 +67,17 @@ def echo() -> Enter:
     def enter(broker: Broker, folder: Path) -> tuple[list[str], str]:
         out = f"answers/{folder.name}"
         return _rival("echo", broker, out), out
+
+    return enter
+
+
+def node(folder: Path, bundle: Path) -> Enter:
+    """Enter the service in Node.js, installed in `folder`; see benchmarks/rivals/node/."""
+
+    def enter(broker: Broker, own: Path) -> tuple[list[str], str]:
+        out = f"answers/{own.name}"
+        at = ("--port", str(broker.port), "--into", TOPIC, "--out", out)
+        return ["node", str(folder / NODE_SERVICE), *at, "--bundle", str(bundle)], out
 
     return enter
 

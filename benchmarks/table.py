@@ -77,7 +77,7 @@ def _cells(figure: Figure) -> list[str]:
         spec.rival,
         f"{_short(figure.measured.rival_value)}{unit}",
         "" if figure.ratio is None else _ratio(figure),
-        "yes" if figure.holds else "**no**",
+        "" if spec.bound is None else "yes" if figure.holds else "**no**",
         f"{figure.commit[:7]}{'+' * figure.commit.endswith('+')}",
         f"`python -m benchmarks {spec.name}`",
     ]
@@ -85,6 +85,8 @@ def _cells(figure: Figure) -> list[str]:
 
 def _bound(figure: Figure) -> str:
     spec = figure.spec
+    if spec.bound is None:
+        return "published"
     match spec.compared:
         case "ratio":
             return f"{spec.direction} {spec.bound:g}x"

@@ -24,6 +24,8 @@ MODULES: Final = {
     "latency": "latency",
     "footprint": "footprint",
     "int8": "int8",
+    "node": "node",
+    "matrix": "matrix",
 }
 
 

@@ -38,7 +38,7 @@ def plant(setup: Setup) -> dict[str, Measured]:
         "throughput-cold-cached": script(bundle, cache=_CACHE),
         "throughput-warm": echo(),
     }
-    load = write_load(setup, _texts(setup, "plant-traffic", "lines"))
+    load = write_load(setup, texts(setup, "plant-traffic", "lines"))
     ours: dict[str, list[float]] = {name: [] for name in rivals}
     theirs: dict[str, list[float]] = {name: [] for name in rivals}
     with Broker(setup.work / "broker") as broker:
@@ -60,7 +60,7 @@ def unrepeated(setup: Setup) -> dict[str, Measured]:
     machine that grows slower in a round is no one's gain.
     """
     bundle = bundles.intent(setup, "clinc150")
-    load = write_load(setup, _texts(setup, "clinc150", "eval"))
+    load = write_load(setup, texts(setup, "clinc150", "eval"))
     found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in setup.wanted}
     with Broker(setup.work / "broker") as broker:
         rivals: dict[str, Callable[[], float]] = {
@@ -102,9 +102,10 @@ def flow(broker: Broker, out: str, load: Load) -> float:
     return count / broker.flow(load.file, into=TOPIC, out=out, count=count, within_s=_LIMIT_S)
 
 
-def _texts(setup: Setup, case: str, part: str) -> list[str]:
-    texts = [row.text for row in cases.rows(setup, case, part)]
-    return texts[:: max(1, len(texts) // _QUICK_LINES)] if setup.quick else texts
+def texts(setup: Setup, case: str, part: str) -> list[str]:
+    """Return the texts of one part of a case; of a rehearsal, some of them."""
+    found = [row.text for row in cases.rows(setup, case, part)]
+    return found[:: max(1, len(found) // _QUICK_LINES)] if setup.quick else found
 
 
 def _agent_rates(

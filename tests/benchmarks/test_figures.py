@@ -42,6 +42,11 @@ PROMISED = {
     "cold-start": ("<=", 4, "ratio"),
     "int8-size": ("<=", 0.27, "ratio"),
     "int8-speed": (">=", 2, "ratio"),
+    "node-plant": (">=", 1, "ratio"),
+    "node-plant-cpu": ("<=", None, "ratio"),
+    "node-unrepeated": (">=", 1, "ratio"),
+    "node-unrepeated-cpu": ("<=", None, "ratio"),
+    "matrix-time": ("<=", 0.6, "ratio"),
 }
 KEYS = ["name", "value", "unit", "rival", "rival_value", "ratio", "direction", "bound", "bound_on",
         "spread", "holds", "machine", "commit"]  # fmt: skip
@@ -106,6 +111,12 @@ def test_a_bound_is_on_the_value_the_ratio_or_the_difference(
 
 def test_a_rival_at_nought_has_no_ratio() -> None:
     assert figure("adversarial-false", Measured(0.0, 0.0, (0, 0))).as_json()["ratio"] is None
+
+
+def test_what_is_only_published_promises_nothing() -> None:
+    found = figure("node-plant-cpu", Measured(9.0, 1.0, (8, 10), 9.0))
+    assert found.holds
+    assert (found.as_json()["bound"], found.as_json()["holds"]) == (None, None)
 
 
 def test_what_disturbs_both_of_a_round_leaves_the_ratio_alone() -> None:
