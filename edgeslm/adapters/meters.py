@@ -89,10 +89,10 @@ class RailMeter:
         done = threading.Event()
         total = 0.0
         failure: OSError | None = None
+        then, watts = time.perf_counter(), self._watts()
 
         def watch() -> None:
-            nonlocal total, failure
-            then, watts = time.perf_counter(), self._watts()
+            nonlocal total, failure, then, watts
             ended = False
             while not ended:
                 ended = done.wait(_SAMPLE_S)
@@ -104,7 +104,6 @@ class RailMeter:
                 total += (now - then) * (watts + found) / 2
                 then, watts = now, found
 
-        self._watts()  # raises here rather than on the other thread
         thread = threading.Thread(target=watch, name="meter")
         thread.start()
         try:
