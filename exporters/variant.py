@@ -94,14 +94,13 @@ class Maker:
         folder, compiled = self.scratch / plan.name, built.compiled
         shutil.copytree(built.folder, folder / plan.name)
         here = _here(plan)
-        made = Made(plan, compiled, verified=compiled.verified if here is None else "none")
-        if compiled.coverage:
-            made = replace(made, coverage=compiled.coverage, verified=compiled.verified)
-            for graph, took in compiled.coverage.items():
-                check(took, plan.placement, graph=f"{plan.name}/{graph}")
+        verified = _proved(compiled, plan, here)
+        made = Made(plan, compiled, coverage=compiled.coverage, verified=verified)
+        for graph, took in compiled.coverage.items():
+            check(took, plan.placement, graph=f"{plan.name}/{graph}")
         model = self._load(folder, made, stand_in=here)
         if here in {None, plan.provider}:
-            made = replace(made, coverage=model.coverages, verified=compiled.verified)
+            made = replace(made, coverage=model.coverages)
         rows = bench.split.held_out
         if plan.emulated:
             rows = sample(rows, gate.emulated_sample)
@@ -148,8 +147,7 @@ class Maker:
         # What `Target.compile` may depend on, as its port says.
         alike = replace(plan, requires=Requirements(), placement=ANYWHERE)
         section = getattr(profile, plan.provider, None)
-        fits = this_device().lacks(profile.requires) is None
-        return bench.once(("variant", alike, section, fits), build)
+        return bench.once(("variant", alike, section), build)
 
     def _load(
         self, folder: Path, made: Made, *, stand_in: str | None, golden: bool = False
@@ -270,12 +268,21 @@ def _here(plan: Plan) -> str | None:
     return None if this_device().lacks(plan.requires) is None else plan.provider
 
 
+def _proved(compiled: Compiled, plan: Plan, here: str | None) -> Verified:
+    """Return where the variant is proved to run, its target having said where it can."""
+    if here is None:
+        return compiled.verified
+    if compiled.verified == "silicon":  # which this machine has not
+        return "none"
+    return compiled.verified if compiled.coverage or here == plan.provider else "none"
+
+
 def _runner(built: _Built, plan: Plan, here: str | None) -> Hashable:
     """Name what answers: where this is equal, so are the answers."""
     who = here or plan.provider
     if who == CPU:
-        return built.key, who
-    return built.key, who, plan.requires, plan.placement  # providers read these
+        return built.key, who, plan.session
+    return built.key, who, plan.session, plan.requires, plan.placement  # providers read these
 
 
 def _digest(folder: Path, compiled: Compiled) -> str:

@@ -42,7 +42,6 @@ class Plan:
         precision: as manifests say it.
         requires: what a device must have to run it.
         placement: what its provider must take of it.
-        batch_invariant: whether a row's output is independent of its batch, as proved.
         lengths: fixed sequence lengths, ascending; empty: any length.
         emulated: an emulator judges it: on a sample, within the gate for that.
         recipe: how the target makes it, in the target's own terms, as a search has found it;
@@ -55,7 +54,6 @@ class Plan:
     precision: str
     requires: Requirements
     placement: Placement = ANYWHERE
-    batch_invariant: bool = False
     lengths: tuple[int, ...] = ()
     emulated: bool = False
     recipe: Typed | None = None
@@ -94,8 +92,10 @@ class Compiled:
     Args:
         head: whose parameters its graphs were made with.
         graphs: file names, in the order of the plan's lengths.
-        verified: where it can run: here (silicon, emulated), or nowhere but checked (static).
+        verified: where it can run: here (silicon, emulated), or nowhere but checked (static). What
+            says silicon is proved there alone where this machine is such a device.
         coverage: by graph, where it was found by a static check; else the runtime finds it.
+        batch_invariant: a row's output does not depend on its batch, as proved on this machine.
         contexts: files that graphs refer to besides `WEIGHTS`: compiled contexts.
         twin: writes the same graphs with other kernels into a folder, for the CPU: how far they
             are apart is what a device may differ by. None: the profile says.
@@ -106,6 +106,7 @@ class Compiled:
     graphs: tuple[str, ...]
     verified: Verified
     coverage: Mapping[str, Coverage] = field(default_factory=dict)
+    batch_invariant: bool = False
     contexts: tuple[str, ...] = ()
     twin: Callable[[Path], None] | None = None
     notes: tuple[str, ...] = ()
@@ -125,6 +126,9 @@ class Target(Protocol):
         self, plan: Plan, profile: DeviceProfile, workbench: Workbench, folder: Path
     ) -> Compiled:
         """Write the graphs of `plan`, heads included, into the empty `folder`.
+
+        What profiles have in common is compiled once: of the profile nothing is read besides the
+        provider's own section, and of the plan neither `requires` nor `placement`.
 
         Raises:
             RejectedError: the model cannot be compiled so.

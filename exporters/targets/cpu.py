@@ -1,4 +1,4 @@
-"""ONNX Runtime's own kernels: dynamic int8, weights per channel, in files a device maps.
+"""ONNX Runtime's own kernels: int8 with weights per channel, or float32, in files a device maps.
 
 The graph is quantised before it is fused (fused nodes hide their MatMuls from the quantiser), and
 fused when it is saved, so that devices load it as it is. Layout optimisations are left out: they
@@ -7,7 +7,6 @@ depend on the CPU that does them.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -15,12 +14,11 @@ from typing import Final
 import onnx
 import onnxruntime
 
-from edgeslm.contract.manifest import Verified
 from edgeslm.contract.profile import CpuTarget, DeviceProfile
 from edgeslm.errors import ConfigError
-from edgeslm.runtime.device import this_device
-from exporters.cpu_recipe import CpuRecipe, apply
-from exporters.quantize import dynamic_int8
+from edgeslm.providers import cpu
+from exporters.batches import disproof, sum_in_order
+from exporters.cpu_recipe import CpuRecipe, apply, by_profile
 from exporters.targets.base import WEIGHTS, Compiled, Plan, Workbench
 
 GRAPH: Final = "model.onnx"
@@ -32,6 +30,7 @@ _LEVELS: Final = {
 }
 _NORM_FUSIONS: Final = ["SkipLayerNormFusion", "EmbedLayerNormFusion"]
 _ERRORS_ONLY: Final = 3  # ONNX Runtime's log severity
+_PROVED_ON: Final = 32  # texts that are held against themselves in batches
 
 
 def plans(profile: DeviceProfile) -> Sequence[Plan]:
@@ -54,45 +53,33 @@ def compile(  # noqa: A001 -- the port's word
     Raises:
         ConfigError: the profile has no [cpu] section.
     """
-    section = _section(profile)
-    encoder = workbench.encoder.model
-    if isinstance(plan.recipe, CpuRecipe):
-        made = apply(plan.recipe, encoder, workbench.calibration)
-        head = workbench.fit(None if plan.recipe.precision == "fp32" else made)
-        model = head.attach(made)
-        save(model, folder, level=plan.recipe.level, norm_apart=plan.recipe.norm_apart)
-        return Compiled(
-            head,
-            (GRAPH,),
-            _verified(profile),
-            twin=lambda other: save(model, other, level="none"),
+    recipe = plan.recipe
+    if not isinstance(recipe, CpuRecipe):
+        recipe = by_profile(_section(profile), plan.precision)
+    encoder = apply(recipe, workbench.encoder.model, workbench.calibration)
+    head = workbench.fit(None if recipe.precision == "fp32" else encoder)
+    model = head.attach(encoder)
+    if recipe.precision != "int8-dynamic":  # which scales over all that a call holds
+        model = sum_in_order(model)
+    save(model, folder, level=recipe.level, norm_apart=recipe.norm_apart)
+    notes = []
+    if recipe.precision != "int8-dynamic":
+        found = disproof(
+            folder / GRAPH,
+            cpu.settings(plan.session),
+            workbench.calibration(_PROVED_ON),
+            max_tokens=workbench.max_tokens,
         )
-    if plan.precision == "fp32":
-        head = workbench.fit()
-        model = head.attach(encoder)
-    else:
-        small = dynamic_int8(
-            encoder,
-            per_channel=section.int8.per_channel,
-            reduce_range=section.int8.reduce_range,
-        )
-        head = workbench.fit(small)
-        model = head.attach(small)
-    save(model, folder, level=section.graph_optimization)
+        if found is not None:
+            notes.append(f"{plan.name} runs a text at a time: its neighbours change {found}")
     return Compiled(
         head,
         (GRAPH,),
-        _verified(profile),
+        "silicon",
+        batch_invariant=recipe.precision != "int8-dynamic" and not notes,
         twin=lambda other: save(model, other, level="none"),
+        notes=tuple(notes),
     )
-
-
-def _verified(profile: DeviceProfile) -> Verified:
-    """Where what is made for this profile runs: here, if this machine is such a device."""
-    here = this_device()
-    if profile.requires.arch in {None, platform.machine()} and here.lacks(profile.requires) is None:
-        return "silicon"
-    return "none"
 
 
 def save(model: onnx.ModelProto, folder: Path, *, level: str, norm_apart: bool = False) -> None:
