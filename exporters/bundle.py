@@ -37,7 +37,7 @@ _PATHS: Final[dict[Role, str]] = {
 }
 UNKNOWN: Final = Tolerance(score=0.0, confidence=0.0, verified="none")
 # Versions that the bytes depend on.
-_PACKAGES: Final = (
+PACKAGES: Final = (
     "numpy", "onnx", "onnxruntime", "optimum-onnx", "scikit-learn", "tokenizers", "torch",
     "transformers",
 )  # fmt: skip
@@ -110,7 +110,7 @@ def write_bundle(
         max_tokens=identity.max_tokens,
         artifacts=tuple(artifacts),
         exporter=__version__,
-        pins=pins(_PACKAGES),
+        pins=pins(PACKAGES),
     )
     raw = (manifest.model_dump_json(indent=1) + "\n").encode()
     (folder / MANIFEST).write_bytes(raw)
@@ -132,7 +132,8 @@ def _artifacts(folder: Path, made: Made) -> Iterator[Artifact]:
             requires=plan.requires,
             placement=plan.placement,
             session=plan.session,
-            batch_invariant=plan.batch_invariant,
+            # Kernels differ from one kind of CPU to the next: proved is what ran on such a one.
+            batch_invariant=made.compiled.batch_invariant and made.verified == "silicon",
             verified=made.verified,
             coverage=made.coverage.get(name),
             inputs=tuple(_spec(value) for value in graph.input),

@@ -19,13 +19,18 @@ def problem() -> str | None:
 
 def options(graph: Artifact) -> SessionOptions:
     """As the manifest says; by itself, one thread: several callers beat several threads."""
-    settings = graph.session or SessionSettings()
+    return settings(graph.session)
+
+
+def settings(wanted: SessionSettings | None) -> SessionOptions:
+    """Return what opens a graph so; None: as graphs are opened of which nothing is said."""
+    wanted = wanted or SessionSettings()
     config = {}
-    if settings.spinning is not None:
-        config["session.intra_op.allow_spinning"] = str(int(settings.spinning))
-    if settings.flush_denormals:
+    if wanted.spinning is not None:
+        config["session.intra_op.allow_spinning"] = str(int(wanted.spinning))
+    if wanted.flush_denormals:
         config["session.set_denormal_as_zero"] = "1"
-    return SessionOptions(provider="cpu", ep=_EP, config=config, threads=settings.threads)
+    return SessionOptions(provider="cpu", ep=_EP, config=config, threads=wanted.threads)
 
 
 def runtime() -> str:

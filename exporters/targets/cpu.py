@@ -20,8 +20,10 @@ from edgeslm.providers import cpu
 from exporters.batches import disproof, sum_in_order
 from exporters.cpu_recipe import CpuRecipe, apply, by_profile
 from exporters.targets.base import WEIGHTS, Compiled, Plan, Workbench
+from exporters.tune.cpu import CpuTunable
 
 GRAPH: Final = "model.onnx"
+tunable: Final = CpuTunable()
 _EXTERNAL_FROM_BYTES: Final = 1024  # smaller constants stay in the graph, where shapes need them
 _LEVELS: Final = {
     "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -39,46 +41,47 @@ def plans(profile: DeviceProfile) -> Sequence[Plan]:
     Raises:
         ConfigError: the profile has no [cpu] section.
     """
+    section = _section(profile)
     return [
-        Plan(f"cpu-{precision}", "cpu", precision, profile.requires)
-        for precision in _section(profile).precisions
+        Plan(
+            f"cpu-{precision}",
+            "cpu",
+            precision,
+            profile.requires,
+            recipe=by_profile(section, precision),
+        )
+        for precision in section.precisions
     ]
 
 
 def compile(  # noqa: A001 -- the port's word
     plan: Plan, profile: DeviceProfile, workbench: Workbench, folder: Path
 ) -> Compiled:
-    """See `exporters.targets.base.Target.compile`.
-
-    Raises:
-        ConfigError: the profile has no [cpu] section.
-    """
+    """See `exporters.targets.base.Target.compile`."""
+    del profile  # the recipe says all of it
     recipe = plan.recipe
-    if not isinstance(recipe, CpuRecipe):
-        recipe = by_profile(_section(profile), plan.precision)
+    assert isinstance(recipe, CpuRecipe)  # noqa: S101 -- plans of this target have one
     encoder = apply(recipe, workbench.encoder.model, workbench.calibration)
     head = workbench.fit(None if recipe.precision == "fp32" else encoder)
     model = head.attach(encoder)
-    if recipe.precision != "int8-dynamic":  # which scales over all that a call holds
+    by_row = recipe.precision != "int8-dynamic"  # which scales over all that a call holds
+    if by_row:
         model = sum_in_order(model)
     save(model, folder, level=recipe.level, norm_apart=recipe.norm_apart)
-    notes = []
-    if recipe.precision != "int8-dynamic":
-        found = disproof(
-            folder / GRAPH,
-            cpu.settings(plan.session),
-            workbench.calibration(_PROVED_ON),
-            max_tokens=workbench.max_tokens,
-        )
+    notes: tuple[str, ...] = ()
+    if by_row:
+        texts = workbench.calibration(_PROVED_ON)
+        options = cpu.settings(plan.session)
+        found = disproof(folder / GRAPH, options, texts, max_tokens=workbench.max_tokens)
         if found is not None:
-            notes.append(f"{plan.name} runs a text at a time: its neighbours change {found}")
+            notes = (f"{plan.name} runs a text at a time: its neighbours change {found}",)
     return Compiled(
         head,
         (GRAPH,),
         "silicon",
-        batch_invariant=recipe.precision != "int8-dynamic" and not notes,
+        batch_invariant=by_row and not notes,
         twin=lambda other: save(model, other, level="none"),
-        notes=tuple(notes),
+        notes=notes,
     )
 
 

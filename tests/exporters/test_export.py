@@ -19,12 +19,13 @@ from edgeslm.runtime.bundle import open_bundle
 from edgeslm.runtime.golden import parse_golden
 from edgeslm.runtime.model import load_model
 from edgeslm.runtime.profiles import detect_profile
+from exporters import cpu_recipe
 from exporters.data import DataError
 from exporters.export import Job, TooLongError, export
 from exporters.folders import OutputError
 from exporters.quality import QualityError
 from exporters.sources.base import Encoder, read_encoder
-from exporters.targets import NoTargetError, cpu
+from exporters.targets import NoTargetError
 from tests.exporters.conftest import Stages, write_lines
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -178,7 +179,7 @@ def inline(value: Any) -> str:
 @pytest.fixture
 def ruined(monkeypatch: pytest.MonkeyPatch) -> None:
     """A quantiser that loses what tells words apart."""
-    real = cpu.dynamic_int8
+    real = cpu_recipe.dynamic_int8
 
     def ruin(encoder: onnx.ModelProto, **recipe: bool) -> onnx.ModelProto:
         model = onnx.ModelProto()
@@ -189,7 +190,7 @@ def ruined(monkeypatch: pytest.MonkeyPatch) -> None:
                 tensor.CopyFrom(numpy_helper.from_array(np.ones_like(values), "table"))
         return real(model, **recipe)
 
-    monkeypatch.setattr(cpu, "dynamic_int8", ruin)
+    monkeypatch.setattr(cpu_recipe, "dynamic_int8", ruin)
 
 
 @pytest.mark.usefixtures("ruined")
