@@ -1,0 +1,256 @@
+"""`report.html`: one export on one page that needs no other file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from typing import Any, Final
+
+from edgeslm.contract.manifest import Artifact, Coverage
+from exporters.data import OUT_OF_SCOPE
+from exporters.report import plots
+from exporters.report.content import Content, Judgement
+from exporters.report.style import STYLE
+
+_MB: Final = 1e6
+_CONFUSED: Final = 12  # pairs that are listed
+_HELD: Final = ("graph", "weights", "context")  # what a model weighs
+_MEANING: Final = {
+    "silicon": "it ran on such a chip",
+    "emulated": "it ran on an emulator of the chip",
+    "static": "it was checked node by node, and never ran on its provider",
+    "none": "it never ran on its provider",
+}
+_TRIALS: Final = (
+    "recipe", "precision", "points lost", "ms, one text", "messages/s", "MB", "fits", "front",
+)  # fmt: skip
+
+
+def page(content: Content, searches: Sequence[Mapping[str, Any]]) -> str:
+    """Return the page; `searches` are those of `tune.json`, where recipes were searched for."""
+    manifest = content.manifest
+    title = f"{manifest.name} {manifest.version}: {manifest.task}"
+    parts = [
+        _lead(content),
+        _quality(content),
+        _variants(content),
+        *(_variant(content, judgement) for judgement in content.judgements),
+        *map(_tuning, searches),
+        _notes(content.quality["cautions"]),
+        _pins(content),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{escape(title)}</h1>\n" + "\n".join(filter(None, parts)) + "\n</body>\n</html>\n"
+    )
+
+
+def _lead(content: Content) -> str:
+    manifest, profile = content.manifest, content.profile
+    held = content.quality["held_out"]
+    judged = f"{held['rows']} held-out texts"
+    given = "given to judge by" if held["given"] else "kept from the training data"
+    facts = {
+        "made for": f"{profile.name}: {profile.description}",
+        "profile verified": f"{profile.verified}: {_MEANING[profile.verified]}",
+        "made from": f"{manifest.base_model.source} ({manifest.base_model.sha256[:12]})",
+        "judged on": f"{judged}, {given}",
+        "bundle": content.bundle_hash,
+    }
+    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
+    return f"<dl>{rows}</dl>"
+
+
+def _quality(content: Content) -> str:
+    """One table for each set of rows that variants were judged on."""
+    by_rows: dict[int, dict[str, Mapping[str, Any]]] = {}
+    for name, report in content.quality["variants"].items():
+        by_rows.setdefault(report["rows"], {})[name] = report
+    tables = []
+    for rows, reports in by_rows.items():
+        first = next(iter(reports.values()))
+        lines: list[Sequence[str]] = [
+            [_words(metric), _number(first["fp32"][metric])]
+            + [_number(r["artifact"].get(metric)) for r in reports.values()]
+            for metric in first["fp32"]
+        ]
+        for what in first["lost_points"]:
+            lost = [_number(r["lost_points"].get(what)) for r in reports.values()]
+            lines.append([f"points lost: {_words(what)}", "", *lost])
+        allowed = [_number(r["allowed_points"]) for r in reports.values()]
+        lines.append(["points that may be lost", "", *allowed])
+        verdict = ["passed" if r["passed"] else "beyond the gate" for r in reports.values()]
+        lines.append(["gate", "", *verdict])
+        caption = f"On {rows} texts"
+        tables.append(_table(["", "float32", *reports], lines, caption=caption))
+    return "<h2>Quality</h2>" + "".join(tables)
+
+
+def _variants(content: Content) -> str:
+    shipped = content.manifest.variants()
+    lines = []
+    for name, report in content.quality["variants"].items():
+        files = [a for a in content.manifest.artifacts if a.variant == name]
+        size = sum(a.size for a in files if a.role in _HELD)
+        found = [a.coverage for a in files if a.role == "graph" and a.coverage is not None]
+        worst = min(found, key=_share, default=None)
+        lines.append([
+            name,
+            report["provider"],
+            report["precision"],
+            report["verified"],
+            "yes" if name in shipped else "no: beyond the gate",
+            f"{size / _MB:.1f}" if files else "",
+            *_taken(worst),
+        ])  # fmt: skip
+    head = [
+        "variant", "runs on", "precision", "verified", "in the bundle", "MB", "nodes taken",
+        "operations taken", "pieces",
+    ]  # fmt: skip
+    note = (
+        "A device runs the first that it can. MB: graphs, weights and compiled contexts. Taken: by "
+        "its provider, of the graph of which it takes least; what is left runs on the CPU."
+    )
+    used = {str(report["verified"]) for report in content.quality["variants"].values()}
+    terms = "; ".join(f"{word}: {_MEANING[word]}" for word in _MEANING if word in used)
+    said = f"<p>{escape(note)} Verified {escape(terms)}.</p>"
+    return "<h2>Variants</h2>" + _table(head, lines) + said
+
+
+def _variant(content: Content, judgement: Judgement) -> str:
+    """The section of one variant: its figures, its confusions, its graphs."""
+    figures = [plots.scores(judgement)]
+    if content.manifest.task == "intent":
+        figures.append(plots.reliability(judgement))
+    else:
+        budget = float(content.quality["fp32"]["alarm_budget"]) / 100
+        figures.append(plots.false_alarms(judgement, budget))
+    found = plots.confusions(judgement)
+    figures.append(plots.confusion_matrix(found))
+    wrong = [(*pair, n) for pair, n in found.items() if not _right(*pair)]
+    wrong.sort(key=lambda one: (-one[2], one))
+    confused = ""
+    if wrong:
+        lines = [[truth, said, str(n)] for truth, said, n in wrong[:_CONFUSED]]
+        confused = _table(["is", "said", "times"], lines, caption="Most often confused")
+    drawn = "".join(f"<figure>{plot.svg}</figure>" for plot in figures)
+    graphs = [
+        a for a in content.manifest.artifacts
+        if a.role == "graph" and a.variant == judgement.variant
+    ]  # fmt: skip
+    return (
+        f"<h2>{escape(judgement.variant)}</h2>"
+        f'<div class="figures">{drawn}{confused}</div>{_coverage(graphs)}'
+    )
+
+
+def _right(truth: str, said: str) -> bool:
+    return truth == said or (truth == OUT_OF_SCOPE and said == plots.REJECTED)
+
+
+def _coverage(graphs: Sequence[Artifact]) -> str:
+    lines = [[graph.path.rpartition("/")[2], *_taken(graph.coverage)] for graph in graphs]
+    table = _table(
+        ["graph", "nodes taken", "operations taken", "pieces"],
+        lines,
+        caption=f"Coverage on {graphs[0].provider}",
+    )
+    fallen = [
+        [graph.path.rpartition("/")[2], f.operator, str(f.count), f.why]
+        for graph in graphs
+        for f in (graph.coverage.fallen if graph.coverage is not None else ())
+    ]
+    if fallen:
+        head = ["graph", "operator", "nodes", "why"]
+        return table + _table(head, fallen, caption="Not taken by it")
+    return table
+
+
+def _taken(found: Coverage | None) -> list[str]:
+    """Nodes, operations and pieces; unknown where neither provider nor check was here."""
+    if found is None:
+        return ["unknown", "unknown", "unknown"]
+    operations = "not counted"
+    if found.operations:
+        share = found.operations_taken / found.operations
+        operations = f"{share:.1%} of {found.operations / 1e6:.4g} M"
+    return [f"{found.nodes_taken} of {found.nodes}", operations, str(found.partitions)]
+
+
+def _share(found: Coverage) -> float:
+    return found.nodes_taken / found.nodes if found.nodes else 1.0
+
+
+def _tuning(tune: Mapping[str, Any]) -> str:
+    """What was tried, what was picked and why."""
+    trials = tune["trials"]
+    lines = [
+        [
+            trial["name"],
+            trial["precision"],
+            _number(max(trial["lost_points"].values(), default=0.0)),
+            _number(trial["latency_ms"]),
+            _number(trial["messages_per_s"]),
+            f"{trial['size_bytes'] / _MB:.1f}",
+            "yes" if trial["fits"] else "no",
+            "yes" if trial["front"] else "",
+        ]
+        for trial in trials
+        if trial["problem"] is None
+    ]
+    failed = [[t["name"], t["problem"]] for t in trials if t["problem"] is not None]
+    picked = f"Picked: {tune['picked']}. {tune['why']}"
+    cut = "" if tune["whole"] else " The search was cut short: what it had found counts."
+    where = f"Timed on {tune['cpu']}."
+    figures = [plots.pareto(trials, tune["picked"])]
+    if tune["sensitivity"]:
+        figures.append(plots.sensitivity(tune["sensitivity"]))
+    drawn = "".join(f"<figure>{plot.svg}</figure>" for plot in figures)
+    return (
+        f"<h2>Recipes tried for {escape(tune['provider'])}</h2>"
+        f"<p>{escape(picked)} {escape(where)}{escape(cut)}</p>"
+        f'<div class="figures">{drawn}</div>{_table(_TRIALS, lines)}'
+        + (_table(["recipe", "why not"], failed, caption="Could not be tried") if failed else "")
+    )
+
+
+def _notes(cautions: Sequence[str]) -> str:
+    if not cautions:
+        return ""
+    return "<h2>Notes</h2><ul>" + "".join(f"<li>{escape(c)}</li>" for c in cautions) + "</ul>"
+
+
+def _pins(content: Content) -> str:
+    pins = {"edgeslm": content.manifest.exporter, **content.manifest.pins}
+    listed = ", ".join(f"{name} {version}" for name, version in pins.items())
+    return f"<h2>Made with</h2><p>{escape(listed)}</p>"
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]], *, caption: str = "") -> str:
+    """The first column names its row; numbers stand to the right."""
+    above = f"<caption>{escape(caption)}</caption>" if caption else ""
+    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    rows = "".join(f"<tr>{''.join(_cells(line))}</tr>" for line in lines)
+    return (
+        f'<div class="wide"><table>{above}<thead><tr>{columns}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _cells(line: Sequence[str]) -> Iterator[str]:
+    for number, text in enumerate(line):
+        if number == 0:
+            yield f'<th scope="row">{escape(text)}</th>'
+        else:
+            kind = ' class="number"' if text[:1].isdigit() or text[:1] == "-" else ""
+            yield f"<td{kind}>{escape(text)}</td>"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
