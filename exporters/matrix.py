@@ -26,7 +26,7 @@ PAGE: Final = "matrix.html"
 
 
 class MatrixError(RejectedError):
-    """The profiles of a matrix cannot be told apart."""
+    """There are no profiles, or they cannot be told apart."""
 
     code = "matrix.profiles"
 
@@ -75,6 +75,9 @@ def matrix(job: Job, profiles: Sequence[str], stage: Stage) -> dict[str, Any]:
     """
     check_name(job.name)
     check_out(job.out, holds=MATRIX)
+    if not profiles:
+        msg = "--profiles: give at least one"
+        raise MatrixError(msg)
     if twice := sorted({name for name in profiles if profiles.count(name) > 1}):
         msg = f"--profiles: {twice[0]!r} stands there twice"
         raise MatrixError(msg)

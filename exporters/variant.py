@@ -18,11 +18,13 @@ from typing import Any, Final
 from edgeslm import providers
 from edgeslm.contract.manifest import Artifact, Requirements, Tolerance, Verified
 from edgeslm.contract.profile import DeviceProfile
+from edgeslm.errors import RejectedError
 from edgeslm.ports import Answer
 from edgeslm.runtime.coverage import check
 from edgeslm.runtime.device import this_device
 from edgeslm.runtime.model import Model, load_model
 from edgeslm.runtime.variants import CPU, absent
+from exporters.budget import latency_ms, over_size, size_bytes
 from exporters.bundle import COSTS, Identity, Made, write_bundle
 from exporters.costs import write_costs
 from exporters.data import Row, sample
@@ -38,14 +40,18 @@ _ROUNDING: Final = 1e-9  # of points that are differences of percentages
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A variant, whole in a bundle of its own, and what is said of it in the reports."""
+    """A variant, whole in a bundle of its own, and what is said of it in the reports.
+
+    `judged` holds the rows that it was judged on, with its answers.
+    """
 
     folder: Path
     made: Made
     provider: str
     report: dict[str, Any]
-    error: QualityError | None
+    error: RejectedError | None
     measured: dict[str, Any] | None
+    judged: Sequence[Judged]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +117,17 @@ class Maker:
 
         said = answers(rows, "judging")
         limit = gate.emulated_drop_max if plan.emulated else gate.accuracy_drop_max
-        report, error = self._judge(rows, said, plan, made.verified, limit=limit)
+        report, lost = self._judge(rows, said, plan, made.verified, limit=limit)
         report["notes"] += [*compiled.notes, *built.notes]
-        if error is not None and not self.allow_drop:
-            return Done(folder, made, plan.provider, report, error, None)
+        judged = list(map(Judged, rows, said))
+        error = over_size(self.profile, plan.name, built.folder)
+        if error or (lost and not self.allow_drop):
+            return Done(folder, made, plan.provider, report, error or lost, None, judged)
         strange = list(strange_rows([*rows, *bench.split.train]))
         if plan.emulated:  # each takes a second or two
             strange = strange[:_STRANGE_EMULATED]
-        judged = map(Judged, [*rows, *strange], [*said, *answers(strange, "more cases of")])
-        golden, allowed = self._golden(built, made, list(judged))
+        more = map(Judged, strange, answers(strange, "more cases of"))
+        golden, allowed = self._golden(built, made, [*judged, *more])
         made = replace(made, golden=golden, tolerance=allowed)
         # Raises where a case does not replay.
         self._load(folder, made, stand_in=here, golden=True)
@@ -128,7 +136,7 @@ class Maker:
             measured = bench.once(
                 ("timing", runner), lambda: self._measure(model, folder / plan.name)
             )
-        return Done(folder, made, plan.provider, report, error, measured)
+        return Done(folder, made, plan.provider, report, None, measured, judged)
 
     def _build(self, target: Target, plan: Plan) -> _Built:
         """Return the compiled variant: of this plan, or of one that comes to the same."""
@@ -223,7 +231,8 @@ class Maker:
         folder = self.scratch / f"{made.plan.name}.twin"
         (folder / made.plan.name).mkdir(parents=True)
         write(folder / made.plan.name)
-        return self._load(folder, replace(made, coverage={}), stand_in=CPU)
+        plain = replace(made.compiled, contexts=())  # the CPU runs what they were compiled of
+        return self._load(folder, replace(made, coverage={}, compiled=plain), stand_in=CPU)
 
     def _measure(self, model: Model, folder: Path) -> dict[str, Any]:
         """Time a variant against float32, one inference of each in turn, on one thread."""
@@ -240,11 +249,12 @@ class Maker:
                     seconds.append(time.perf_counter() - start)
                 advance(1)
         slow, fast = (1000 * statistics.median(seconds) for seconds in took)
-        large, small = _graph_bytes(bench.reference_graph.parent), _graph_bytes(folder)
+        large, small = size_bytes(bench.reference_graph.parent), size_bytes(folder)
         return {
             "provider": model.provider,
             "node_share": model.node_share,
             "median_ms": {"fp32": short(slow), "artifact": short(fast)},
+            "latency_ms": short(latency_ms(model, requests)),
             "speedup": short(slow / fast),
             "graph_and_weights_bytes": {"fp32": large, "artifact": small},
             "size_ratio": short(small / large),
@@ -291,7 +301,3 @@ def _digest(folder: Path, compiled: Compiled) -> str:
         with path.open("rb") as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def _graph_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir() if file.suffix != ".json")

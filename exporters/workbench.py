@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,10 +34,11 @@ REFERENCE: Final = "reference"
 T = TypeVar("T")
 _BATCH: Final = 16  # texts of the float32 encoder, which only the reference is fitted on
 _MIN_CALIBRATION: Final = 16
+_MAX_UNKNOWN: Final = 0.5  # share of tokens; what equipment says has its own names and numbers
 
 
 class CalibrationError(RejectedError):
-    """The texts that activations are measured on are too few."""
+    """The texts that activations are measured on are too few, or not such as the model reads."""
 
     code = "export.calibration"
 
@@ -139,9 +140,22 @@ class Workbench:
                 f"{_MIN_CALIBRATION} are needed. Give more training texts."
             )
             raise CalibrationError(msg)
+        if (share := self._unknown(found.values())) > _MAX_UNKNOWN:
+            msg = (
+                f"{100 * share:.0f} % of the training texts' tokens are unknown to the model: "
+                "ranges measured on them would fit no other text. Train on what the equipment "
+                "says, in a language that the model reads."
+            )
+            raise CalibrationError(msg)
         ordered = sorted(found, key=lambda text: (found[text]["input_ids"].shape[1], text))
         picked = np.linspace(0, len(ordered) - 1, min(texts, len(ordered))).round().astype(int)
         return [found[ordered[i]] for i in dict.fromkeys(picked.tolist())]
+
+    def _unknown(self, encoded: Iterable[Feeds]) -> float:
+        """Return which share of tokens, special ones included, stand for what is no token."""
+        unknown = self.encoder.unknown_id()
+        ids = np.concatenate([feeds["input_ids"].ravel() for feeds in encoded])
+        return float((ids == unknown).mean()) if unknown is not None else 0.0
 
     def reference(self) -> Model:
         """Return the float32 original with a head of its own, on the CPU."""

@@ -78,6 +78,16 @@ class Encoder:
     weights_sha256: str
     max_positions: int | None
 
+    def unknown_id(self) -> int | None:
+        """Return the token that stands for what the tokenizer does not know; None: it has none."""
+        model = json.loads(self.tokenizer)["model"]
+        if isinstance(model.get("unk_id"), int):  # Unigram's
+            return int(model["unk_id"])
+        unknown = model.get("unk_token")
+        native = tokenizers.Tokenizer.from_buffer(self.tokenizer)
+        found: int | None = native.token_to_id(unknown) if unknown else None
+        return found
+
 
 def write_encoder(
     folder: Path,
