@@ -28,6 +28,7 @@ MASK: Final = INPUTS[1]
 MASKED: Final = -1e4
 """What is added to a padded token's score: softmax leaves nothing of it, and it fits into float16,
 which ends at 65504. Exported encoders have float32's least, -3.4e38."""
+_BASIC: Final = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
 _ERRORS_ONLY: Final = 3  # ONNX Runtime's log severity
 _SHAPE_ONLY: Final = frozenset({"Shape", "Size"})  # do not look at values
 _STRETCHING: Final = frozenset({"Add", "Mul", "Sub", "Where"})  # broadcast what they are given
@@ -75,9 +76,21 @@ def unpack_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return _folded(model, {"session.disable_quant_qdq": "1"})
 
 
-def _folded(model: onnx.ModelProto, config: Mapping[str, str] | None = None) -> onnx.ModelProto:
-    """Let ONNX Runtime compute what is constant."""
-    options = _options(onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC)
+def other_kernels(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return `model` fused for the CPU: the same sums by other kernels, in integers where it can.
+
+    How far that is from `model` as it is written says how far a device may be from either.
+    """
+    return _folded(model, level=onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
+
+
+def _folded(
+    model: onnx.ModelProto,
+    config: Mapping[str, str] | None = None,
+    level: onnxruntime.GraphOptimizationLevel = _BASIC,
+) -> onnx.ModelProto:
+    """Let ONNX Runtime compute what is constant, and more at a higher level."""
+    options = _options(level)
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)
     with tempfile.TemporaryDirectory() as folder:

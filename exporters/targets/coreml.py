@@ -8,7 +8,7 @@ what: half the file of float16, and twice its memory. That is why float16 comes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,11 +20,13 @@ from edgeslm.contract.manifest import Coverage
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.providers import coreml
 from exporters.documented import CORE_ML
+from exporters.heads.base import FittedHead
 from exporters.quantize import quantizable
 from exporters.shapes import (
     check_half,
     fold,
     half,
+    other_kernels,
     set_shape,
     spell_out_norms,
     tabulate_mask,
@@ -74,20 +76,39 @@ def compile(  # noqa: A001 -- the port's word
     if plan.precision == FP16:
         check_half(encoder, workbench.calibration(_TRIED_TEXTS))
     head = workbench.fit()
-    graphs = {}
-    for length in plan.lengths:
-        fixed = fold(encoder, length=length)
-        whole = head.attach(half(fixed) if plan.precision == FP16 else int8_weights(fixed))
-        set_shape(whole, length)
-        graphs[f"model-{length}.onnx"] = spell_out_norms(tabulate_mask(whole))
+    graphs = _graphs(encoder, head, plan, half if plan.precision == FP16 else int8_weights)
     save_whole(graphs, folder)
+
+    def twin(other: Path) -> None:
+        if plan.precision == FP16:  # in float32: what float16 rounds
+            twins = _graphs(encoder, head, plan, lambda model: model)
+        else:
+            twins = {name: other_kernels(unpack_weights(graph)) for name, graph in graphs.items()}
+        save_whole(twins, other)
+
     here = coreml.problem() is None
     return Compiled(
         head,
         tuple(graphs),
         "silicon" if here else "static",
         coverage={} if here else {name: covered(folder / name, plan.precision) for name in graphs},
+        twin=twin,
     )
+
+
+def _graphs(
+    encoder: onnx.ModelProto,
+    head: FittedHead,
+    plan: Plan,
+    convert: Callable[[onnx.ModelProto], onnx.ModelProto],
+) -> dict[str, onnx.ModelProto]:
+    """The encoder as `convert` makes it, and the head in float32."""
+    graphs = {}
+    for length in plan.lengths:
+        whole = head.attach(convert(fold(encoder, length=length)))
+        set_shape(whole, length)
+        graphs[f"model-{length}.onnx"] = spell_out_norms(tabulate_mask(whole))
+    return graphs
 
 
 def covered(graph: Path, precision: str) -> Coverage:

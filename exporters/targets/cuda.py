@@ -8,7 +8,8 @@ each bucket over the same weights: no shape arithmetic is left for the CPU, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,7 @@ from edgeslm.providers import cuda
 from exporters.documented import CUDA, TENSORRT
 from exporters.heads.base import FittedHead
 from exporters.quantize import ffn_down, static_int8
-from exporters.shapes import check_half, fold, half, set_shape, tabulate_mask
+from exporters.shapes import check_half, fold, half, other_kernels, set_shape, tabulate_mask
 from exporters.static_check import static_coverage
 from exporters.targets.base import Compiled, Plan, Workbench, section
 from exporters.weights import save_graphs
@@ -75,11 +76,14 @@ def compile(  # noqa: A001 -- the port's word
     """
     section(profile, profile.cuda, "cuda")
     encoder = fold(tabulate_mask(workbench.encoder.model))
-    head, graphs = (
-        _half(encoder, plan, workbench)
-        if plan.precision == _PRECISIONS["fp16"]
-        else _int8(encoder, plan, workbench)
-    )
+    if plan.precision == _PRECISIONS["fp16"]:
+        check_half(encoder, workbench.calibration(_TRIED_TEXTS))
+        head = workbench.fit()
+        graphs = _floats(encoder, head, plan, half)
+        twins = partial(_floats, encoder, head, plan, lambda model: model)
+    else:
+        head, graphs = _int8(encoder, plan, workbench)
+        twins = partial(_fused, graphs)
     save_graphs(graphs, folder)
     coverage = {name: static_coverage(folder / name, CUDA) for name in graphs}
     ready = [static_coverage(folder / name, TENSORRT) for name in graphs]
@@ -90,26 +94,30 @@ def compile(  # noqa: A001 -- the port's word
         tuple(graphs),
         "static" if cuda.problem() else "silicon",
         coverage=coverage if cuda.problem() else {},
+        twin=lambda other: save_graphs(twins(), other),
         notes=tuple(notes),
     )
 
 
-Made = tuple[FittedHead, dict[str, onnx.ModelProto]]
+Graphs = dict[str, onnx.ModelProto]
 
 
-def _half(encoder: onnx.ModelProto, plan: Plan, workbench: Workbench) -> Made:
-    """float16 up to the hidden states; the head is float32's."""
-    check_half(encoder, workbench.calibration(_TRIED_TEXTS))
-    head = workbench.fit()
+def _floats(
+    encoder: onnx.ModelProto,
+    head: FittedHead,
+    plan: Plan,
+    convert: Callable[[onnx.ModelProto], onnx.ModelProto],
+) -> Graphs:
+    """The encoder as `convert` makes it, and the head in float32."""
     graphs = {}
     for length in plan.lengths:
-        whole = head.attach(half(fold(encoder, length=length)))
+        whole = head.attach(convert(fold(encoder, length=length)))
         set_shape(whole, length)
         graphs[f"model-{length}.onnx"] = tabulate_mask(whole)
-    return head, graphs
+    return graphs
 
 
-def _int8(encoder: onnx.ModelProto, plan: Plan, workbench: Workbench) -> Made:
+def _int8(encoder: onnx.ModelProto, plan: Plan, workbench: Workbench) -> tuple[FittedHead, Graphs]:
     """Symmetric int8 of activations and weights, but for what leads out of GELU."""
     feeds = workbench.calibration(_CALIBRATION_TEXTS)
     down = ffn_down(encoder)
@@ -117,3 +125,7 @@ def _int8(encoder: onnx.ModelProto, plan: Plan, workbench: Workbench) -> Made:
     head = workbench.fit(small)
     whole = tabulate_mask(head.attach(small))
     return head, {f"model-{n}.onnx": fold(whole, length=n) for n in plan.lengths}
+
+
+def _fused(graphs: Graphs) -> Graphs:
+    return {name: other_kernels(graph) for name, graph in graphs.items()}

@@ -17,7 +17,7 @@ from edgeslm.errors import RejectedError
 from edgeslm.providers import openvino
 from exporters.documented import OPENVINO_NPU
 from exporters.quantize import ffn_down, static_int8
-from exporters.shapes import fold, tabulate_mask
+from exporters.shapes import fold, other_kernels, tabulate_mask
 from exporters.static_check import static_coverage
 from exporters.targets.base import Compiled, Plan, Workbench, section
 from exporters.weights import save_graphs
@@ -87,5 +87,5 @@ def compile(  # noqa: A001 -- the port's word
         tuple(graphs),
         verified,
         coverage=coverage,
-        twin=lambda other: save_graphs(graphs, other),
+        twin=lambda other: save_graphs({n: other_kernels(g) for n, g in graphs.items()}, other),
     )

@@ -19,7 +19,8 @@ ASKED = [
 ]
 LINES = [
     line
-    for line in (ROOT / "packaging" / "constraints.txt").read_text().splitlines()
+    for file in sorted((ROOT / "packaging").glob("constraints*.txt"))
+    for line in file.read_text().splitlines()
     if not line.startswith("#")
 ]
 PINS = {canonicalize_name(name): version for name, _, version in (x.partition("==") for x in LINES)}
