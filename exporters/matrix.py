@@ -18,7 +18,7 @@ from exporters.export import ALGEBRA_THREADS, BUNDLE, MEASUREMENTS, Common, Job,
 from exporters.export import make as make_export
 from exporters.export import plan as plan_export
 from exporters.folders import beside, check_out
-from exporters.matrix_page import page
+from exporters.report.matrix import page
 from exporters.workbench import Stage
 
 MATRIX: Final = "matrix.json"

@@ -6,21 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
+from exporters.report.style import STYLE
+
 _MB: Final = 1e6
+_TO: Final = "\N{NO-BREAK SPACE}\N{RIGHTWARDS ARROW}\N{NO-BREAK SPACE}"
 _HEAD: Final = (
-    "profile", "variant", "runs on", "precision", "verified", "float32 -> variant",
+    "profile", "variant", "runs on", "precision", "verified", f"float32{_TO}variant",
     "points lost (allowed)", "MB", "ms, median", "nodes taken", "operations taken", "pieces",
 )  # fmt: skip
-_STYLE: Final = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; }
-th, td { border-bottom: 1px solid color-mix(in srgb, currentColor 25%, transparent);
-  padding: .4rem .7rem; text-align: left; vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-small { display: block; opacity: .7; }
-.bad { color: light-dark(#a40000, #ff8a80); }
-.wide { overflow-x: auto; }
+_WIDER: Final = """
+body { max-width: 96rem; }
+table { width: 100%; }
+small { display: block; color: var(--reference); }
+.bad { color: var(--other); }
 """
 
 
@@ -32,14 +30,14 @@ def page(report: Mapping[str, Any]) -> str:
     held_out = report["held_out"]["rows"]
     lead = f"{made} of {len(rows)} profiles made from {report['model']}; judged on {held_out} texts"
     body = "".join(_profile(row, _twins(rows)) for row in rows)
-    head = "".join(f"<th>{escape(name)}</th>" for name in _HEAD)
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in _HEAD)
     return (
-        '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
-        f"<h1>{escape(title)}</h1><p>{escape(lead)}.</p>"
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        f"</div>{_notes(rows)}</html>\n"
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{_WIDER}</style>\n</head>\n<body>\n"
+        f"<h1>{escape(title)}</h1>\n<p>{escape(lead)}.</p>\n"
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>'
+        f"</div>\n{_notes(rows)}</body>\n</html>\n"
     )
 
 
@@ -50,12 +48,12 @@ def _profile(row: Mapping[str, Any], twins: Mapping[tuple[str, ...], str]) -> st
         error = row["error"]
         why = f"{error['message']} [{error['code']}]" if error else "not made: the run ended before"
         return (
-            f"<tr><td>{called}{about}</td>"
+            f'<tr><th scope="row">{called}{about}</th>'
             f'<td class="bad" colspan="{len(_HEAD) - 1}">{escape(why)}</td></tr>'
         )
-    link = f'<a href="{called}/">{called}</a>{about}'
+    link = f'<a href="{called}/report.html">{called}</a>{about}'
     variants = row["variants"]
-    first = f'<td rowspan="{len(variants)}">{link}</td>'
+    first = f'<th scope="row" rowspan="{len(variants)}">{link}</th>'
     lines = []
     for number, variant in enumerate(variants):
         cells = _variant(variant, row["fp32"], twins.get(tuple(variant.get("sha256", ()))))
@@ -66,12 +64,12 @@ def _profile(row: Mapping[str, Any], twins: Mapping[tuple[str, ...], str]) -> st
 def _variant(variant: Mapping[str, Any], fp32: Mapping[str, Any], twin: str | None) -> str:
     name = escape(variant["name"])
     if not variant["shipped"]:
-        name += '<small class="bad">left out: it lost too much</small>'
+        name += '<small class="bad">left out: see the notes</small>'
     elif twin is not None:
         name += f"<small>one graph: {escape(twin)}</small>"
     lost = variant["lost_points"]
     before_after = [
-        f"{what} {fp32[what]:.4g} -> {variant['artifact'][what]:.4g}"
+        f"{what} {fp32[what]:.4g}{_TO}{variant['artifact'][what]:.4g}"
         for what in lost
         if fp32.get(what) is not None and variant["artifact"].get(what) is not None
     ]
