@@ -19,6 +19,7 @@ from edgeslm.errors import (
     EdgeSLMError,
     RejectedError,
 )
+from exporters.stop import Terminated
 
 # All else is imported inside `main`: it may be missing, or take the seconds in which somebody
 # presses Ctrl-C.
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 NEEDED: Final = (  # the extra `export` of pyproject.toml
     "accelerate",
+    "matplotlib",
     "onnx",
     "optimum",
     "optimum-onnx",
@@ -41,6 +43,8 @@ NEEDED: Final = (  # the extra `export` of pyproject.toml
 )
 EXIT_PARTLY: Final = 1  # `edgeslm-export matrix`: some profiles failed; `matrix.json` says why
 MATRIX: Final = "matrix"
+_MINUTES: Final = 5.0
+_MOST_MINUTES: Final = 24 * 60
 _EPILOG: Final = """\
 DIR receives bundle/ (what a device takes), bundle.tar (the same, packed), quality.json and
 measurements.json. It appears when all is done; an earlier export there is replaced.
@@ -104,7 +108,12 @@ def _check_installed() -> None:
 
 
 def _run(argv: Sequence[str]) -> int:
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.minutes is not None and not args.tune:
+        parser.error("--minutes goes with --tune")
+    if args.tune and getattr(args, "lock", None) is not None:
+        parser.error("--tune searches what --lock has settled: give one of them")
     # After the arguments: they take seconds.
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import (  # noqa: PLC0415
@@ -125,7 +134,7 @@ def _run(argv: Sequence[str]) -> int:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    options = dict(vars(args))
+    options = _options(args)
     profiles = options.pop("profiles", None)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         if profiles is None:
@@ -140,6 +149,13 @@ def _run(argv: Sequence[str]) -> int:
         _complain(f"{row['profile']}: {row['error']['message']} [{row['error']['code']}]", 0)
     sys.stdout.write(json.dumps({"out": str(args.out), **report}) + "\n")
     return EXIT_PARTLY if failed else 0
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of a `Job`, and `profiles` where there are many."""
+    options = dict(vars(args))
+    tune, minutes = options.pop("tune"), options.pop("minutes")
+    return options | {"tune_minutes": (minutes or _MINUTES) if tune else None}
 
 
 class _Stages:
@@ -203,6 +219,8 @@ def _add_tasks(tasks: Any, epilog: str, add_profile: Callable[[Any], None]) -> N
 
 
 def _one_profile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--lock", type=Path, metavar="FILE",
+        help="lock.json of an earlier export: make the same bytes again")  # fmt: skip
     parser.add_argument("--profile", required=True, metavar="NAME_OR_FILE", help="device profile")
 
 
@@ -231,6 +249,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, type=Path, metavar="DIR", help="where the export goes")
     add("--allow-drop", action="store_true", help="export even where quality falls too far")
     add("--seed", type=int, default=0, help="of every random choice (default 0)")
+    add("--tune", action="store_true", help="search the recipe that is best on this machine")
+    add("--minutes", type=_minutes, metavar="M",
+        help=f"with --tune: for so long, or until Ctrl-C (default {_MINUTES:g})")  # fmt: skip
     add("--max-tokens", type=_positive, metavar="N",
         help="cut longer texts (default: the profile's)")  # fmt: skip
 
@@ -254,6 +275,17 @@ def _share(text: str) -> float:
     return value
 
 
+def _minutes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= _MOST_MINUTES:
+        msg = f"{text!r} is not a number of minutes up to {_MOST_MINUTES}"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
 def _positive(text: str) -> int:
     try:
         value = int(text)
@@ -266,7 +298,7 @@ def _positive(text: str) -> int:
 
 
 def _stop(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+    raise Terminated
 
 
 if __name__ == "__main__":

@@ -14,17 +14,23 @@ from threadpoolctl import threadpool_limits
 
 from edgeslm.contract.base import Name
 from edgeslm.contract.profile import DeviceProfile
-from edgeslm.errors import RejectedError
+from edgeslm.errors import EXIT_CONFIG, RejectedError
+from edgeslm.runtime.bundle import open_bundle
 from edgeslm.runtime.device import this_device
 from edgeslm.runtime.profiles import load_profile
 from exporters import recipes, targets
+from exporters.budget import check_latency
 from exporters.bundle import MANIFEST, write_bundle, write_tar
 from exporters.cache import kept, key_of
 from exporters.folders import beside, check_out, replace_folder
 from exporters.quality import tidy
+from exporters.report import write_reports
+from exporters.report.content import Content, Judgement
 from exporters.sources import open_source
 from exporters.sources.base import Encoder, read_encoder
 from exporters.targets.base import Plan, Target
+from exporters.tune.decisions import Decisions
+from exporters.tune.lock import LOCK, Lock, describe, read_lock
 from exporters.variant import Done, Maker
 from exporters.workbench import Stage, Workbench
 
@@ -32,6 +38,9 @@ BUNDLE: Final = "bundle"
 TAR: Final = "bundle.tar"
 QUALITY: Final = "quality.json"
 MEASUREMENTS: Final = "measurements.json"
+TUNE: Final = "tune.json"
+# Of which onnxruntime's wheels are: https://pypi.org/project/onnxruntime/#files
+ARCHITECTURES: Final = ("aarch64", "arm64", "x86_64")
 _MIN_TOKENS: Final = 4  # a manifest's bounds
 _MAX_TOKENS: Final = 8192
 # The same sums on any machine; and several threads, on cores shared with others, make it slower.
@@ -55,12 +64,21 @@ class Job:
     allow_drop: bool = False
     seed: int = 0
     max_tokens: int | None = None
+    tune_minutes: float | None = None
+    lock: Path | None = None
 
 
 class IdentityError(RejectedError):
     """A model cannot be called so."""
 
     code = "export.identity"
+
+
+class ArchitectureError(RejectedError):
+    """The profile is for an architecture that bundles do not run on."""
+
+    code = "export.architecture"
+    exit_status = EXIT_CONFIG
 
 
 class TooLongError(RejectedError):
@@ -81,6 +99,8 @@ def export(job: Job, stage: Stage) -> dict[str, Any]:
     check_name(job.name)
     check_out(job.out, holds=f"{BUNDLE}/{MANIFEST}")
     order = plan(job.profile)
+    if job.lock is not None:
+        read_lock(job.lock)  # before any long work
     with beside(job.out) as scratch, threadpool_limits(limits=ALGEBRA_THREADS):
         return make(order, job.out, Common(job, scratch, stage))
 
@@ -100,6 +120,12 @@ def plan(profile_name: str) -> Order:
         RejectedError: it does, or it is wrong.
     """
     profile = load_profile(profile_name)
+    if profile.requires.arch not in {None, *ARCHITECTURES}:
+        msg = (
+            f"profile {profile.name}: requires.arch {profile.requires.arch!r}: ONNX Runtime is "
+            f"built for {', '.join(ARCHITECTURES)} (as `uname -m` says them)"
+        )
+        raise ArchitectureError(msg)
     found = [(targets.load(key), targets.load(key).plans(profile)) for key in profile.providers]
     return Order(profile, found)
 
@@ -125,6 +151,7 @@ class Common:
         self._stage = stage
         source = open_source(job.model, tokenizer=job.tokenizer)
         self.source = source.name
+        self.source_digest = source.digest().hex()
         with stage("exporting the encoder", None):
             folder = kept("encoders", key_of([source.digest(), _code()]), source.export)
             self.encoder = read_encoder(folder)
@@ -166,8 +193,14 @@ def make(order: Order, out: Path, common: Common) -> dict[str, Any]:
     job, bench, scratch = common.job, common.workbench(order.profile), common.folder()
     identity = bench.identity(job.name, job.version, order.profile.name)
     maker = Maker(bench, order.profile, identity, job.allow_drop, scratch)
-    judged = [maker.make(target, plan) for target, plans in order.wanted for plan in plans]
-    chosen, cautions = _select(judged, allow_drop=job.allow_drop)
+    decisions = Decisions(maker, _lock(order, common), minutes=job.tune_minutes)
+    if job.lock is not None:
+        decisions.follow(read_lock(job.lock))
+    judged = [done for target, plans in order.wanted for done in decisions.make(target, plans)]
+    chosen, cautions = _select(judged)
+    for key in order.profile.providers:
+        of_key = [one.measured for one in chosen if one.provider == key and one.measured]
+        check_latency(order.profile, key, [measured["latency_ms"] for measured in of_key])
     fresh = scratch / "out"
     bundle = fresh / BUNDLE
     bundle.mkdir(parents=True)
@@ -181,7 +214,7 @@ def make(order: Order, out: Path, common: Common) -> dict[str, Any]:
         "held_out": {"rows": len(bench.split.held_out), "given": job.evaluation is not None},
         "fp32": tidy(bench.reference_metrics(bench.split.held_out)),
         "variants": {one.made.plan.name: one.report for one in judged},
-        "cautions": bench.split.cautions + cautions,
+        "cautions": bench.split.cautions + decisions.notes + cautions,
     }
     measured = {
         "bundle": bundle_hash,
@@ -189,21 +222,59 @@ def make(order: Order, out: Path, common: Common) -> dict[str, Any]:
         "variants": {one.made.plan.name: one.measured for one in chosen if one.measured},
     }
     write_tar(bundle, fresh / TAR)
+    (fresh / LOCK).write_bytes(decisions.lock.to_bytes())
+    if decisions.searches:
+        report["tuned"] = {one["provider"]: one["why"] for one in decisions.searches}
+        found = {"bundle": bundle_hash, "searches": decisions.searches}
+        (fresh / TUNE).write_text(json.dumps(found, indent=1) + "\n")
     (fresh / QUALITY).write_text(json.dumps(report, indent=2) + "\n")
     (fresh / MEASUREMENTS).write_text(json.dumps(measured, indent=2) + "\n")
+    write_reports(fresh, _content(bundle, order.profile, report, chosen, bench))
     replace_folder(fresh, out)
     return report
 
 
-def _select(judged: Sequence[Done], *, allow_drop: bool) -> tuple[list[Done], list[str]]:
-    """Return what passed the gate, best first, and what the user should know.
+def _content(
+    bundle: Path,
+    profile: DeviceProfile,
+    report: dict[str, Any],
+    chosen: Sequence[Done],
+    bench: Workbench,
+) -> Content:
+    """Return what the page is made of: of the variants in the bundle, every answer."""
+    judgements = []
+    for one in chosen:
+        rows = [judged.row for judged in one.judged]
+        before = bench.reference_answers(rows)
+        after = [judged.answer for judged in one.judged]
+        judgements.append(Judgement(one.made.plan.name, rows, before, after))
+    opened = open_bundle(bundle, verify=False)
+    return Content(opened.manifest, opened.hash, profile, report, judgements)
+
+
+def _lock(order: Order, common: Common) -> Lock:
+    """Return the lock of this export, as far as it is known before anything is made."""
+    job = common.job
+    return describe(
+        profile=order.profile,
+        model=common.source_digest,
+        data=job.data,
+        evaluation=job.evaluation,
+        task=job.task,
+        share=job.share,
+        seed=job.seed,
+        max_tokens=common.workbench(order.profile).max_tokens,
+        cpu=this_device().cpu_model,
+    )
+
+
+def _select(judged: Sequence[Done]) -> tuple[list[Done], list[str]]:
+    """Return what keeps gate and budget, best first, and what the user should know.
 
     Raises:
-        QualityError: of some provider none did.
+        QualityError, OverBudgetError: of some provider none does.
     """
     cautions = [note for one in judged for note in one.report["notes"]]
-    if allow_drop:
-        return list(judged), cautions
     passed = [one for one in judged if one.error is None]
     for one in judged:
         if one.error is None:

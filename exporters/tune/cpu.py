@@ -1,0 +1,108 @@
+"""The recipes of ONNX Runtime's own kernels."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import onnx
+
+from edgeslm.contract.base import Typed
+from edgeslm.contract.manifest import SessionSettings
+from edgeslm.contract.profile import DeviceProfile
+from exporters.cpu_recipe import CpuRecipe, Precision, by_profile
+from exporters.lean import Form, rewrite
+from exporters.quantize import quantizable
+from exporters.targets.base import Plan, section
+from exporters.tune.space import Choice
+
+# The most promising first, as measured on x86-64 with VNNI: time may run out.
+_TRIED: Final[Sequence[tuple[Precision, Form, bool]]] = (
+    ("int8-dynamic", "fused", True),
+    ("int8-dynamic", "plain", True),
+    ("int8-static", "open", True),
+    ("int8-weights", "open", True),
+    ("fp32", "fused", True),
+    ("int8-dynamic", "open", True),
+    ("int8-static", "plain", True),
+    ("int8-dynamic", "fused", False),
+    ("fp32", "plain", False),
+)
+_NUMBER: Final = re.compile(r"\d+")
+
+
+class CpuTunable:
+    """Implements `exporters.tune.space.Tunable`."""
+
+    def choices(self, profile: DeviceProfile) -> Sequence[Choice]:
+        """See `Tunable.choices`."""
+        said = section(profile, profile.cpu, "cpu")
+        own = [by_profile(said, precision) for precision in said.precisions]
+        tried = [
+            by_profile(said, precision).model_copy(update={"form": form, "norm_apart": apart})
+            for precision, form, apart in _TRIED
+        ]
+        basic = tried[0].model_copy(update={"level": "basic"})
+        return [_choice(profile, recipe) for recipe in dict.fromkeys([*own, *tried, basic])]
+
+    def groups(self, choice: Choice, encoder: onnx.ModelProto) -> Mapping[str, Sequence[str]]:
+        """By what a node does: names that differ in their numbers alone are one group."""
+        recipe = _recipe(choice)
+        if recipe.precision not in {"int8-static", "int8-dynamic"}:
+            return {}
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for name in quantizable(rewrite(encoder, recipe.form)):
+            if name not in recipe.exclude:
+                found[_NUMBER.sub("*", name)].append(name)
+        return found
+
+    def without(self, choice: Choice, nodes: Sequence[str]) -> Choice:
+        """See `Tunable.without`."""
+        recipe = _recipe(choice)
+        exclude = tuple(sorted({*recipe.exclude, *nodes}))
+        left = recipe.model_copy(update={"exclude": exclude})
+        return Choice(_name(left, choice.plan.session), replace(choice.plan, recipe=left))
+
+    def settings(self, choice: Choice) -> Sequence[Choice]:
+        """Several threads for one text, and denormals as zero."""
+        cores = len(os.sched_getaffinity(0))
+        several = [SessionSettings(threads=n, spinning=False) for n in (2, 4) if n <= cores]
+        return [
+            Choice(_name(_recipe(choice), session), replace(choice.plan, session=session))
+            for session in (SessionSettings(flush_denormals=True), *several)
+        ]
+
+    def read(self, provider: str, recipe: object) -> Typed:
+        """See `Tunable.read`."""
+        del provider
+        return CpuRecipe.model_validate(recipe, strict=False)
+
+
+def _choice(profile: DeviceProfile, recipe: CpuRecipe) -> Choice:
+    plan = Plan(f"cpu-{recipe.precision}", "cpu", recipe.precision, profile.requires, recipe=recipe)
+    return Choice(_name(recipe, None), plan)
+
+
+def _recipe(choice: Choice) -> CpuRecipe:
+    recipe = choice.plan.recipe
+    assert isinstance(recipe, CpuRecipe)  # noqa: S101 -- all of ours have one
+    return recipe
+
+
+def _name(recipe: CpuRecipe, session: SessionSettings | None) -> str:
+    parts: list[str] = [recipe.precision, recipe.form]
+    if recipe.norm_apart:
+        parts.append("norms apart")
+    if recipe.level != "extended":
+        parts.append(recipe.level)
+    if recipe.exclude:
+        parts.append(f"but {len(recipe.exclude)} nodes")
+    if session is not None and session.threads > 1:
+        parts.append(f"{session.threads} threads")
+    if session is not None and session.flush_denormals:
+        parts.append("no denormals")
+    return ", ".join(parts)
