@@ -135,8 +135,8 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
     except BundleInvalidError as err:
         if strange := sorted({field for field, what in err.problems if what == UNKNOWN_KEY}):
             msg = (
-                f"{file}: keys that this build does not know ({', '.join(strange[:_SHOWN])}): made by "
-                "another version. Update edgeslm, or export the bundle with this one."
+                f"{file}: keys that this build does not know ({', '.join(strange[:_SHOWN])}): made "
+                "by another version. Update edgeslm, or export the bundle with this one."
             )
             raise BundleForeignError(msg) from None
         raise
