@@ -131,9 +131,13 @@ class Workbench:
 
     def _calibration(self, texts: int) -> Sequence[Feeds]:
         tokenizer = Tokenizer(self.encoder.tokenizer, max_tokens=self.max_tokens)
-        found = {
-            text: tokenizer.encode(text)[0] for text in self.recipe.texts(self.split.train) if text
-        }
+        read = [value.name for value in self.encoder.model.graph.input]
+
+        def feeds(text: str) -> Feeds:
+            tensors, _ = tokenizer.encode(text)
+            return {name: tensors[name] for name in read}
+
+        found = {text: feeds(text) for text in self.recipe.texts(self.split.train) if text}
         if len(found) < _MIN_CALIBRATION:
             msg = (
                 f"{len(found)} different texts are too few to measure activations on: "
