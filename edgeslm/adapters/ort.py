@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +21,9 @@ _ERRORS_ONLY: Final = 3  # ONNX Runtime's log severity
 _RECORD_PLACEMENT: Final = "session.record_ep_graph_assignment_info"
 _NO_FALLBACK: Final = "session.disable_cpu_ep_fallback"
 _REMEDY: Final = "Copy the bundle again, or export it for this device."
+_STDOUT: Final = 1
+_STDERR: Final = 2
+_redirecting: Final = threading.RLock()
 _registering: Final = threading.Lock()
 _registered: Final[set[str]] = set()
 
@@ -42,17 +49,7 @@ class OrtSession:
         Raises:
             GraphError: it cannot be loaded.
         """
-        native = onnxruntime.SessionOptions()
-        native.intra_op_num_threads = options.threads
-        native.inter_op_num_threads = 1
-        native.log_severity_level = _ERRORS_ONLY
-        if not options.optimize:
-            native.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        config = {_RECORD_PLACEMENT: "1", **options.config}
-        if not options.cpu_fallback:
-            config[_NO_FALLBACK] = "1"
-        for key, value in config.items():
-            native.add_session_config_entry(key, value)
+        native = _native(options)
         try:
             self._session = _open(graph, native, options)
             self.pieces: tuple[Piece, ...] = _pieces(self._session)
@@ -81,6 +78,30 @@ def make_session(graph: Path, *, options: SessionOptions) -> OrtSession:
         GraphError: it cannot be loaded.
     """
     return OrtSession(graph, options)
+
+
+def compile_ahead(model: bytes, out: Path, *, options: SessionOptions) -> None:
+    """Compile a graph for the hardware that `options` name, and write one that refers to it.
+
+    Args:
+        model: ONNX, its weights inside: a path would be hashed into the names of what is made.
+        out: file to write; what was compiled lies beside it (with QNN, as NAME_qnn.bin).
+        options: of a plug-in, which need not have the hardware.
+
+    Raises:
+        GraphError: the compiler does not take the graph, or not the hardware.
+    """
+    native = _native(options)
+    try:
+        with _quiet_stdout():
+            native.add_provider_for_devices(_devices(options)[:1], dict(options.ep_options))
+            compiler = onnxruntime.ModelCompiler(
+                native, model, embed_compiled_data_into_model=False
+            )
+            compiler.compile_to_file(str(out))
+    except Exception as err:  # noqa: BLE001 -- its errors share no narrower base
+        msg = f"{out.name}: {options.ep} does not compile it: {_first_line(err)}"
+        raise GraphError(msg) from None
 
 
 def hardware_problem(options: SessionOptions) -> str | None:
@@ -116,6 +137,21 @@ def _no_device(options: SessionOptions) -> str:
     return f"{options.ep} finds no{of} here that it supports; look at its driver"
 
 
+def _native(options: SessionOptions) -> onnxruntime.SessionOptions:
+    native = onnxruntime.SessionOptions()
+    native.intra_op_num_threads = options.threads
+    native.inter_op_num_threads = 1
+    native.log_severity_level = _ERRORS_ONLY
+    if not options.optimize:
+        native.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    config = {_RECORD_PLACEMENT: "1", **options.config}
+    if not options.cpu_fallback:
+        config[_NO_FALLBACK] = "1"
+    for key, value in config.items():
+        native.add_session_config_entry(key, value)
+    return native
+
+
 def _open(
     graph: Path, native: onnxruntime.SessionOptions, options: SessionOptions
 ) -> onnxruntime.InferenceSession:
@@ -126,8 +162,27 @@ def _open(
     if not devices:
         msg = f"{graph.name}: {_no_device(options)}"
         raise GraphError(msg)
-    native.add_provider_for_devices(devices[:1], dict(options.ep_options))
-    return onnxruntime.InferenceSession(str(graph), native)
+    with _quiet_stdout():
+        native.add_provider_for_devices(devices[:1], dict(options.ep_options))
+        return onnxruntime.InferenceSession(str(graph), native)
+
+
+@contextlib.contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """Send what native libraries print to standard error: standard output is for our results.
+
+    QNN's emulator greets there when it is loaded.
+    """
+    with _redirecting:
+        sys.stdout.flush()
+        kept = os.dup(_STDOUT)
+        try:
+            os.dup2(_STDERR, _STDOUT)
+            yield
+        finally:
+            ctypes.CDLL(None).fflush(None)  # what it has printed so far lies in C's own buffer
+            os.dup2(kept, _STDOUT)
+            os.close(kept)
 
 
 def _pieces(session: onnxruntime.InferenceSession) -> tuple[Piece, ...]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from edgeslm.adapters.ort import GraphError, make_session
 from edgeslm.contract.base import problems_of
 from edgeslm.contract.manifest import Coverage, Fallen, Placement
 from edgeslm.contract.messages import CoverageState
 from edgeslm.errors import InvalidFileError, RejectedError
-from edgeslm.ports import Piece
+from edgeslm.ports import Piece, Session, SessionOptions
 from edgeslm.runtime.bundle import VariantFiles
 
 CPU: Final = "CPUExecutionProvider"
@@ -43,6 +46,26 @@ def read_costs(files: VariantFiles) -> Costs:
     except ValidationError as err:
         remedy = "Export the bundle again."
         raise InvalidFileError(found[0].path, problems_of(err), remedy=remedy) from None
+
+
+def open_graph(graph: Path, options: SessionOptions) -> Session:
+    """Open a session; where what fell off may not run on the CPU, say what fell off.
+
+    ONNX Runtime refuses such a graph, and names nothing.
+
+    Raises:
+        GraphError: it cannot be loaded.
+        CoverageError: the provider did not take all of it, and the CPU may not help.
+    """
+    try:
+        return make_session(graph, options=options)
+    except GraphError:
+        if options.cpu_fallback:
+            raise
+        helped = make_session(graph, options=replace(options, cpu_fallback=True))
+        all_of_it = Placement(min_coverage=1.0, cpu_fallback=False)
+        check(coverage(helped.pieces, options.ep, {}), all_of_it, graph=graph.name)
+        raise
 
 
 def coverage(pieces: Sequence[Piece], ep: str, costs: Mapping[str, int]) -> Coverage:

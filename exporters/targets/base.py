@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -74,6 +74,18 @@ class Workbench(Protocol):
         A target whose numbers are near float32 takes the latter, which is fitted once for all.
         `model` has the interface of the encoder's, and runs on the CPU, a text at a time.
         """
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what `make` gives, or has given to whoever asked for the same `key` before.
+
+        Args:
+            key: the content of all that the result depends on, and of nothing else; what is the
+                same for all of one workbench aside.
+            make: makes it; what it raises is raised each time.
+        """
+
+    def folder(self) -> Path:
+        """Return a new folder for what is shared."""
 
     def calibration(self, texts: int) -> Sequence[Feeds]:
         """Return so many training texts as the model reads them: int64 [1, sequence], unpadded.
