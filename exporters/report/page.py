@@ -11,6 +11,7 @@ from exporters.data import OUT_OF_SCOPE
 from exporters.report import plots
 from exporters.report.content import Content, Judgement
 from exporters.report.style import STYLE
+from exporters.report.svg import Plot, tell_apart
 
 _MB: Final = 1e6
 _CONFUSED: Final = 12  # pairs that are listed
@@ -43,7 +44,9 @@ def page(content: Content, searches: Sequence[Mapping[str, Any]]) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n" + "\n".join(filter(None, parts)) + "\n</body>\n</html>\n"
+        f"<h1>{escape(title)}</h1>\n"
+        + tell_apart("\n".join(filter(None, parts)))
+        + "\n</body>\n</html>\n"
     )
 
 
@@ -85,7 +88,8 @@ def _quality(content: Content) -> str:
         lines.append(["gate", "", *verdict])
         caption = f"On {rows} texts"
         tables.append(_table(["", "float32", *reports], lines, caption=caption))
-    return "<h2>Quality</h2>" + "".join(tables)
+    note = "<p>In per cent, except counts; oos auroc and calibration error go from 0 to 1.</p>"
+    return "<h2>Quality</h2>" + "".join(tables) + note
 
 
 def _variants(content: Content) -> str:
@@ -128,22 +132,26 @@ def _variant(content: Content, judgement: Judgement) -> str:
         budget = float(content.quality["fp32"]["alarm_budget"]) / 100
         figures.append(plots.false_alarms(judgement, budget))
     found = plots.confusions(judgement)
-    figures.append(plots.confusion_matrix(found))
     wrong = [(*pair, n) for pair, n in found.items() if not _right(*pair)]
     wrong.sort(key=lambda one: (-one[2], one))
     confused = ""
     if wrong:
         lines = [[truth, said, str(n)] for truth, said, n in wrong[:_CONFUSED]]
         confused = _table(["is", "said", "times"], lines, caption="Most often confused")
-    drawn = "".join(f"<figure>{plot.svg}</figure>" for plot in figures)
     graphs = [
         a for a in content.manifest.artifacts
         if a.role == "graph" and a.variant == judgement.variant
     ]  # fmt: skip
     return (
         f"<h2>{escape(judgement.variant)}</h2>"
-        f'<div class="figures">{drawn}{confused}</div>{_coverage(graphs)}'
+        f'<div class="figures">{_figures(figures)}</div>'
+        f'<div class="figures">{_figures([plots.confusion_matrix(found)])}{confused}</div>'
+        f"{_coverage(graphs)}"
     )
+
+
+def _figures(drawn: Iterable[Plot]) -> str:
+    return "".join(f"<figure>{plot.svg}</figure>" for plot in drawn)
 
 
 def _right(truth: str, said: str) -> bool:
@@ -185,7 +193,7 @@ def _share(found: Coverage) -> float:
 
 def _tuning(tune: Mapping[str, Any]) -> str:
     """What was tried, what was picked and why."""
-    trials = tune["trials"]
+    trials = [trial for trial in tune["trials"] if "latency_ms" in trial]  # measured
     lines = [
         [
             trial["name"],
@@ -198,20 +206,19 @@ def _tuning(tune: Mapping[str, Any]) -> str:
             "yes" if trial["front"] else "",
         ]
         for trial in trials
-        if trial["problem"] is None
     ]
-    failed = [[t["name"], t["problem"]] for t in trials if t["problem"] is not None]
-    picked = f"Picked: {tune['picked']}. {tune['why']}"
+    failed = [[t["name"], t["problem"]] for t in tune["trials"] if t["problem"] is not None]
+    picked = f"Picked: {tune['picked']}. {tune['why'].rstrip('.')}."
     cut = "" if tune["whole"] else " The search was cut short: what it had found counts."
     where = f"Timed on {tune['cpu']}."
-    figures = [plots.pareto(trials, tune["picked"])]
-    if tune["sensitivity"]:
-        figures.append(plots.sensitivity(tune["sensitivity"]))
-    drawn = "".join(f"<figure>{plot.svg}</figure>" for plot in figures)
+    figures = [plots.pareto(trials, tune["picked"])] if trials else []
+    for recipe in dict.fromkeys(one["recipe"] for one in tune["sensitivity"]):
+        of = [one for one in tune["sensitivity"] if one["recipe"] == recipe]
+        figures.append(plots.sensitivity(of, recipe))
     return (
         f"<h2>Recipes tried for {escape(tune['provider'])}</h2>"
         f"<p>{escape(picked)} {escape(where)}{escape(cut)}</p>"
-        f'<div class="figures">{drawn}</div>{_table(_TRIALS, lines)}'
+        f'<div class="figures">{_figures(figures)}</div>{_table(_TRIALS, lines)}'
         + (_table(["recipe", "why not"], failed, caption="Could not be tried") if failed else "")
     )
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from exporters.data import ANOMALY, OUT_OF_SCOPE
@@ -70,7 +70,7 @@ def confusion_matrix(found: Confusions) -> Plot:
             axes.set_yticks(range(len(truths)), list(map(_short, truths)))
         else:
             axes.set(xticks=(), yticks=())
-        axes.set(xlabel="said", ylabel="is")
+        axes.set(xlabel=f"said, {said[-1]} last" if REJECTED in said else "said", ylabel="is")
     return plot
 
 
@@ -110,6 +110,8 @@ def false_alarms(judgement: Judgement, budget: float) -> Plot:
             shares = np.arange(1, len(p) + 1) / max(len(p), 1)
             axes.step(ordered, shares, where="post", **{**style, "marker": ""})
         axes.set(xscale="log", yscale="log", xlim=(_LEAST_P, 1), ylim=(_LEAST_P, 1.2))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set(xlabel="p-value", ylabel="share of normal lines at or below")
         axes.legend(loc="lower right")
     return plot
@@ -132,8 +134,8 @@ def scores(judgement: Judgement) -> Plot:
                 continue
             shares = _histogram(after[chosen], edges)
             axes.stairs(shares, edges, fill=True, color=colour, alpha=0.45, label=name)
-            axes.stairs(_histogram(before[chosen], edges), edges, color=REFERENCE, linewidth=1)
-        axes.plot([], [], color=REFERENCE, linewidth=1, label="float32")
+            axes.stairs(_histogram(before[chosen], edges), edges, color=colour, linewidth=1.2)
+        axes.plot([], [], color=REFERENCE, linewidth=1.2, label="lines: float32")
         line = _threshold(judgement)
         if line is not None and low <= line <= high:
             axes.axvline(line, color=INK, linewidth=1, linestyle=":")
@@ -143,11 +145,10 @@ def scores(judgement: Judgement) -> Plot:
 
 
 def pareto(trials: Sequence[Mapping[str, Any]], picked: str) -> Plot:
-    """Points lost against latency; a disc is as large as its model."""
-    tried = [t for t in trials if t["problem"] is None]
-    largest = max((t["size_bytes"] for t in tried), default=1)
+    """Points lost against latency; a disc grows with its model, what was picked has a rim."""
+    largest = max(trial["size_bytes"] for trial in trials)
     with drawing("What was tried", width=5.4, height=3.6) as (axes, plot):
-        for trial in tried:
+        for trial in trials:
             x, y = trial["latency_ms"], max(trial["lost_points"].values(), default=0.0)
             colour = MAIN if trial["front"] else FAINT
             area = 20 + 160 * trial["size_bytes"] / largest
@@ -157,21 +158,20 @@ def pareto(trials: Sequence[Mapping[str, Any]], picked: str) -> Plot:
                 axes.annotate(trial["name"], (x, y), (6, 5), textcoords="offset points", fontsize=8)
         best = sorted(
             (t["latency_ms"], max(t["lost_points"].values(), default=0.0))
-            for t in tried
+            for t in trials
             if t["front"]
         )
-        if best:
-            axes.plot(*zip(*best, strict=True), color=MAIN, linewidth=1, zorder=1)
+        axes.plot([x for x, _ in best], [y for _, y in best], color=MAIN, linewidth=1, zorder=1)
         axes.margins(x=0.25, y=0.15)
         axes.set(xlabel="latency of one text, ms", ylabel="points lost")
     return plot
 
 
-def sensitivity(found: Sequence[Mapping[str, Any]]) -> Plot:
-    """What each group of operators adds to the error as int8."""
+def sensitivity(found: Sequence[Mapping[str, Any]], recipe: str) -> Plot:
+    """What each group of operators adds to the error of a recipe as int8."""
     ordered = sorted(found, key=lambda s: s["error_with"] - s["error_without"])
     height = 1.1 + 0.24 * len(ordered)
-    with drawing("What int8 costs, by group", width=5.4, height=height) as (axes, plot):
+    with drawing(f"What int8 costs: {recipe}", width=5.4, height=height) as (axes, plot):
         for y, one in enumerate(ordered):
             adds = one["error_with"] - one["error_without"]
             axes.barh(y, adds, color=OTHER if one["excluded"] else MAIN, alpha=0.75)

@@ -38,7 +38,7 @@ td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .figures { display: grid; gap: 1rem 1.5rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
 figure { margin: 0; }
-svg { width: 100%; height: auto; max-width: 34rem; display: block; }
+svg { width: 100%; height: auto; display: block; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 @media (max-width: 30rem) {

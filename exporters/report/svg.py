@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ _COLOURS: Final = {
     OTHER: "var(--other)",
     REFERENCE: "var(--reference)",
 }
+_REM_PER_INCH: Final = 7.0
 _STYLE: Final[dict[Any, Any]] = {
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
@@ -84,11 +86,25 @@ def _svg(figure: Figure, title: str) -> str:
     text = whole[whole.index("<svg") :]
     for colour, variable in _COLOURS.items():
         text = text.replace(colour, variable)
-    # Groups are numbered in each figure anew: on one page their ids would be there twice.
-    text = re.sub(r'<g id="[A-Za-z_]+\d*(?:_\d+)?">', "<g>", text)
+    text = re.sub(r'<g id="[^"]+"', "<g", text)  # nothing refers to groups
     text = re.sub(r"<style type=\"text/css\">.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", text)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{_attribute(title)}" ', 1)
+    wide = f"max-width: {_REM_PER_INCH * figure.get_figwidth():.2f}rem"  # text in all alike large
+    head = f'<svg role="img" aria-label="{_attribute(title)}" style="{wide}" '
+    text = re.sub(r' width="[^"]*pt" height="[^"]*pt"', "", text, count=1)
+    return text.replace("<svg ", head, 1)
+
+
+def tell_apart(page: str) -> str:
+    """Return a page whose figures share no ids: each begins to number its parts anew."""
+    numbers = itertools.count(1)
+
+    def rename(figure: re.Match[str]) -> str:
+        number = next(numbers)
+        text = re.sub(r'\bid="', f'id="f{number}-', figure[0])
+        return re.sub(r'(href="|url\()#', rf"\g<1>#f{number}-", text)
+
+    return re.sub(r"<svg.*?</svg>", rename, page, flags=re.DOTALL)
 
 
 def _attribute(text: str) -> str:
