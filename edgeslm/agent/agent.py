@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -24,7 +24,7 @@ from edgeslm.agent.models import Loaded, Loader
 from edgeslm.agent.roster import Office, Roster, RosterParts
 from edgeslm.agent.session import Job
 from edgeslm.agent.voice import Troubles, Voice
-from edgeslm.agent.workers import Model, Pool
+from edgeslm.agent.workers import Model, Pool, Responder
 from edgeslm.contract.messages import SCHEMA_VERSION
 from edgeslm.contract.settings import AgentSettings, ModelSettings
 from edgeslm.core.delivery import Parcel
@@ -36,7 +36,7 @@ log = Log(__name__)
 DRAIN_S: Final = 2.5  # at the end, for inputs that are being answered
 LEAVE_S: Final = 1.5  # and for the brokers to hear of it
 JOIN_S: Final = 0.5  # and, at least, for threads that compute
-STUCK_S: Final = 60.0  # one input for so long: the watchdog is not fed
+STUCK_S: Final = 60.0  # at one input, or those taken with it, for so long: the watchdog is not fed
 MAX_WAIT_S: Final = 5.0
 BUSY: Final = 256  # inputs with the workers: enough for a while, however quick they are
 GATHER_S: Final = 0.01  # between two turns while they are
@@ -253,8 +253,9 @@ class Agent:
         self._loads.append(loaded)
         self._bell.ring()
 
-    def _pool(self, name: str, threads: int, respond: Callable[[Job], None]) -> Pool:
-        return Pool(name, threads=threads, respond=respond, done=self._done, wake=self._bell.ring)
+    def _pool(self, name: str, threads: int, responder: Responder) -> Pool:
+        done, wake = self._done, self._bell.ring
+        return Pool(name, threads=threads, responder=responder, done=done, wake=wake)
 
     def _reload(self) -> None:
         try:

@@ -74,14 +74,14 @@ class Office:
     Args:
         clock: for times in results.
         sink: makes the sink of a model's link.
-        pool: makes the threads of a model: name, how many, what they call.
+        pool: makes the threads of a model: name, how many, who answers.
         trouble: tells an event with an error: event, code, message, model.
         event: tells an event: event, model, detail.
     """
 
     clock: Clock
     sink: Callable[[str], Sink]
-    pool: Callable[[str, int, Callable[[Job], None]], Pool]
+    pool: Callable[[str, int, Responder], Pool]
     trouble: Callable[[str, str, str, str | None], None]
     event: Callable[[str, str | None, Mapping[str, str | float]], None]
 
@@ -350,7 +350,7 @@ class Roster:
         threads = threads_of(settings)
         pool = slot.pool
         if pool is None or threads != threads_of(slot.settings):
-            pool = self._office.pool(f"work {slot.name}", threads, responder.respond)
+            pool = self._office.pool(f"work {slot.name}", threads, responder)
             self.pools = [p for p in self.pools if p.alive] + [pool]
         slot.serve(responder, pool, settings)
         backlog, slot.backlog = slot.backlog, type(slot.backlog)()

@@ -21,6 +21,8 @@ from edgeslm.ports import Answer, Clock, Request
 from edgeslm.runtime.result import answered, refused
 
 log = Log(__name__)
+TOGETHER: Final = 16
+"""Most inputs that a thread takes at once: the first of them waits for the last."""
 QUIET_S: Final = 10.0  # between two log lines about faults of ours
 
 
@@ -33,6 +35,8 @@ class Model(Protocol):
     node_share: float
 
     @property
+    def batch_invariant(self) -> bool: ...
+    @property
     def variant(self) -> str | None: ...
     @property
     def verified(self) -> Verified: ...
@@ -44,7 +48,7 @@ class Model(Protocol):
     def cache_hits(self) -> int: ...
     @property
     def cache_misses(self) -> int: ...
-    def answer(self, request: Request) -> Answer: ...
+    def answer_all(self, requests: Sequence[Request]) -> list[Answer | Exception]: ...
 
 
 class ModelUnavailableError(UnavailableError):
@@ -67,28 +71,24 @@ class AbsentModel:
     node_share = 0.0
     coverage = None
     passed_over = ()
+    batch_invariant = False
     cache_hits = 0
     cache_misses = 0
 
     def __init__(self, name: str) -> None:
         self.ref: ModelRef = {"name": name, "version": 0, "hash": ""}
 
-    def answer(self, request: Request) -> Answer:
-        """Refuse.
-
-        Raises:
-            ModelUnavailableError: always.
-        """
-        del request
+    def answer_all(self, requests: Sequence[Request]) -> list[Answer | Exception]:
+        """Refuse each."""
         msg = "the model could not be loaded before it was removed"
-        raise ModelUnavailableError(msg)
+        return [ModelUnavailableError(msg) for _ in requests]
 
 
 class Responder:
-    """Turns one input into one result. Called from several threads at once.
+    """Turns inputs into results. Called from several threads at once.
 
     Args:
-        model: who answers; may be replaced between two inputs.
+        model: who answers; may be replaced between two calls.
         device: this device's id.
         topic: where its results go.
         clock: for the times in results.
@@ -101,51 +101,88 @@ class Responder:
         self._clock = clock
         self._quiet_until = 0.0
 
-    def respond(self, job: Job) -> None:
-        """Set the job's `parcel` and `outcome`; raises nothing."""
-        message = job.message
-        properties = message.properties
-        if properties:
-            expiry = properties.get("MessageExpiryInterval")
-            waited_s = self._clock.monotonic() - message.received_at
-            if isinstance(expiry, int) and waited_s > expiry:
-                job.outcome = "expired"
-                return
-        model = self.model
-        try:
-            result = self._result(job, model)
-            payload = encode(result)
-        except Exception as err:  # noqa: BLE001 -- one input must not take the others with it
-            self._complain(err)
-            result = self._refuse(job, model, "internal", type(err).__name__, None, None)
-            payload = encode(result)
-        job.outcome = "error" if "error" in result else "answered"
-        if properties and "CorrelationData" in properties:
-            properties = {"CorrelationData": properties["CorrelationData"]}
-        else:
-            properties = NO_PROPERTIES
-        job.parcel = Parcel(self._topic, payload, self._clock.monotonic(), job, properties)
+    @property
+    def most(self) -> int:
+        """Inputs worth taking together: more than one only where that changes no answer."""
+        return TOGETHER if self.model.batch_invariant else 1
 
-    def _result(self, job: Job, model: Model) -> Result:
+    def respond(self, jobs: Sequence[Job]) -> None:
+        """Set `parcel` and `outcome` of each job; raises nothing."""
+        model = self.model
+        asked = [one for job in jobs if (one := self._begin(job, model)) is not None]
+        if not asked:
+            return
+        answers: Sequence[Answer | Exception]
+        try:
+            answers = model.answer_all([request for _, request, _ in asked])
+        except Exception as err:  # noqa: BLE001 -- inputs must not take the worker with them
+            answers = [err] * len(asked)
+        for (job, request, own_id), answer in zip(asked, answers, strict=True):
+            job.session.ring.done(job.sequence)
+            self._finish(job, model, request, own_id, answer)
+
+    def _begin(self, job: Job, model: Model) -> tuple[Job, Request, str | None] | None:
+        """Read an input, and note that it is being handled; None where that was all of it."""
         message, route = job.message, job.route
         assert route is not None  # noqa: S101 -- a job without one is not answered
+        expiry = message.properties.get("MessageExpiryInterval") if message.properties else None
+        if isinstance(expiry, int) and self._clock.monotonic() - message.received_at > expiry:
+            job.outcome = "expired"
+            return None
         if job.kills >= MAX_KILLS:
             why = f"the process ended {job.kills} times while handling it"
             # Not from its payload, which may be what ends the process.
             own_id = id_of(message, route)
-            return self._refuse(job, model, "input.poison", why, own_id, None)
+            self._send(job, self._refuse(job, model, "input.poison", why, own_id, None))
+            return None
         ring = job.session.ring
         ring.begin(job.sequence)
         try:
             request, own_id, code, why = read(message, route, size=job.size)
-            if request is None:
-                return self._refuse(job, model, code, why, own_id, None)
-            try:
-                answer = model.answer(request)
-            except EdgeSLMError as err:
-                return self._refuse(job, model, err.code, str(err), own_id, request)
-        finally:
+        except Exception as err:  # noqa: BLE001 -- one input must not take the others with it
+            self._complain(err)
+            request, own_id, code, why = None, None, "internal", type(err).__name__
+        if request is None:
             ring.done(job.sequence)
+            self._send(job, self._refuse(job, model, code, why, own_id, None))
+            return None
+        return job, request, own_id
+
+    def _finish(
+        self,
+        job: Job,
+        model: Model,
+        request: Request,
+        own_id: str | None,
+        answer: Answer | Exception,
+    ) -> None:
+        if isinstance(answer, EdgeSLMError):
+            said = self._refuse(job, model, answer.code, str(answer), own_id, request)
+            self._send(job, said)
+            return
+        try:
+            if isinstance(answer, Exception):
+                raise answer  # noqa: TRY301 -- to be told like what fails below
+            self._send(job, self._result(job, model, request, own_id, answer))
+        except Exception as err:  # noqa: BLE001 -- as above
+            self._complain(err)
+            why = type(err).__name__
+            self._send(job, self._refuse(job, model, "internal", why, None, None))
+
+    def _send(self, job: Job, result: Result) -> None:
+        payload = encode(result)
+        properties = job.message.properties
+        if properties and "CorrelationData" in properties:
+            properties = {"CorrelationData": properties["CorrelationData"]}
+        else:
+            properties = NO_PROPERTIES
+        job.outcome = "error" if "error" in result else "answered"
+        job.parcel = Parcel(self._topic, payload, self._clock.monotonic(), job, properties)
+
+    def _result(
+        self, job: Job, model: Model, request: Request, own_id: str | None, answer: Answer
+    ) -> Result:
+        message, route = job.message, job.route
         latency_s = self._clock.monotonic() - message.received_at
         now = self._clock.wall()
         return answered(
@@ -159,7 +196,7 @@ class Responder:
             time_out=now,
             latency_ms=latency_s * 1000,
             request=request,
-            share=route.share,
+            share=route.share if route else "none",
             redelivered=message.dup,
             retained=message.retain,
         )
@@ -210,7 +247,7 @@ class Pool:
     Args:
         name: of its threads.
         threads: how many.
-        respond: called with each job.
+        responder: answers jobs: what waits for it, shared among the threads, up to its `most`.
         done: where finished jobs go.
         wake: called after each.
     """
@@ -220,17 +257,17 @@ class Pool:
         name: str,
         *,
         threads: int,
-        respond: Callable[[Job], None],
+        responder: Responder,
         done: deque[Job],
         wake: Callable[[], None],
     ) -> None:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._respond = respond
+        self._responder = responder
         self._done = done
         self._wake = wake
         self._ended = False
         self._since: list[float | None] = [None] * threads
-        self._current: list[Job | None] = [None] * threads
+        self._current: list[Sequence[Job]] = [()] * threads
         self.put = self._jobs.put
         self._threads = [
             threading.Thread(target=self._run, args=(i,), name=f"{name} {i}", daemon=True)
@@ -272,20 +309,39 @@ class Pool:
         """
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
-        for job in self._current:
-            if job is not None:
+        for jobs in self._current:
+            for job in jobs:
                 job.session.ring.done(job.sequence)
         return not self.alive
 
     def _run(self, index: int) -> None:
-        get, respond, finished, wake = self._jobs.get, self._respond, self._done, self._wake
+        get, respond, finished, wake = (
+            self._jobs.get,
+            self._responder.respond,
+            self._done,
+            self._wake,
+        )
         since, now, current = self._since, time.monotonic, self._current
         while (job := get()) is not None:
             if self._ended:
                 return
+            jobs = self._with_company(job)
             since[index] = now()
-            current[index] = job
-            respond(job)
-            finished.append(job)
-            since[index] = current[index] = None
+            current[index] = jobs
+            respond(jobs)
+            finished.extend(jobs)
+            since[index] = None
+            current[index] = ()
             wake()
+
+    def _with_company(self, job: Job) -> list[Job]:
+        """Return `job` and this thread's share of what waits behind it: nothing, if it is idle."""
+        jobs = [job]
+        more = min(self._responder.most - 1, self._jobs.qsize() // len(self._since))
+        with contextlib.suppress(Empty):
+            for _ in range(more):
+                if (other := self._jobs.get_nowait()) is None:
+                    self._jobs.put(None)  # to stop one thread: this one, after its jobs
+                    break
+                jobs.append(other)
+        return jobs

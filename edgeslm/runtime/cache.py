@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
 V = TypeVar("V")
@@ -55,6 +55,44 @@ class Cache(Generic[V]):
             return compute(text)
         return self._compute(key, text, compute)
 
+    def get_all(
+        self, texts: Sequence[str], compute: Callable[[Sequence[str]], Sequence[V | Exception]]
+    ) -> list[V | Exception]:
+        """Return what `get` returns, or raises, for each; those that are new go into one `compute`.
+
+        Args:
+            texts: in any order, some maybe twice.
+            compute: gives for each text its value, or the error that it alone has.
+
+        Raises:
+            Whatever `compute` raises; nothing is kept then.
+        """
+        if not self._capacity:
+            with self._lock:
+                self.misses += len(texts)
+            return list(compute(texts))
+        found: dict[str, V | Exception] = {}
+        own: dict[str, str | bytes] = {}  # text -> key
+        shared = 0
+        with self._lock:
+            for text in texts:
+                key = text if len(text) <= _LONG else _digest(text)
+                value = self._kept.get(key)
+                if value is not None:
+                    self._kept.move_to_end(key)
+                    found[text] = value
+                elif text not in own and key not in self._computing:
+                    self._computing[key] = threading.Event()
+                    own[text] = key
+                    continue
+                shared += value is not None or text in own
+            self.hits += shared
+            self.misses += len(own)
+        if own:
+            found.update(zip(own, self._compute_all(own, compute), strict=True))
+        # Nobody waits for this caller any more, so it may wait for others.
+        return [found[t] if t in found else self._wait_for(t, compute) for t in texts]
+
     def clear(self) -> None:
         """Forget every value and count."""
         with self._lock:
@@ -77,6 +115,41 @@ class Cache(Generic[V]):
                 self._kept.popitem(last=False)
             self._computing.pop(key).set()
         return value
+
+    def _compute_all(
+        self,
+        own: Mapping[str, str | bytes],
+        compute: Callable[[Sequence[str]], Sequence[V | Exception]],
+    ) -> Sequence[V | Exception]:
+        values: Sequence[V | Exception] = ()
+        try:
+            values = compute(list(own))
+        finally:
+            with self._lock:
+                for key, value in zip(own.values(), values, strict=False):
+                    if not isinstance(value, Exception):
+                        self._kept[key] = value
+                        if len(self._kept) > self._capacity:
+                            self._kept.popitem(last=False)
+                for key in own.values():
+                    self._computing.pop(key).set()
+        return values
+
+    def _wait_for(
+        self, text: str, compute: Callable[[Sequence[str]], Sequence[V | Exception]]
+    ) -> V | Exception:
+        """Return what another caller is computing, or where that fails what `compute` gives."""
+
+        def alone(text: str) -> V:
+            (value,) = compute([text])
+            if isinstance(value, Exception):
+                raise value
+            return value
+
+        try:
+            return self.get(text, alone)
+        except Exception as err:  # noqa: BLE001 -- handed on, as the others' errors are
+            return err
 
 
 def _digest(text: str) -> bytes:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from edgeslm import tasks
-from edgeslm.adapters.ort import GraphError, make_session
+from edgeslm.adapters.ort import GraphError, InferenceError
 from edgeslm.contract.manifest import Coverage
 from edgeslm.contract.messages import ModelRef
 from edgeslm.contract.profile import DeviceProfile
-from edgeslm.ports import Answer, Request, Session, Task, Tensor
-from edgeslm.runtime.buckets import Buckets
+from edgeslm.ports import Answer, Prepared, Request, Session, Task, Tensor
+from edgeslm.runtime.batches import MASK, groups, stack
+from edgeslm.runtime.buckets import LENGTH_FROM, Buckets
 from edgeslm.runtime.bundle import Bundle, VariantFiles, open_bundle
 from edgeslm.runtime.cache import Cache
-from edgeslm.runtime.coverage import check, coverage, read_costs, share
+from edgeslm.runtime.coverage import check, coverage, open_graph, read_costs, share
 from edgeslm.runtime.device import this_device
 from edgeslm.runtime.golden import Verdicts, parse_golden, replay
 from edgeslm.runtime.tokenizer import INPUTS, Tokenizer
 from edgeslm.runtime.variants import ANY_LENGTH, CPU, Variant, choose_variant, fixed_length
 
 Row = tuple[dict[str, Tensor], bool]  # outputs without the batch axis; truncated
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Model:
@@ -98,6 +102,39 @@ class Model:
         outputs, truncated = self._cache.get(prepared.model_text, self._infer)
         return self._finish(prepared, outputs, truncated=truncated)
 
+    def answer_all(self, requests: Sequence[Request]) -> list[Answer | Exception]:
+        """Return what `answer` returns, or raises, for each: the same to the last bit.
+
+        Where a row does not depend on its batch, those that need the model share inferences.
+        """
+        if len(requests) == 1:
+            return [_attempt(self.answer, requests[0])]
+        prepared = [_attempt(self._prepare, request) for request in requests]
+        texts = [
+            one.model_text
+            for one in prepared
+            if isinstance(one, Prepared) and one.model_text is not None
+        ]
+        rows = dict(zip(texts, self._cache.get_all(texts, self._infer_all), strict=True))
+        return [
+            one if isinstance(one, Exception) else _attempt(self._close, one, rows)
+            for one in prepared
+        ]
+
+    def check_batches(self, requests: Sequence[Request]) -> bool:
+        """Return whether rows do not depend on their neighbours here, if the exporter says so.
+
+        It has proved that on its own CPU, and kernels differ from one kind to the next. Where it
+        does not hold, texts are run one at a time from now on.
+        """
+        if not self.batch_invariant:
+            return True
+        self.forget()
+        together = self.answer_all(requests)
+        self.forget()
+        self.batch_invariant = together == list(map(self.answer, requests))
+        return self.batch_invariant
+
     def tokens(self, request: Request) -> int:
         """Return how many tokens the model reads to answer `request`; 0 where it is not asked."""
         text = self._prepare(request).model_text
@@ -107,10 +144,37 @@ class Model:
         """Empty the cache and its counts."""
         self._cache.clear()
 
+    def _close(self, prepared: Prepared, rows: Mapping[str, Row | Exception]) -> Answer:
+        if prepared.model_text is None:
+            return self._finish(prepared, None, truncated=False)
+        row = rows[prepared.model_text]
+        if isinstance(row, Exception):
+            raise row
+        outputs, truncated = row
+        return self._finish(prepared, outputs, truncated=truncated)
+
     def _infer(self, text: str) -> Row:
+        feeds, truncated = self._feeds(text)
+        return _row(self._session.run(feeds), 0), truncated
+
+    def _infer_all(self, texts: Sequence[str]) -> list[Row | Exception]:
+        """Return the row of each text, or the error that it alone has."""
+        if not self.batch_invariant:
+            return [_attempt(self._infer, text) for text in texts]
+        read = [self._feeds(text) for text in texts]
+        lengths = [feeds[LENGTH_FROM].shape[1] for feeds, _ in read]
+        found: dict[int, Row | Exception] = {}
+        for group in groups(lengths, pad=MASK in self._session.inputs):
+            try:
+                outputs = self._session.run(stack([read[i][0] for i in group]))
+                found.update((i, (_row(outputs, at), read[i][1])) for at, i in enumerate(group))
+            except InferenceError:  # of one of them: which one?
+                found.update((i, _attempt(self._infer, texts[i])) for i in group)
+        return [found[i] for i in range(len(texts))]
+
+    def _feeds(self, text: str) -> Row:
         tensors, truncated = self._tokenizer.encode(text)
-        feeds = {name: tensors[name] for name in self._session.inputs}
-        return _first_row(self._session.run(feeds)), truncated
+        return {name: tensors[name] for name in self._session.inputs}, truncated
 
 
 def load_model(  # noqa: PLR0913 -- by name
@@ -175,7 +239,8 @@ def load_model(  # noqa: PLR0913 -- by name
         allowed = files.artifacts("golden")[0].tolerance
         assert allowed is not None  # noqa: S101 -- the manifest's own rule
         replay(cases, model.answer, allowed)
-        verdicts.remember(opened.hash)
+        if model.check_batches([Request(c.request.text, c.request.source) for c in cases]):
+            verdicts.remember(opened.hash)
         model.forget()
     return model
 
@@ -196,7 +261,7 @@ def _open_graphs(
         options = chosen.provider.options(graph)
         if placed:
             options = replace(options, cpu_fallback=graph.placement.cpu_fallback)
-        session = make_session(files.path / graph.path, options=options)
+        session = open_graph(files.path / graph.path, options)
         if unknown := sorted(set(session.inputs) - set(INPUTS)):
             msg = f"{graph.path}: takes {', '.join(unknown)}; known are {', '.join(INPUTS)}"
             raise GraphError(msg)
@@ -210,14 +275,22 @@ def _open_graphs(
     return Buckets(sessions), coverages
 
 
-def _first_row(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _attempt(do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
+    """Return what `do` returns, or what it raises: one text must not take others with it."""
+    try:
+        return do(*args, **kwargs)
+    except Exception as err:  # noqa: BLE001 -- whoever asked for this text is told
+        return err
+
+
+def _row(outputs: Mapping[str, Tensor], at: int) -> dict[str, Tensor]:
     """Drop the batch axis; read-only, since the cache hands the same arrays to every caller.
 
     Copies: a view would keep the whole output, and an object more, for each entry of the cache.
     """
     rows = {}
     for name, value in outputs.items():
-        row = value[0, ...].copy()
+        row = value[at, ...].copy()
         row.setflags(write=False)
         rows[name] = row
     return rows

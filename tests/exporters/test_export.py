@@ -19,11 +19,11 @@ from edgeslm.runtime.bundle import open_bundle
 from edgeslm.runtime.golden import parse_golden
 from edgeslm.runtime.model import load_model
 from edgeslm.runtime.profiles import detect_profile
-from exporters import cpu_recipe
 from exporters.data import DataError
 from exporters.export import Job, TooLongError, export
 from exporters.folders import OutputError
 from exporters.quality import QualityError
+from exporters.quantize import dynamic_int8
 from exporters.sources.base import Encoder, read_encoder
 from exporters.targets import NoTargetError
 from tests.exporters.conftest import Stages, write_lines
@@ -102,6 +102,10 @@ def test_reports_name_the_bundle_they_are_of(job: Job, stages: Stages) -> None:
         variant["fp32"]["accuracy"] - variant["artifact"]["accuracy"], abs=1e-3
     )
     assert measured["variants"]["cpu-int8-dynamic"]["median_ms"]["artifact"] > 0
+    covered = json.loads((job.out / "coverage.json").read_text())
+    assert covered["bundle"] == quality["bundle"]
+    assert covered["variants"].keys() == {"cpu-int8-dynamic"}
+    assert quality["bundle"] in (job.out / "report.html").read_text()
 
 
 def test_the_tar_holds_the_bundle_and_nothing_of_this_machine(job: Job, stages: Stages) -> None:
@@ -179,18 +183,17 @@ def inline(value: Any) -> str:
 @pytest.fixture
 def ruined(monkeypatch: pytest.MonkeyPatch) -> None:
     """A quantiser that loses what tells words apart."""
-    real = cpu_recipe.dynamic_int8
 
-    def ruin(encoder: onnx.ModelProto, **recipe: bool) -> onnx.ModelProto:
+    def ruin(encoder: onnx.ModelProto, **recipe: Any) -> onnx.ModelProto:
         model = onnx.ModelProto()
         model.CopyFrom(encoder)
         for tensor in model.graph.initializer:
             values = numpy_helper.to_array(tensor)
             if tensor.name == "table":
                 tensor.CopyFrom(numpy_helper.from_array(np.ones_like(values), "table"))
-        return real(model, **recipe)
+        return dynamic_int8(model, **recipe)
 
-    monkeypatch.setattr(cpu_recipe, "dynamic_int8", ruin)
+    monkeypatch.setattr("exporters.cpu_recipe.dynamic_int8", ruin)
 
 
 @pytest.mark.usefixtures("ruined")
