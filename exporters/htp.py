@@ -73,7 +73,9 @@ def prepare(model: onnx.ModelProto, length: int) -> onnx.ModelProto:
     _normalize(fixed.graph)
     with quietly(), tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "fused.onnx"
-        if qnn_preprocess_model(fixed, file, fuse_layernorm=True):
+        given = onnx.ModelProto()
+        given.CopyFrom(fixed)  # whose weights it moves into a file that is soon gone
+        if qnn_preprocess_model(given, file, fuse_layernorm=True):
             fixed = onnx.load(file)
     for node in fixed.graph.node:
         _drop_zero_bias(node, fixed.graph)
