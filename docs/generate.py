@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import _asyncapi
 import _errors
+import _providers
 import _tables
 from pydantic import BaseModel
 
@@ -53,6 +54,7 @@ def documents() -> Iterator[tuple[Path, str]]:
     yield DOCS / "asyncapi.json", _json(_asyncapi.document(DOCS / "examples"))
     yield DOCS / "settings.md", settings_page(schemas["settings"])
     yield DOCS / "device-profiles.md", profile_page(schemas["profile"])
+    yield DOCS / "providers.md", _providers.page(ROOT, MADE)
     errors = _errors.error_classes(ROOT)
     yield DOCS / "error-codes.md", error_page(errors)
     yield DOCS / "exit-codes.md", exit_page(errors)
