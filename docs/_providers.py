@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from edgeslm.contract.profile import DeviceProfile
 from edgeslm.runtime.profiles import load_profile, profile_names
 
 _STRONGEST_FIRST: Final = tuple(PROVED)
+_REMARK: Final = re.compile(r"^verified *=[^#\n]*# *(.*?)(?:; see .*)?$", re.MULTILINE)
 _NOT_HOW: Final = frozenset({"int8"})  # a table of its own, for the kernels; the profile shows it
 
 
@@ -58,8 +60,9 @@ def page(root: Path, made: str) -> str:
             "Device",
             "Providers, best first",
             "Verified",
+            "By",
             "The first must take",
-            of=[_device(profile) for profile in profiles],
+            of=[_device(root, profile) for profile in profiles],
         ),
     ]
     for key in providers.names():
@@ -80,7 +83,7 @@ def _provider(
     return f"`{key}`", what, install, f"`{best}`", names
 
 
-def _device(profile: DeviceProfile) -> tuple[str, ...]:
+def _device(root: Path, profile: DeviceProfile) -> tuple[str, ...]:
     asked = profile.placement
     share = f"{asked.min_coverage:.0%} of the nodes" if asked.min_coverage else "any share"
     if asked.max_partitions is not None:
@@ -89,7 +92,10 @@ def _device(profile: DeviceProfile) -> tuple[str, ...]:
     if not asked.cpu_fallback:
         share += "; no CPU fallback"
     order = ", ".join(f"`{key}`" for key in profile.providers)
-    return f"`{profile.name}`", profile.description, order, f"`{profile.verified}`", share
+    text = (root / "device-profiles" / f"{profile.name}.toml").read_text()
+    remark = _REMARK.search(text)  # how it was verified, as the profile's author says beside it
+    by = remark[1] if remark else ""
+    return f"`{profile.name}`", profile.description, order, f"`{profile.verified}`", by, share
 
 
 def _target(root: Path, key: str, profiles: list[DeviceProfile]) -> Iterator[str]:
