@@ -17,14 +17,32 @@ from exporters.data import Row
 BUDGET: Final = 0.01
 _PLANT_LINES: Final = 2000
 _QUICK_ROWS: Final = 2000
+_MINUTES: Final = 6
+_QUICK_MINUTES: Final = 1
 
 
 def intent(setup: Setup, case: str) -> Path:
     """Return the bundle of an intent case, judged on its evaluation part."""
+    train = train_rows(setup, case)
+    return _have(setup, "intent", case, train, cases.rows(setup, case, "eval"))
+
+
+def tuned(setup: Setup, case: str) -> Path:
+    """Return the bundle of an intent case whose recipe was searched for.
+
+    It sees no evaluation data: what it chooses by is held out of the training part.
+    """
+    minutes = _QUICK_MINUTES if setup.quick else _MINUTES
+    options = ("--tune", "--minutes", str(minutes))
+    return _have(setup, "intent", f"{case}-tuned", train_rows(setup, case), [], *options)
+
+
+def train_rows(setup: Setup, case: str) -> list[Row]:
+    """Return the training part of an intent case; of a rehearsal a share."""
     train = cases.rows(setup, case, "train")
     if setup.quick:  # by step, since the file is sorted by label
-        train = train[:: max(1, len(train) // _QUICK_ROWS)]
-    return _have(setup, "intent", case, train, cases.rows(setup, case, "eval"))
+        return train[:: max(1, len(train) // _QUICK_ROWS)]
+    return train
 
 
 def anomaly(setup: Setup, name: str, train: list[Row], judged: list[Row]) -> Path:

@@ -126,6 +126,8 @@ _TFIDF_NN: Final = "char 2-5-gram TF-IDF, nearest training line"
 _FP32: Final = "the same bundle's fp32 original"
 _SCRIPT: Final = "paho callback -> tokenizers -> the same int8 ONNX, batch 1 -> publish"
 _RATE: Final = "messages/s"
+_OPTIMUM: Final = "optimum's default int8 for this CPU, the same kind of head"
+_OLIVE: Final = "Olive's int8 for the CPU, the same kind of head"
 _NODE: Final = "Node.js: mqtt.js -> @huggingface/tokenizers -> onnxruntime-node, the same graph"
 
 
@@ -406,6 +408,104 @@ SPECS: Final[tuple[Spec, ...]] = (
         "<=",
         0.6,
         "ratio",
+    ),
+    Spec(
+        "tune-latency",
+        "tune",
+        "recipe found by --tune: batch 1, 16 to 32 tokens, one thread",
+        "ms",
+        _OPTIMUM,
+        "<=",
+        0.8,
+        "ratio",
+    ),
+    Spec(
+        "tune-throughput",
+        "tune",
+        "recipe found by --tune: texts a second, all cores",
+        "texts/s",
+        _OPTIMUM,
+        ">=",
+        1.25,
+        "ratio",
+    ),
+    Spec(
+        "tune-accuracy",
+        "tune",
+        "recipe found by --tune: accuracy on BANKING77",
+        "%",
+        _OPTIMUM,
+        ">=",
+        0,
+        "difference",
+    ),
+    Spec(
+        "tune-olive-latency",
+        "olive",
+        "recipe found by --tune: batch 1, 16 to 32 tokens, one thread",
+        "ms",
+        _OLIVE,
+        "<=",
+        1.0,
+        "ratio",
+    ),
+    Spec(
+        "tune-olive-throughput",
+        "olive",
+        "recipe found by --tune: texts a second, all cores",
+        "texts/s",
+        _OLIVE,
+        ">=",
+        1.0,
+        "ratio",
+    ),
+    Spec(
+        "tune-olive-accuracy",
+        "olive",
+        "recipe found by --tune: accuracy on BANKING77",
+        "%",
+        _OLIVE,
+        ">=",
+        0,
+        "difference",
+    ),
+    Spec(
+        "npu-intent-nodes",
+        "npu_intent",
+        "QNN, emulated, BANKING77: nodes on the NPU, no fallback, least bucket",
+        "%",
+        "all of them",
+        ">=",
+        100,
+    ),
+    Spec(
+        "npu-intent",
+        "npu_intent",
+        "QNN, emulated, BANKING77, 200 texts: accuracy",
+        "points",
+        _FP32,
+        ">=",
+        -1.0,
+        "difference",
+    ),
+    Spec(
+        "npu-anomaly-nodes",
+        "npu_anomaly",
+        "QNN, emulated, BGL lines: nodes on the NPU, no fallback, least bucket",
+        "%",
+        "all of them",
+        ">=",
+        100,
+    ),
+    Spec(
+        "npu-anomaly",
+        "npu_anomaly",
+        "QNN, emulated, BGL lines, 200 texts: AUROC",
+        "points",
+        _FP32,
+        ">=",
+        -1.0,
+        "difference",
     ),
 )
 BY_NAME: Final = {spec.name: spec for spec in SPECS}

@@ -26,6 +26,10 @@ MODULES: Final = {
     "int8": "int8",
     "node": "node",
     "matrix": "matrix",
+    "npu_intent": "npu",
+    "npu_anomaly": "npu",
+    "tune": "tune",
+    "olive": "tune",
 }
 
 

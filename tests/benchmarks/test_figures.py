@@ -47,6 +47,12 @@ PROMISED = {
     "node-unrepeated": (">=", 1, "ratio"),
     "node-unrepeated-cpu": ("<=", None, "ratio"),
     "matrix-time": ("<=", 0.6, "ratio"),
+    "tune-latency": ("<=", 0.8, "ratio"),
+    "tune-throughput": (">=", 1.25, "ratio"),
+    "tune-accuracy": (">=", 0, "difference"),
+    "tune-olive-latency": ("<=", 1, "ratio"),
+    "tune-olive-throughput": (">=", 1, "ratio"),
+    "tune-olive-accuracy": (">=", 0, "difference"),
 }
 KEYS = ["name", "value", "unit", "rival", "rival_value", "ratio", "direction", "bound", "bound_on",
         "spread", "holds", "machine", "commit"]  # fmt: skip

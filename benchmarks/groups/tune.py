@@ -1,0 +1,229 @@
+"""What `--tune` finds for this CPU against what other tools make of the same encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Final
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from benchmarks import bundles, cases
+from benchmarks.errors import RunFailedError
+from benchmarks.figures import Measured
+from benchmarks.rivals import quantisers
+from benchmarks.setup import Setup
+from benchmarks.stats import once, paired
+from edgeslm import providers
+from edgeslm.adapters.ort import make_session
+from edgeslm.demo.bundles import WEIGHTS_PACKAGE
+from edgeslm.runtime.bundle import open_bundle
+from edgeslm.runtime.tokenizer import Tokenizer
+from edgeslm.tasks.intent import IntentParameters
+from exporters import recipes
+from exporters.data import Row
+from exporters.encode import make_embed
+from exporters.heads.base import FittedHead
+from exporters.sources import open_source
+from exporters.sources.base import Encoder, read_encoder
+from exporters.targets.base import Feeds
+
+_CASE: Final = "banking77"
+_TOKENS: Final = range(16, 33)
+_TEXTS: Final = 200
+_QUICK_TEXTS: Final = 40
+_TURN: Final = 10  # texts before the other's turn
+_CALLERS: Final = 2
+_MAX_TOKENS: Final = 128
+_SHARE: Final = 0.05  # of `edgeslm-export intent`, which accuracy does not depend on
+_ERRORS_ONLY: Final = 3
+
+Run = Callable[[Feeds], object]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entrant:
+    """Somebody's int8, head inside.
+
+    Args:
+        alone: answers with one thread.
+        ways: to answer many: (what answers, how many callers at once); the best counts.
+        accuracy: on the evaluation part, in per cent.
+    """
+
+    alone: Run
+    ways: Sequence[tuple[Run, int]]
+    accuracy: float
+
+
+def tune(setup: Setup) -> dict[str, Measured]:
+    """Against optimum's default int8."""
+
+    def rival(encoder: onnx.ModelProto) -> onnx.ModelProto:
+        setup.tell("quantising with optimum")
+        return quantisers.optimum(encoder, setup.work / "optimum")
+
+    ours, theirs, feeds = _entrants(setup, rival)
+    latency, throughput = _race(setup, ours, theirs, feeds)
+    return {
+        "tune-latency": latency,
+        "tune-throughput": throughput,
+        "tune-accuracy": once(ours.accuracy, theirs.accuracy),
+    }
+
+
+def olive(setup: Setup) -> dict[str, Measured]:
+    """Against Olive's int8, in an environment of its own."""
+
+    def rival(encoder: onnx.ModelProto) -> onnx.ModelProto:
+        setup.tell("quantising with Olive")
+        environment = setup.cache.parent / quantisers.OLIVE_PINS[0]
+        return quantisers.olive(encoder, setup.work / "olive", environment)
+
+    ours, theirs, feeds = _entrants(setup, rival)
+    latency, throughput = _race(setup, ours, theirs, feeds)
+    return {
+        "tune-olive-latency": latency,
+        "tune-olive-throughput": throughput,
+        "tune-olive-accuracy": once(ours.accuracy, theirs.accuracy),
+    }
+
+
+def _entrants(
+    setup: Setup, rival: Callable[[onnx.ModelProto], onnx.ModelProto]
+) -> tuple[_Entrant, _Entrant, list[Feeds]]:
+    """Return us, the rival, and the texts to time, tokenised."""
+    bundle = bundles.tuned(setup, _CASE)
+    judged = cases.rows(setup, _CASE, "eval")
+    setup.tell("exporting fp32")
+    folder = setup.work / "fp32"
+    folder.mkdir()
+    open_source(f"package:{WEIGHTS_PACKAGE}", tokenizer=None).export(folder)
+    encoder = read_encoder(folder)
+    tokenizer = Tokenizer(encoder.tokenizer, max_tokens=_MAX_TOKENS)
+    encoded = {row.text: tokenizer.encode(row.text)[0] for row in judged}
+    feeds: list[Feeds] = [f for f in encoded.values() if f["input_ids"].shape[1] in _TOKENS]
+    feeds = feeds[: _QUICK_TEXTS if setup.quick else _TEXTS]
+    if not feeds:
+        msg = f"no text of {_TOKENS[0]} to {_TOKENS[-1]} tokens"
+        raise RunFailedError(msg)
+    small = rival(encoder.model)
+    setup.tell("fitting the rival's head")
+    head = _head(setup, encoder, small)
+    return _ours(bundle, judged, encoded), _theirs(head, small, judged, encoded), feeds
+
+
+def _ours(bundle: Path, judged: Sequence[Row], encoded: Mapping[str, Feeds]) -> _Entrant:
+    """Open our graph as a device does."""
+    opened = open_bundle(bundle)
+    files = opened.of(opened.manifest.variants()[0])
+    [graph] = files.artifacts("graph")
+    provider = providers.load("cpu")
+    assert provider is not None  # noqa: S101 -- every build has it
+    session = make_session(bundle / graph.path, options=provider.options(graph))
+    labels = IntentParameters.model_validate_json(files.read("parameters")).labels
+
+    def run(feed: Feeds) -> dict[str, np.ndarray]:
+        return session.run({name: feed[name] for name in session.inputs})
+
+    accuracy = _accuracy(lambda feed: run(feed)["logits"], labels, judged, encoded)
+    return _Entrant(run, [(run, _CALLERS)], accuracy)
+
+
+def _head(setup: Setup, encoder: Encoder, small: onnx.ModelProto) -> FittedHead:
+    """Fit our kind of head on the rival's encoder, on the rows that ours is fitted on."""
+    task = recipes.load("intent")
+    data = setup.work / "train.jsonl"
+    data.write_bytes(cases.to_jsonl(bundles.train_rows(setup, _CASE)))
+    rows = task.split(data, None, share=_SHARE, seed=0).train
+    embed = make_embed(small, encoder, max_tokens=_MAX_TOKENS)
+    return task.fit(rows, embed, share=_SHARE, seed=0, advance=lambda _: None)
+
+
+def _theirs(
+    head: FittedHead, small: onnx.ModelProto, judged: Sequence[Row], encoded: Mapping[str, Feeds]
+) -> _Entrant:
+    """Put the head into the rival's graph.
+
+    ONNX Runtime's defaults: it rewrites the graph as far as it can when it is loaded. Many texts
+    it may answer in the two usual ways: one caller and as many threads as there are cores, or a
+    caller for each core and one thread.
+    """
+    labels = IntentParameters.model_validate_json(head.parameters).labels
+    model = head.attach(small).SerializeToString()
+    one, many = _session(model, threads=1), _session(model, threads=0)
+    accuracy = _accuracy(lambda feed: one(feed)[0], labels, judged, encoded)
+    return _Entrant(one, [(many, 1), (one, _CALLERS)], accuracy)
+
+
+def _session(model: bytes, *, threads: int) -> Callable[[Feeds], list[np.ndarray]]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _ERRORS_ONLY
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [spec.name for spec in session.get_inputs()]
+
+    def run(feed: Feeds) -> list[np.ndarray]:
+        found: list[np.ndarray] = session.run(None, {name: feed[name] for name in names})
+        return found
+
+    return run
+
+
+def _accuracy(
+    logits: Callable[[Feeds], np.ndarray],
+    labels: Sequence[str],
+    judged: Sequence[Row],
+    encoded: Mapping[str, Feeds],
+) -> float:
+    """Share of texts whose best label is right, in per cent."""
+    with ThreadPoolExecutor(_CALLERS) as pool:
+        best = pool.map(lambda row: labels[int(logits(encoded[row.text])[0].argmax())], judged)
+        right = sum(said == row.label for said, row in zip(best, judged, strict=True))
+    return 100 * right / len(judged)
+
+
+def _race(
+    setup: Setup, ours: _Entrant, theirs: _Entrant, feeds: list[Feeds]
+) -> tuple[Measured, Measured]:
+    """Return latency (ms) and throughput (texts/s), a few texts of each in turn."""
+    both = (ours, theirs)
+    for entrant in both:
+        for run, _ in entrant.ways:
+            for feed in feeds[:_TURN]:
+                run(feed)
+    latencies: tuple[list[float], list[float]] = ([], [])
+    rates: tuple[list[float], list[float]] = ([], [])
+    for number in range(setup.rounds):
+        setup.tell(f"round {number + 1} of {setup.rounds}")
+        spent = [0.0, 0.0]
+        many = [[0.0 for _ in entrant.ways] for entrant in both]
+        for start in range(0, len(feeds), _TURN):
+            turn = feeds[start : start + _TURN]
+            for i, entrant in enumerate(both):
+                spent[i] += _seconds(entrant.alone, turn, 1)
+            for i, entrant in enumerate(both):
+                for j, (run, callers) in enumerate(entrant.ways):
+                    many[i][j] += _seconds(run, turn, callers)
+        for i in range(len(both)):
+            latencies[i].append(1e3 * spent[i] / len(feeds))
+            rates[i].append(len(feeds) / min(many[i]))
+    return paired(*latencies), paired(*rates)
+
+
+def _seconds(run: Run, turn: Sequence[Feeds], callers: int) -> float:
+    if callers == 1:
+        begun = perf_counter()
+        for feed in turn:
+            run(feed)
+        return perf_counter() - begun
+    with ThreadPoolExecutor(callers) as pool:
+        list(pool.map(run, turn[:callers]))  # so that its threads are there
+        begun = perf_counter()
+        list(pool.map(run, turn))
+        return perf_counter() - begun
