@@ -11,20 +11,36 @@ from benchmarks import cases
 from benchmarks.contestants import TOPIC
 from benchmarks.setup import Setup
 from edgeslm.demo.bundles import Wanted, find, make
-from edgeslm.runtime.profiles import detect_profile
+from edgeslm.runtime.profiles import detect_profile, load_profile
 from exporters.data import Row
 
 BUDGET: Final = 0.01
 _PLANT_LINES: Final = 2000
 _QUICK_ROWS: Final = 2000
+_FEW_ROWS: Final = 300
 _MINUTES: Final = 6
 _QUICK_MINUTES: Final = 1
 
 
-def intent(setup: Setup, case: str) -> Path:
-    """Return the bundle of an intent case, judged on its evaluation part."""
+def intent(setup: Setup, case: str, *, profile: str | None = None) -> Path:
+    """Return the bundle of an intent case, judged on its evaluation part.
+
+    Args:
+        setup: of the run.
+        case: name of the case.
+        profile: of the device; None: this machine's.
+    """
     train = train_rows(setup, case)
-    return _have(setup, "intent", case, train, cases.rows(setup, case, "eval"))
+    judged = cases.rows(setup, case, "eval")
+    return _have(setup, "intent", case, train, judged, profile=profile)
+
+
+def small(setup: Setup, case: str, *, profile: str) -> Path:
+    """Return a bundle of a few texts of an intent case: for what does not depend on them."""
+    parts = [cases.rows(setup, case, part) for part in ("train", "eval")]
+    train, judged = (rows[:: max(1, len(rows) // _FEW_ROWS)] for rows in parts)
+    name = f"{case}-{profile}"
+    return _have(setup, "intent", name, train, judged, "--allow-drop", profile=profile)
 
 
 def tuned(setup: Setup, case: str) -> Path:
@@ -63,10 +79,16 @@ def quality(bundle: Path) -> dict[str, Any]:
     return found
 
 
-def _have(
-    setup: Setup, task: str, name: str, train: list[Row], judged: list[Row], *options: str
+def _have(  # noqa: PLR0913 -- in the order of `Wanted`
+    setup: Setup,
+    task: str,
+    name: str,
+    train: list[Row],
+    judged: list[Row],
+    *options: str,
+    profile: str | None = None,
 ) -> Path:
     setup.tell(f"exporting {name}")
     wanted = Wanted(task, name, cases.to_jsonl(train), options, evaluation=cases.to_jsonl(judged))
-    profile = detect_profile()
-    return find(wanted, setup.cache, profile) or make(wanted, setup.cache, profile, quiet=True)
+    device = detect_profile() if profile is None else load_profile(profile)
+    return find(wanted, setup.cache, device) or make(wanted, setup.cache, device, quiet=True)

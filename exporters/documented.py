@@ -158,5 +158,6 @@ CORE_ML: Final = Documented("Core ML", _core_ml(), static=True, embedded=True, m
 """As ML Program. Weights in another file are not taken, and no tensor of more than five axes:
 https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/providers/coreml/builders/impl/base_op_builder.cc
 """
+OPENVINO: Final = Documented("OpenVINO", _openvino())
 OPENVINO_NPU: Final = Documented("OpenVINO's NPU", _openvino(), static=True)
 """https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devices-and-modes/npu-device.html"""

@@ -30,6 +30,8 @@ MODULES: Final = {
     "npu_anomaly": "npu",
     "tune": "tune",
     "olive": "tune",
+    "openvino": "accelerators",
+    "coreml": "accelerators",
 }
 
 

@@ -15,7 +15,7 @@ from edgeslm.contract.manifest import Verified
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.errors import RejectedError
 from edgeslm.providers import openvino
-from exporters.documented import OPENVINO_NPU
+from exporters.documented import OPENVINO, OPENVINO_NPU
 from exporters.quantize import ffn_down, static_int8
 from exporters.shapes import fold, other_kernels, tabulate_mask
 from exporters.static_check import static_coverage
@@ -69,7 +69,12 @@ def compile(  # noqa: A001 -- the port's word
     wanted = section(profile, profile.openvino, "openvino")
     encoder = fold(tabulate_mask(workbench.encoder.model))
     small = static_int8(
-        encoder, workbench.calibration(_CALIBRATION_TEXTS), exclude=ffn_down(encoder)
+        encoder,
+        workbench.calibration(_CALIBRATION_TEXTS),
+        exclude=ffn_down(encoder),
+        # Sums of two 8-bit products saturate on processors without VNNI. NNCF does the same:
+        # https://openvinotoolkit.github.io/nncf/autoapi/nncf/quantization/advanced_parameters/index.html
+        reduce_range=wanted.device == "CPU",
     )
     head = workbench.fit(small)
     whole = tabulate_mask(head.attach(small))
@@ -81,7 +86,8 @@ def compile(  # noqa: A001 -- the port's word
     coverage = {}
     if openvino.problem() or hardware_problem(openvino.on(wanted.device)):
         verified = "static"
-        coverage = {name: static_coverage(folder / name, OPENVINO_NPU) for name in graphs}
+        documented = OPENVINO_NPU if wanted.device == "NPU" else OPENVINO
+        coverage = {name: static_coverage(folder / name, documented) for name in graphs}
     return Compiled(
         head,
         tuple(graphs),
