@@ -30,8 +30,8 @@ def check_out(out: Path, *, holds: str) -> None:
         if not out.exists() or (out / holds).is_file():
             return
         taken = not out.is_dir() or any(out.iterdir())
-    except (OSError, ValueError) as err:  # ValueError: a NUL in the path
-        msg = f"{out}: {getattr(err, 'strerror', None) or err}; choose another --out"
+    except OSError as err:
+        msg = f"{out}: {err.strerror}; choose another --out"
         raise OutputError(msg) from None
     if taken:
         msg = f"{out}: exists and is no export; choose another --out, or remove it"
@@ -48,8 +48,9 @@ def beside(out: Path) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")
-    except OSError as err:
-        msg = f"cannot write {out.parent}: {err.strerror}; choose another --out"
+    except (OSError, ValueError) as err:  # ValueError: a NUL in the path
+        why = getattr(err, "strerror", None) or err
+        msg = f"cannot write {out.parent}: {why}; choose another --out"
         raise OutputError(msg) from None
     with folder as name:
         yield Path(name)
