@@ -37,12 +37,6 @@ class NoCompilerError(RejectedError):
     code = "target.no_compiler"
 
 
-class BucketError(RejectedError):
-    """A sequence length of the profile is longer than the model takes."""
-
-    code = "target.bucket"
-
-
 def plans(profile: DeviceProfile) -> Sequence[Plan]:
     """See `exporters.targets.base.Target.plans`.
 
@@ -87,13 +81,6 @@ def compile(  # noqa: A001 -- the port's word
         CalibrationError: the training texts are too few to measure activations on.
     """
     section = _section(profile)
-    limit = workbench.encoder.max_positions
-    if limit is not None and section.buckets[-1] > limit:
-        msg = (
-            f"profile {profile.name}: [qnn] buckets: {section.buckets[-1]} is longer than this "
-            f"model takes ({limit} tokens); leave it out"
-        )
-        raise BucketError(msg)
     head = workbench.fit()
     source = workbench.once(("qnn", plan.lengths), lambda: _qdq(plan.lengths, head, workbench))
     graphs = tuple(_name(length) for length in plan.lengths)
