@@ -46,8 +46,9 @@ MATRIX: Final = "matrix"
 _MINUTES: Final = 5.0
 _MOST_MINUTES: Final = 24 * 60
 _EPILOG: Final = """\
-DIR receives bundle/ (what a device takes), bundle.tar (the same, packed), quality.json and
-measurements.json. It appears when all is done; an earlier export there is replaced.
+DIR receives bundle/ (what a device takes), bundle.tar (the same, packed), quality.json,
+measurements.json, lock.json and, with --tune, tune.json. It appears when all is done; an earlier
+export there is replaced.
 """
 _MATRIX_EPILOG: Final = """\
 DIR receives a folder for each profile, which holds what an export for it alone would hold, and
@@ -144,11 +145,42 @@ def _run(argv: Sequence[str]) -> int:
     rows = report.get("profiles", [report])
     for caution in dict.fromkeys(caution for row in rows for caution in row["cautions"]):
         sys.stderr.write(f"edgeslm-export: note: {caution}\n")
+    if args.tune and profiles is None:
+        sys.stderr.write(_fronts(args.out))
+    if profiles is None:
+        for line in _proofs(args.out):
+            sys.stderr.write(f"edgeslm-export: {line}\n")
     failed = [row for row in rows if row.get("error")]
     for row in failed:
         _complain(f"{row['profile']}: {row['error']['message']} [{row['error']['code']}]", 0)
     sys.stdout.write(json.dumps({"out": str(args.out), **report}) + "\n")
     return EXIT_PARTLY if failed else 0
+
+
+def _fronts(out: Path) -> str:
+    """Return a table of each search for a recipe."""
+    from exporters.export import TUNE  # noqa: PLC0415 -- see `_run`
+    from exporters.tune.table import render  # noqa: PLC0415
+
+    file = out / TUNE
+    if not file.is_file():  # of this profile no target has more than one recipe
+        return ""
+    return "".join(map(render, json.loads(file.read_bytes())["searches"]))
+
+
+def _proofs(out: Path) -> Iterator[str]:
+    """Yield what was proved of each graph of an export, and what its provider takes of it."""
+    from edgeslm.runtime.bundle import open_bundle  # noqa: PLC0415 -- see `_run`
+    from edgeslm.runtime.placement import fallen, placed, proved  # noqa: PLC0415
+    from exporters.export import BUNDLE  # noqa: PLC0415
+
+    for graph in open_bundle(out / BUNDLE, verify=False).manifest.artifacts:
+        if graph.role != "graph":
+            continue
+        yield f"{graph.path}: verified {proved(graph.verified)}"
+        if graph.coverage is not None:
+            yield f"  {placed(graph.coverage, str(graph.provider))}"
+            yield from (f"  not taken: {line}" for line in fallen(graph.coverage))
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from exporters.tune.cpu import CpuTunable
 from exporters.tune.front import Limits, front, limits, ranking, reason
 from exporters.tune.lock import Lock, LockError, check_same, read_lock
 from exporters.tune.space import Choice
+from exporters.tune.table import render
 from exporters.tune.timing import Runner, Times, callers, compare
 from exporters.tune.trial import Lab, Trial
 from tests.exporters.conftest import Stages
@@ -327,6 +328,8 @@ def test_a_tuned_export_can_be_had_again_from_its_lock(
     assert found["picked"] in found["why"]
     measured = [one for one in found["trials"] if one["problem"] is None]
     assert any(one["front"] for one in measured)
+    table = render(found)
+    assert any(line.startswith("*") and found["picked"] in line for line in table.splitlines())
     assert {"latency_ms", "messages_per_s", "size_bytes", "lost_points"} <= measured[0].keys()
     model = load_model(job.out / "bundle")
     assert model.answer(Request("please stop the pump")).label == "stop"
