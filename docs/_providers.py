@@ -12,8 +12,8 @@ from typing import Final
 import _tables
 
 from edgeslm import providers
-from edgeslm.cli.placement import PROVED
 from edgeslm.contract.profile import DeviceProfile
+from edgeslm.runtime.placement import PROVED
 from edgeslm.runtime.profiles import load_profile, profile_names
 
 _STRONGEST_FIRST: Final = tuple(PROVED)

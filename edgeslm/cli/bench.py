@@ -22,7 +22,6 @@ from edgeslm import __version__, providers
 from edgeslm.adapters.fs import write_durably
 from edgeslm.adapters.meters import EnergyMeter, cpu_mhz, energy_meter, temperature_c
 from edgeslm.adapters.process import pss_mb
-from edgeslm.cli.placement import proved
 from edgeslm.cli.text import duration, printable, whole
 from edgeslm.contract.measurement import Climate, Energy, Latency, Measurement
 from edgeslm.errors import UnavailableError
@@ -31,6 +30,7 @@ from edgeslm.runtime.coverage import coverage_state
 from edgeslm.runtime.device import this_device
 from edgeslm.runtime.golden import parse_golden
 from edgeslm.runtime.model import Model, load_model
+from edgeslm.runtime.placement import proved
 from edgeslm.runtime.profiles import load_profile
 from edgeslm.runtime.variants import ANY_LENGTH, fixed_length
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from edgeslm.cli.placement import fallen, placed, proved
 from edgeslm.cli.text import megabytes, printable
 from edgeslm.runtime.bundle import Bundle, open_bundle, read_report
 from edgeslm.runtime.device import this_device
+from edgeslm.runtime.placement import fallen, placed, proved
 from edgeslm.runtime.variants import CPU, NoArtifactError, choose_variant
 
 _EPILOG: Final = """\

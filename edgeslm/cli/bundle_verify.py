@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from edgeslm.cli.placement import fallen, placed, proved
 from edgeslm.cli.text import megabytes, printable
 from edgeslm.runtime.golden import parse_golden
 from edgeslm.runtime.model import Model, load_model
+from edgeslm.runtime.placement import fallen, placed, proved
 from edgeslm.runtime.profiles import load_profile
 
 _EPILOG: Final = """\

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 from edgeslm.agent.reading import Reading, read
-from edgeslm.cli.placement import remarks
 from edgeslm.cli.text import printable, whole
 from edgeslm.contract.messages import ModelRef, Result, encode
 from edgeslm.contract.settings import Route
@@ -20,6 +19,7 @@ from edgeslm.errors import EXIT_REJECTED, EdgeSLMError, RejectedError
 from edgeslm.ports import Received
 from edgeslm.runtime.golden import user_verdicts
 from edgeslm.runtime.model import Model, load_model
+from edgeslm.runtime.placement import remarks
 from edgeslm.runtime.profiles import load_profile
 from edgeslm.runtime.result import answered, refused
 from edgeslm.runtime.stream import Group, Line, map_in_order, read_groups

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any, Final
 
 from edgeslm.contract.manifest import Artifact, Coverage
+from edgeslm.runtime.placement import PROVED, proved
 from exporters.data import OUT_OF_SCOPE
 from exporters.report import plots
 from exporters.report.content import Content, Judgement
@@ -16,12 +17,6 @@ from exporters.report.svg import Plot, tell_apart
 _MB: Final = 1e6
 _CONFUSED: Final = 12  # pairs that are listed
 _HELD: Final = ("graph", "weights", "context")  # what a model weighs
-_MEANING: Final = {
-    "silicon": "it ran on such a chip",
-    "emulated": "it ran on an emulator of the chip",
-    "static": "it was checked node by node, and never ran on its provider",
-    "none": "it never ran on its provider",
-}
 _TRIALS: Final = (
     "recipe", "precision", "points lost", "ms, one text", "messages/s", "MB", "fits", "front",
 )  # fmt: skip
@@ -57,7 +52,7 @@ def _lead(content: Content) -> str:
     given = "given to judge by" if held["given"] else "kept from the training data"
     facts = {
         "made for": f"{profile.name}: {profile.description}",
-        "profile verified": f"{profile.verified}: {_MEANING[profile.verified]}",
+        "profile verified": proved(profile.verified),
         "made from": f"{manifest.base_model.source} ({manifest.base_model.sha256[:12]})",
         "judged on": f"{judged}, {given}",
         "bundle": content.bundle_hash,
@@ -117,9 +112,9 @@ def _variants(content: Content) -> str:
         "A device runs the first that it can. MB: graphs, weights and compiled contexts. Taken: by "
         "its provider, of the graph of which it takes least; what is left runs on the CPU."
     )
-    used = {str(report["verified"]) for report in content.quality["variants"].values()}
-    terms = "; ".join(f"{word}: {_MEANING[word]}" for word in _MEANING if word in used)
-    said = f"<p>{escape(note)} Verified {escape(terms)}.</p>"
+    used = {report["verified"] for report in content.quality["variants"].values()}
+    terms = "; ".join(proved(word) for word in PROVED if word in used)
+    said = f"<p>{escape(note)} Verified: {escape(terms)}.</p>"
     return "<h2>Variants</h2>" + _table(head, lines) + said
 
 

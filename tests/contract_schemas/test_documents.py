@@ -139,3 +139,10 @@ def test_an_asyncapi_message_shows_examples_that_fit_its_payload(kind: str) -> N
     assert message["examples"]
     for example in message["examples"]:
         Draft202012Validator(payload).validate(example["payload"])
+
+
+def test_the_profile_that_the_guide_shows_is_one() -> None:
+    text = (DOCS / "adding-a-device.md").read_text()
+    [shown] = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
+    profile = parse_toml(DeviceProfile, shown.encode(), file="guide", remedy="Mend the guide.")
+    assert f"{profile.name}.toml" in text

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from edgeslm import providers
-from edgeslm.cli.placement import PROVED
 from edgeslm.contract.manifest import Artifact
 from edgeslm.runtime.bundle import open_bundle
 from edgeslm.runtime.device import this_device
+from edgeslm.runtime.placement import PROVED
 from edgeslm.runtime.profiles import load_profile, profile_names
 from edgeslm.runtime.variants import CPU, absent
 from exporters.export import Job, export

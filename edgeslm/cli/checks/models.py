@@ -7,9 +7,9 @@ from functools import partial
 from typing import Final
 
 from edgeslm.cli.checks import Finding, guarded, ok, warning
-from edgeslm.cli.placement import placed, proved, remarks
 from edgeslm.contract.settings import AgentSettings, ModelSettings
 from edgeslm.runtime.model import load_model
+from edgeslm.runtime.placement import placed, proved, remarks
 from edgeslm.runtime.profiles import detect_profile, load_profile
 
 _PLACE: Final = "Export for what this device has; `edgeslm doctor` lists its providers."
