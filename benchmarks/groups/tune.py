@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Final
 
@@ -109,8 +110,10 @@ def _entrants(
     encoded = {row.text: tokenizer.encode(row.text)[0] for row in judged}
     feeds: list[Feeds] = [f for f in encoded.values() if f["input_ids"].shape[1] in _TOKENS]
     feeds = feeds[: _QUICK_TEXTS if setup.quick else _TEXTS]
+    if len(feeds) % _TURN:
+        feeds = feeds[: -(len(feeds) % _TURN)]
     if not feeds:
-        msg = f"no text of {_TOKENS[0]} to {_TOKENS[-1]} tokens"
+        msg = f"fewer than {_TURN} texts of {_TOKENS[0]} to {_TOKENS[-1]} tokens"
         raise RunFailedError(msg)
     small = rival(encoder.model)
     setup.tell("fitting the rival's head")
@@ -201,18 +204,19 @@ def _race(
     rates: tuple[list[float], list[float]] = ([], [])
     for number in range(setup.rounds):
         setup.tell(f"round {number + 1} of {setup.rounds}")
-        spent = [0.0, 0.0]
-        many = [[0.0 for _ in entrant.ways] for entrant in both]
+        alone: list[list[float]] = [[] for _ in both]
+        many: list[list[list[float]]] = [[[] for _ in entrant.ways] for entrant in both]
         for start in range(0, len(feeds), _TURN):
             turn = feeds[start : start + _TURN]
-            for i, entrant in enumerate(both):
-                spent[i] += _seconds(entrant.alone, turn, 1)
-            for i, entrant in enumerate(both):
-                for j, (run, callers) in enumerate(entrant.ways):
-                    many[i][j] += _seconds(run, turn, callers)
-        for i in range(len(both)):
-            latencies[i].append(1e3 * spent[i] / len(feeds))
-            rates[i].append(len(feeds) / min(many[i]))
+            for seconds, entrant in zip(alone, both, strict=True):
+                seconds += [_seconds(entrant.alone, [feed], 1) for feed in turn]
+            for ways, entrant in zip(many, both, strict=True):
+                for seconds, (run, callers) in zip(ways, entrant.ways, strict=True):
+                    seconds.append(_seconds(run, turn, callers))
+        # Medians: what interrupts one text, or one turn, is not of the model.
+        for i, (seconds, ways) in enumerate(zip(alone, many, strict=True)):
+            latencies[i].append(1e3 * median(seconds))
+            rates[i].append(_TURN / min(map(median, ways)))
     return paired(*latencies), paired(*rates)
 
 
