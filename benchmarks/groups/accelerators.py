@@ -23,6 +23,7 @@ from exporters.documented import CORE_ML
 from exporters.static_check import static_coverage
 
 _CASE: Final = "banking77"
+_SMALL_CASE: Final = "snips"
 _TEXTS: Final = 300
 _QUICK_TEXTS: Final = 40
 _TURN: Final = 20  # texts before the other's turn, as benchmarks/groups/int8.py says
@@ -64,7 +65,7 @@ def coreml(setup: Setup) -> dict[str, Measured]:
 
     Beside it the other variant as it lies in its file: on a device it is unpacked first.
     """
-    bundle = bundles.small(setup, _CASE, profile="apple-silicon")
+    bundle = bundles.small(setup, _SMALL_CASE, profile="apple-silicon")
     shares = [
         min(share(static_coverage(bundle / graph.path, CORE_ML)) for graph in _graphs(bundle, name))
         for name in _variants(bundle)[:2]
