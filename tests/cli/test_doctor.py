@@ -23,6 +23,7 @@ from edgeslm.cli.checks import Finding, device, files, guarded
 from edgeslm.contract.settings import AgentSettings, Broker, load_settings
 from edgeslm.ports import Report, Up
 from edgeslm.runtime.device import Device
+from edgeslm.runtime.profiles import detect_profile
 from tests.agent.kit import poll, toml
 from tests.certificates import Authority
 from tests.cli.conftest import Run
@@ -102,6 +103,9 @@ def test_a_device_that_is_well(run: Run, write: Write, mosquitto: Mosquitto, bun
         "ok",
     )
     assert report["counts"] == {"error": 0, "warning": 0, "ok": len(report["findings"])}
+    said = {f["check"]: f["found"] for f in report["findings"]}
+    assert f"(verified: {detect_profile().verified})" in said["cpu"]
+    assert "verified: none (never run on its provider)" in said["model.m"]
     for folder in ("state", "run"):
         assert not (config.parent / folder).exists(), "it changes nothing"
 

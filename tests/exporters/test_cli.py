@@ -54,7 +54,13 @@ def test_an_export_prints_its_report_and_no_bars_into_a_pipe(
     report = json.loads(out)
     assert report["out"] == args["--out"]
     assert report["cautions"]  # so few rows are held out
-    assert err == "".join(f"edgeslm-export: note: {caution}\n" for caution in report["cautions"])
+    notes = [f"edgeslm-export: note: {caution}" for caution in report["cautions"]]
+    said = err.splitlines()
+    assert said[: len(notes)] == notes
+    proofs = said[len(notes) :]  # two lines for each graph
+    assert len(proofs) == 2 * len(report["variants"])
+    assert proofs[0].endswith("/model.onnx: verified silicon (run on such a chip)")
+    assert re.search(r"(\d+) of \1 nodes on cpu, in 1 piece; 100\.0% of about", proofs[1])
 
 
 Change = Callable[[Path], dict[str, str]]
