@@ -21,7 +21,7 @@ from edgeslm.ports import Answer, Clock, Request
 from edgeslm.runtime.result import answered, refused
 
 log = Log(__name__)
-TOGETHER: Final = 16
+TOGETHER: Final = 32
 """Most inputs that a thread takes at once: the first of them waits for the last."""
 QUIET_S: Final = 10.0  # between two log lines about faults of ours
 

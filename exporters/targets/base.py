@@ -47,6 +47,8 @@ class Plan:
         recipe: how the target makes it, in the target's own terms, as a search has found it;
             None: as the profile says.
         session: how a device opens its graphs; None: as the provider does.
+        fallback: made only where none before it, of its provider, keeps the gate: devices that
+            could run it would run those.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Plan:
     emulated: bool = False
     recipe: Typed | None = None
     session: SessionSettings | None = None
+    fallback: bool = False
 
 
 class Workbench(Protocol):

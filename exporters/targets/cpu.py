@@ -49,6 +49,7 @@ def plans(profile: DeviceProfile) -> Sequence[Plan]:
             precision,
             profile.requires,
             recipe=by_profile(section, precision),
+            fallback=precision != section.precisions[0],
         )
         for precision in section.precisions
     ]

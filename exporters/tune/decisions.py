@@ -13,6 +13,7 @@ from exporters.targets.base import Plan, Target
 from exporters.tune.lock import Lock, LockedPlan, LockError, check_same, locked
 from exporters.tune.run import tunable, tune, usable
 from exporters.variant import Done, Maker
+from exporters.workbench import CalibrationError
 
 _TRIES: Final = 3  # proposals judged on all rows before the profile's own recipe is taken
 
@@ -54,12 +55,27 @@ class Decisions:
         if (chosen := self.lock.chosen.get(provider)) is not None:
             return [self.maker.make(target, self._read(target, plans[0], chosen))]
         if self.minutes is None:
-            return [self.maker.make(target, plan) for plan in plans]
+            return self._in_order(target, plans)
         if tunable(target) is None or not usable(plans[0]):
             why = "has one recipe alone" if usable(plans[0]) else "cannot run here"
             self.notes.append(f"nothing to search for {provider}: it {why}")
-            return [self.maker.make(target, plan) for plan in plans]
+            return self._in_order(target, plans)
         return [self._search(target)]
+
+    def _in_order(self, target: Target, plans: Sequence[Plan]) -> list[Done]:
+        """Return the variants of `plans`; fallbacks only where nothing before them will do."""
+        maker = self.maker
+        made: list[Done] = []
+        for i, plan in enumerate(plans):
+            if plan.fallback and any(one.error is None or maker.allow_drop for one in made):
+                continue
+            try:
+                made.append(maker.make(target, plan))
+            except CalibrationError as err:
+                if not any(later.fallback for later in plans[i + 1 :]):
+                    raise
+                self.notes.append(f"{plan.name} is left out: {err}")
+        return made
 
     def _search(self, target: Target) -> Done:
         """Return the first proposal within the gate on all rows, or the last of them."""

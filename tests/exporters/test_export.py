@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,16 @@ from exporters.data import DataError
 from exporters.export import Job, TooLongError, export
 from exporters.folders import OutputError
 from exporters.quality import QualityError
-from exporters.quantize import dynamic_int8
+from exporters.quantize import dynamic_int8, static_int8
 from exporters.sources.base import Encoder, read_encoder
 from exporters.targets import NoTargetError
 from tests.exporters.conftest import Stages, write_lines
 
 pytestmark = pytest.mark.usefixtures("own_cache")
+_HERE = detect_profile().cpu
+assert _HERE is not None
+PRECISION = _HERE.precisions[0]  # of this machine's kind
+VARIANT = f"cpu-{PRECISION}"
 
 
 @pytest.fixture
@@ -65,8 +71,8 @@ def test_an_export_is_a_bundle_that_answers(job: Job, stages: Stages) -> None:
     assert [a.role for a in manifest.artifacts] == [
         "graph", "weights", "costs", "parameters", "golden", "tokenizer",
     ]  # fmt: skip
-    assert manifest.variants() == ("cpu-int8-dynamic",)
-    files = bundle.of("cpu-int8-dynamic")
+    assert manifest.variants() == (VARIANT,)
+    files = bundle.of(VARIANT)
     [graph], [golden] = files.artifacts("graph"), files.artifacts("golden")
     assert golden.tolerance is not None
     assert golden.tolerance.verified == "measured"
@@ -74,8 +80,8 @@ def test_an_export_is_a_bundle_that_answers(job: Job, stages: Stages) -> None:
     assert graph.coverage is not None
     assert graph.coverage.nodes == graph.coverage.nodes_taken > 0
     assert graph.coverage.operations == graph.coverage.operations_taken > 0
-    assert graph.precision == "int8-dynamic"
-    assert not graph.batch_invariant
+    assert graph.precision == PRECISION
+    assert graph.batch_invariant == (PRECISION == "int8-static")
     assert [output.name for output in graph.outputs] == ["logits"]
     assert graph.outputs[0].shape == ("batch", 3)
     model = load_model(job.out / "bundle")
@@ -101,10 +107,10 @@ def test_reports_name_the_bundle_they_are_of(job: Job, stages: Stages) -> None:
     assert variant["lost_points"]["accuracy"] == pytest.approx(
         variant["fp32"]["accuracy"] - variant["artifact"]["accuracy"], abs=1e-3
     )
-    assert measured["variants"]["cpu-int8-dynamic"]["median_ms"]["artifact"] > 0
+    assert measured["variants"][VARIANT]["median_ms"]["artifact"] > 0
     covered = json.loads((job.out / "coverage.json").read_text())
     assert covered["bundle"] == quality["bundle"]
-    assert covered["variants"].keys() == {"cpu-int8-dynamic"}
+    assert covered["variants"].keys() == {VARIANT}
     assert quality["bundle"] in (job.out / "report.html").read_text()
 
 
@@ -122,7 +128,7 @@ def test_the_tar_holds_the_bundle_and_nothing_of_this_machine(job: Job, stages: 
 
 def test_golden_cases_are_enough_and_on_both_sides(job: Job, stages: Stages) -> None:
     export(job, stages)
-    cases = parse_golden((job.out / "bundle" / "cpu-int8-dynamic" / "golden.jsonl").read_bytes())
+    cases = parse_golden((job.out / "bundle" / VARIANT / "golden.jsonl").read_bytes())
     assert 32 <= len(cases) <= 64
     assert {case.expect.label for case in cases} == {"start", "stop", "fault"}
     assert {case.expect.accepted for case in cases} == {True, False}
@@ -184,16 +190,23 @@ def inline(value: Any) -> str:
 def ruined(monkeypatch: pytest.MonkeyPatch) -> None:
     """A quantiser that loses what tells words apart."""
 
-    def ruin(encoder: onnx.ModelProto, **recipe: Any) -> onnx.ModelProto:
+    def ruin(
+        quantise: Callable[..., onnx.ModelProto],
+        encoder: onnx.ModelProto,
+        *args: Any,
+        **recipe: Any,
+    ) -> onnx.ModelProto:
         model = onnx.ModelProto()
         model.CopyFrom(encoder)
         for tensor in model.graph.initializer:
             values = numpy_helper.to_array(tensor)
             if tensor.name == "table":
                 tensor.CopyFrom(numpy_helper.from_array(np.ones_like(values), "table"))
-        return dynamic_int8(model, **recipe)
+        return quantise(model, *args, **recipe)
 
-    monkeypatch.setattr("exporters.cpu_recipe.dynamic_int8", ruin)
+    for quantise in (dynamic_int8, static_int8):
+        name = f"exporters.cpu_recipe.{quantise.__name__}"
+        monkeypatch.setattr(name, functools.partial(ruin, quantise))
 
 
 @pytest.mark.usefixtures("ruined")
@@ -230,7 +243,8 @@ def test_without_vnni_weights_have_seven_bits(job: Job, stages: Stages, tmp_path
             export(dataclasses.replace(job, profile=profile, out=out), stages)
         except RejectedError as err:
             pytest.skip(str(err))
-        graph = onnx.load(out / "bundle" / "cpu-int8-dynamic" / "model.onnx").graph
+        [file] = (out / "bundle").glob("cpu-*/model.onnx")
+        graph = onnx.load(file).graph
         weights = [numpy_helper.to_array(t) for t in graph.initializer]
         wide[profile] = max(abs(w.astype(int)).max() for w in weights if w.dtype == np.int8)
     assert wide["generic-x86_64"] > 64 >= wide["generic-x86_64-avx2"]

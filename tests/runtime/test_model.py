@@ -253,11 +253,11 @@ def profile(*providers: str) -> DeviceProfile:
 
 
 def test_runs_the_first_graph_that_this_device_can(tmp_path: Path) -> None:
-    folder = with_two_graphs(tmp_path / "b", first="qnn", second="cpu")
+    folder = with_two_graphs(tmp_path / "b", first="coreml", second="cpu")
     assert load_model(folder).variant == "second"
-    assert load_model(folder, profile=profile("qnn", "cpu")).variant == "second"
+    assert load_model(folder, profile=profile("coreml", "cpu")).variant == "second"
     with pytest.raises(EdgeSLMError, match="for the providers of profile") as caught:
-        load_model(folder, profile=profile("qnn"))
+        load_model(folder, profile=profile("coreml"))
     assert caught.value.code == "bundle.no_artifact"
 
 
