@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -360,6 +364,29 @@ def test_what_was_tried_once_is_known(job: Job) -> None:
         patch.setattr(Lab, "_measure", lambda *_: pytest.fail("tried twice"))
         report = export(dataclasses.replace(job, seed=0), Stages())
     assert report["tuned"]
+
+
+@pytest.mark.slow  # a process that imports all of the exporter
+def test_ctrl_c_ends_the_search_and_not_the_export(job: Job, tmp_path: Path) -> None:
+    argv = [
+        *(sys.executable, "-m", "exporters.cli", "intent", "--model", job.model),
+        *("--data", str(job.data), "--profile", job.profile, "--name", "toy", "--version", "1"),
+        *("--out", str(job.out), "--allow-drop", "--tune"),
+    ]
+    trials = tmp_path / "cache" / "trials"
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while not [*trials.glob("[0-9a-f]*/result.json")]:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    [found] = json.loads((job.out / "tune.json").read_bytes())["searches"]
+    assert not found["whole"]
+    assert found["trials"]
+    assert json.loads(out)["tuned"]["cpu"] in err.decode()
 
 
 # --- what a device makes of it ----------------------------------------------------------------
