@@ -214,7 +214,7 @@ def test_every_figure_is_well_formed_and_takes_the_pages_colours() -> None:
         ET.fromstring(figure)  # noqa: S314 -- our own
         assert "var(--ink)" in figure
         assert not re.search(r"#0[1-5]0[1-5]0[1-5]", figure)
-    assert any("$a_1$ &lt;&amp;" in figure for figure in figures), "no formula"
+    assert any(">$a_1$ &lt;&amp;</text>" in figure for figure in figures), "no formula"
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:
