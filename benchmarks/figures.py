@@ -410,6 +410,15 @@ SPECS: Final[tuple[Spec, ...]] = (
         "ratio",
     ),
     Spec(
+        "identical-exports",
+        "identical",
+        "two exports of each target with one lock file: files that differ",
+        "files",
+        "none",
+        "<=",
+        0,
+    ),
+    Spec(
         "tune-latency",
         "tune",
         "recipe found by --tune: batch 1, 16 to 32 tokens, one thread",
@@ -468,6 +477,15 @@ SPECS: Final[tuple[Spec, ...]] = (
         ">=",
         0,
         "difference",
+    ),
+    Spec(
+        "arm-agreement",
+        "arm",
+        "BANKING77 on a Cortex-A72, emulated, 100 texts: the same intent",
+        "%",
+        "the same bundle on x86-64",
+        ">=",
+        98,
     ),
     Spec(
         "npu-intent-nodes",

@@ -182,7 +182,7 @@ def exit_page(errors: list[_errors.ErrorClass]) -> str:
     """Return the list of exit statuses: the fixed ones, then those of errors."""
     roots = {e.name: e for e in errors}
     of = [("0", "Done."), ("2", "The options are wrong; the usage is shown.")]
-    for path in ("edgeslm/errors.py", "edgeslm/cli/main.py"):
+    for path in ("edgeslm/errors.py", "edgeslm/cli/main.py", "exporters/cli.py"):
         source = (ROOT / path).read_text()
         for node in ast.parse(source).body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Constant):

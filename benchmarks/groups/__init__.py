@@ -26,6 +26,8 @@ MODULES: Final = {
     "int8": "int8",
     "node": "node",
     "matrix": "matrix",
+    "identical": "matrix",
+    "arm": "arm",
     "npu_intent": "npu",
     "npu_anomaly": "npu",
     "tune": "tune",

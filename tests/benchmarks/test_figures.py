@@ -47,6 +47,7 @@ PROMISED = {
     "node-unrepeated": (">=", 1, "ratio"),
     "node-unrepeated-cpu": ("<=", None, "ratio"),
     "matrix-time": ("<=", 0.6, "ratio"),
+    "identical-exports": ("<=", 0, "value"),
     "tune-latency": ("<=", 0.8, "ratio"),
     "tune-throughput": (">=", 1.25, "ratio"),
     "tune-accuracy": (">=", 0, "difference"),
