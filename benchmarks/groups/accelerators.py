@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +82,7 @@ def _graphs(bundle: Path, variant: str) -> list[Artifact]:
 
 
 def _manifest(bundle: Path) -> Manifest:
-    return Manifest.model_validate(json.loads((bundle / "manifest.json").read_bytes()))
+    return Manifest.model_validate_json((bundle / "manifest.json").read_bytes())
 
 
 def _cpu_seconds(model: Model, texts: Sequence[str]) -> float:

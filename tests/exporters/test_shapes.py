@@ -91,6 +91,39 @@ def test_what_is_more_than_a_table_stays() -> None:
     np.testing.assert_allclose(run(tabled, mask)[real], run(model, mask)[real], atol=1e-5)
 
 
+@pytest.mark.parametrize("what", ["counted up", "times the length"])
+def test_what_differs_from_token_to_token_or_text_to_text_stays(what: str) -> None:
+    """Places counted over real tokens, as RoBERTa's; a mask that the length scales."""
+    model = attention_graph(VOCABULARY)
+    counted = [
+        helper.make_node("CumSum", [MASK, "second0"], ["places_i"], name="places_i"),
+        helper.make_node("Cast", ["places_i"], ["factor"], name="factor", to=TensorProto.FLOAT),
+    ]
+    scaled = [
+        helper.make_node("Shape", [MASK], ["shape_"], name="shape_"),
+        helper.make_node("Gather", ["shape_", "second"], ["length_i"], name="length_i"),
+        helper.make_node("Mul", [MASK, "length_i"], ["scaled"], name="scaled"),
+        helper.make_node("Cast", ["scaled"], ["factor"], name="factor", to=TensorProto.FLOAT),
+    ]
+    graph = model.graph
+    graph.initializer.append(numpy_helper.from_array(np.array(1), "second0"))
+    graph.initializer.append(numpy_helper.from_array(np.array([2]), "last"))
+    mixed = [
+        helper.make_node("Unsqueeze", ["factor", "last"], ["column"], name="column"),
+        helper.make_node("Mul", ["vectors", "column"], ["shifted"], name="shifted"),
+    ]
+    index = next(i for i, node in enumerate(graph.node) if node.name == "sum")
+    chosen = counted if what == "counted up" else scaled
+    for offset, node in enumerate([*chosen, *mixed]):
+        graph.node.insert(index + offset, node)
+    next(node for node in graph.node if node.name == "sum").input[0] = "shifted"
+    mask = mask_of(3, 6)
+    real = mask.astype(bool)
+    np.testing.assert_allclose(
+        run(tabulate_mask(model), mask)[real], run(model, mask)[real], atol=1e-5
+    )
+
+
 @pytest.mark.parametrize("length", [7, 16])
 def test_a_fixed_length_leaves_no_shape_arithmetic(length: int) -> None:
     model = attention_graph(VOCABULARY)
