@@ -54,6 +54,10 @@ PROMISED = {
     "tune-olive-latency": ("<=", 1, "ratio"),
     "tune-olive-throughput": (">=", 1, "ratio"),
     "tune-olive-accuracy": (">=", 0, "difference"),
+    "openvino-nodes": (">=", 100, "value"),
+    "openvino-accuracy": (">=", -0.5, "difference"),
+    "openvino-cpu": ("<=", None, "ratio"),
+    "coreml-nodes": (">=", 98, "value"),
 }
 KEYS = ["name", "value", "unit", "rival", "rival_value", "ratio", "direction", "bound", "bound_on",
         "spread", "holds", "machine", "commit"]  # fmt: skip
