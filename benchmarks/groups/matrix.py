@@ -37,7 +37,7 @@ TARGETS: Final = (
 )
 LOCK: Final = "lock.json"
 MEASUREMENTS: Final = "measurements.json"
-_CASE: Final = "clinc150"
+_CASE: Final = "snips"
 _TRAIN, _JUDGED = 600, 200  # texts: a first model of somebody's own
 _QUICK = 4  # times fewer texts in a rehearsal
 _EMULATED = 60  # texts of the held-out ones where an emulator takes a second for each
