@@ -58,6 +58,10 @@ PROMISED = {
     "openvino-accuracy": (">=", -0.5, "difference"),
     "openvino-cpu": ("<=", None, "ratio"),
     "coreml-nodes": (">=", 98, "value"),
+    "npu-intent-nodes": (">=", 100, "value"),
+    "npu-intent": (">=", -1.0, "difference"),
+    "npu-anomaly-nodes": (">=", 100, "value"),
+    "npu-anomaly": (">=", -1.0, "difference"),
 }
 KEYS = ["name", "value", "unit", "rival", "rival_value", "ratio", "direction", "bound", "bound_on",
         "spread", "holds", "machine", "commit"]  # fmt: skip
