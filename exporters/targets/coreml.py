@@ -1,9 +1,9 @@
 """Apple's Core ML, as ML Program: float16 whole, or float32 with int8 weights.
 
 Core ML's provider takes fixed shapes, and weights only from the graph's own file, so each bucket
-is a file with all of them. It does not take DequantizeLinear: with int8 weights each MatMul would
-wait for the CPU. So the device unpacks int8 weights when it loads them, before it asks who takes
-what: half the file of float16, and twice its memory. That is why float16 comes first.
+is a file with all of them. It does not take DequantizeLinear: the CPU would unpack int8 weights in
+each inference. So the device unpacks them when it loads them, before it asks who takes what: half
+the file of float16, and twice its memory. That is why float16 comes first.
 """
 
 from __future__ import annotations
