@@ -35,6 +35,9 @@ from exporters.workbench import Workbench
 
 _TIMED: Final = 64  # inferences of either precision, interleaved
 _STRANGE_EMULATED: Final = 12
+# Two kinds of CPU are further apart than two kinds of kernels on one. Measured: static int8 on an
+# emulated Cortex-A72 against x86, BANKING77: 1.06 times in the worst of 48 cases.
+_FOREIGN: Final = 2.0
 _ROUNDING: Final = 1e-9  # of points that are differences of percentages
 
 
@@ -221,8 +224,7 @@ class Maker:
         twins = list(map(Twin, pool, others))
         allowed = tolerance(twins)
         if compiled.twin is None or made.verified in {"static", "none"}:
-            given = self.profile.tolerance
-            allowed = given or allowed.model_copy(update={"verified": "none"})
+            allowed = self.profile.tolerance or _guess(allowed)
         return golden_file(twins, surety, allowed=allowed), allowed
 
     def _twin(self, made: Made, write: Callable[[Path], None] | None) -> Model:
@@ -259,6 +261,15 @@ class Maker:
             "graph_and_weights_bytes": {"fp32": large, "artifact": small},
             "size_ratio": short(small / large),
         }
+
+
+def _guess(measured: Tolerance) -> Tolerance:
+    """Return what a device of another kind may differ by, from what was measured on this one."""
+    return Tolerance(
+        score=_FOREIGN * measured.score,
+        confidence=min(1.0, _FOREIGN * measured.confidence),
+        verified="none",
+    )
 
 
 def _here(plan: Plan) -> str | None:
