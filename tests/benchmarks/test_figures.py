@@ -59,6 +59,7 @@ PROMISED = {
     "openvino-cpu": ("<=", None, "ratio"),
     "coreml-nodes": (">=", 98, "value"),
     "npu-intent-nodes": (">=", 100, "value"),
+    "arm-agreement": (">=", 98, "value"),
     "npu-intent": (">=", -1.0, "difference"),
     "npu-anomaly-nodes": (">=", 100, "value"),
     "npu-anomaly": (">=", -1.0, "difference"),
