@@ -39,7 +39,7 @@ TAR: Final = "bundle.tar"
 QUALITY: Final = "quality.json"
 MEASUREMENTS: Final = "measurements.json"
 TUNE: Final = "tune.json"
-# Of which onnxruntime's wheels are: https://pypi.org/project/onnxruntime/#files
+# Of which onnxruntime's wheels are: the list of files of its release
 ARCHITECTURES: Final = ("aarch64", "arm64", "x86_64")
 _MIN_TOKENS: Final = 4  # a manifest's bounds
 _MAX_TOKENS: Final = 8192
