@@ -1,8 +1,8 @@
-"""The same encoder with less around its weights: what one unpadded text at a time needs.
+"""The same encoder with less around its weights.
 
-Devices run texts alone and unpadded, so masks and segments, which are then all ones and all zeros,
-are nodes that cost time and say nothing. And attention is a dozen nodes a layer that one does.
-The float32 graph is rewritten before it is quantised, so that every recipe can be tried on it.
+Attention is two dozen nodes a layer that one does, and segments, which are all zeros, cost nodes
+that say nothing. The float32 graph is rewritten before it is quantised, so that every recipe can
+be tried on it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Final, Literal
 import numpy as np
 import onnx
 import onnxruntime
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.onnx_model import OnnxModel
@@ -23,15 +22,14 @@ from onnxruntime.transformers.optimizer import optimize_model
 from edgeslm.errors import RejectedError
 from exporters.quantize import quietly
 
-Form = Literal["plain", "open", "fused"]
-"""Of the graph: as exported; lean, with attention in parts that every quantiser knows (`open`);
-lean, with attention as one node a layer, which dynamic int8 and float32 have kernels for."""
+Form = Literal["plain", "lean"]
+"""Of the graph: as exported, or with attention and GELU as one node a layer each."""
 MICROSOFT: Final = "com.microsoft"
 _IDS: Final = "input_ids"
 _MASK: Final = "attention_mask"
 _SEGMENTS: Final = "token_type_ids"
-_MASK_INPUT: Final = 3  # of Attention
 _TRIED: Final = (5, 13)  # lengths, in tokens, at which two forms are compared
+_PADDED: Final = 2  # of them, at the end
 _SAME: Final = 1e-3  # float32 sums in another order, against values about 1
 _ERRORS_ONLY: Final = 3
 
@@ -45,7 +43,7 @@ class NotLeanError(RejectedError):
 def rewrite(encoder: onnx.ModelProto, form: Form) -> onnx.ModelProto:
     """Return `encoder` (float32) in another form.
 
-    A lean form has one input, `input_ids`: it takes unpadded texts only.
+    The lean form takes `input_ids` and `attention_mask`.
 
     Raises:
         NotLeanError: its attention is not as known, or the outcome differs.
@@ -53,9 +51,7 @@ def rewrite(encoder: onnx.ModelProto, form: Form) -> onnx.ModelProto:
     if form == "plain":
         return encoder
     with quietly():
-        lean = _without_mask(_fuse(encoder))
-        if form == "open":
-            _open_attention(lean.graph)
+        lean = _without_segments(_fuse(encoder))
     if MICROSOFT not in {opset.domain for opset in lean.opset_import}:
         lean.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     _check_same(encoder, lean)
@@ -84,13 +80,10 @@ def _fuse(encoder: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _without_mask(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop mask and segments."""
+def _without_segments(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Put the first segment's vector in place of the look-up; check that attention is fused."""
     graph = model.graph
     tables = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Attention" and len(node.input) > _MASK_INPUT:
-            node.input[_MASK_INPUT] = ""
     for node in list(graph.node):
         if node.op_type != "Gather" or node.input[1] != _SEGMENTS or node.input[0] not in tables:
             continue
@@ -105,91 +98,12 @@ def _without_mask(model: onnx.ModelProto) -> onnx.ModelProto:
     whole = OnnxModel(model)
     whole.prune_graph(allow_remove_graph_inputs=True)
     whole.topological_sort()
-    inputs = [value.name for value in model.graph.input]
-    if inputs != [_IDS]:
-        msg = f"the encoder's {', '.join(inputs)} are used where no lean form is known"
+    inputs = sorted(value.name for value in model.graph.input)
+    operators = {node.op_type for node in model.graph.node}
+    if "Attention" not in operators or "Softmax" in operators or inputs != [_MASK, _IDS]:
+        msg = "this encoder's attention is not one whose lean form is known"
         raise NotLeanError(msg)
     return model
-
-
-def _open_attention(graph: onnx.GraphProto) -> None:
-    """Write each Attention as MatMul, Add and what follows, weights of q, k and v side by side."""
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        if node.op_type == "Attention":
-            heads = next(a.i for a in node.attribute if a.name == "num_heads")
-            weight, bias = (numpy_helper.to_array(weights[name]) for name in node.input[1:3])
-            nodes += _Opened(graph, node.name).nodes(
-                node.input[0], node.output[0], weight.copy(), bias.copy(), heads
-            )
-        else:
-            nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
-    for tensor in weights.values():
-        if tensor.name not in read:
-            graph.initializer.remove(tensor)
-
-
-class _Opened:
-    """The parts of one Attention node."""
-
-    def __init__(self, graph: onnx.GraphProto, name: str) -> None:
-        self._graph = graph
-        self._name = name
-        self._nodes: list[onnx.NodeProto] = []
-
-    def nodes(
-        self,
-        source: str,
-        output: str,
-        weight: NDArray[np.float32],
-        bias: NDArray[np.float32],
-        heads: int,
-    ) -> list[onnx.NodeProto]:
-        """Return them in order.
-
-        Args:
-            source: tensor, float32 [batch, sequence, dim].
-            output: tensor of that shape.
-            weight: float32 [dim, 3 * dim].
-            bias: float32 [3 * dim].
-            heads: of attention.
-        """
-        dim = weight.shape[1] // 3
-        size = dim // heads
-        weight[:, :dim] /= np.float32(np.sqrt(size))  # of q: in place of a Div on every score
-        bias[:dim] /= np.float32(np.sqrt(size))
-        product = self._node("MatMul", [source, self._constant("weight", weight)], "product")
-        added = self._node("Add", [product, self._constant("bias", bias)], "added")
-        five = self._constant("five", np.array([0, 0, 3, heads, size], np.int64))
-        parts = self._node("Reshape", [added, five], "parts")
-        turned = self._node("Transpose", [parts], "turned", perm=[2, 0, 3, 1, 4])
-        q, k, v = (
-            self._node("Gather", [turned, self._constant(f"at_{name}", np.array(i))], name, axis=0)
-            for i, name in enumerate("qkv")
-        )
-        scores = self._node("FusedMatMul", [q, k], "scores", domain=MICROSOFT, transB=1)
-        shares = self._node("Softmax", [scores], "shares", axis=-1)
-        mixed = self._node("MatMul", [shares, v], "mixed")
-        back = self._node("Transpose", [mixed], "back", perm=[0, 2, 1, 3])
-        three = self._constant("three", np.array([0, 0, dim], np.int64))
-        self._nodes.append(
-            helper.make_node("Reshape", [back, three], [output], name=f"{self._name}/out")
-        )
-        return self._nodes
-
-    def _constant(self, name: str, value: NDArray[np.generic]) -> str:
-        tensor = numpy_helper.from_array(value, f"{self._name}/{name}")
-        self._graph.initializer.append(tensor)
-        return f"{self._name}/{name}"
-
-    def _node(self, op: str, inputs: list[str], name: str, **attributes: object) -> str:
-        output = f"{self._name}/{name}"
-        self._nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
-        return output
 
 
 def _check_same(encoder: onnx.ModelProto, lean: onnx.ModelProto) -> None:
@@ -209,15 +123,18 @@ def _check_same(encoder: onnx.ModelProto, lean: onnx.ModelProto) -> None:
 
 
 def _apart(
-    whole: onnxruntime.InferenceSession, less: onnxruntime.InferenceSession, length: int
+    whole: onnxruntime.InferenceSession, lean: onnxruntime.InferenceSession, length: int
 ) -> float:
-    """Largest difference at this length, in tokens, against the largest value."""
+    """Largest difference at this length, in tokens, padded by a few, to the largest value."""
     ids = np.arange(1, length + 1, dtype=np.int64)[None]
-    feeds = {_IDS: ids, _MASK: np.ones_like(ids), _SEGMENTS: np.zeros_like(ids)}
-    wanted = {i.name for i in whole.get_inputs()}
-    expected = whole.run(None, {k: v for k, v in feeds.items() if k in wanted})[0]
-    found = less.run(None, {_IDS: ids})[0]
-    return float(np.abs(expected - found).max() / max(1.0, np.abs(expected).max()))
+    mask = np.ones_like(ids)
+    mask[:, length - _PADDED :] = 0
+    feeds = {_IDS: ids, _MASK: mask, _SEGMENTS: np.zeros_like(ids)}
+    seen = []
+    for session in (whole, lean):
+        found = session.run(None, {value.name: feeds[value.name] for value in session.get_inputs()})
+        seen.append(found[0][:, : length - _PADDED])
+    return float(np.abs(seen[0] - seen[1]).max() / max(1.0, np.abs(seen[0]).max()))
 
 
 def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:

@@ -126,12 +126,12 @@ def static_int8(  # noqa: PLR0913 -- by name
 
 
 def quantizable(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that int8 pays for: MatMuls by a weight, and embedding tables."""
+    """Names of the nodes that int8 pays for: those that multiply by a weight, embedding tables."""
     tables = {i.name: len(i.dims) for i in _float_weights(model)}
     return [
         node.name
         for node in model.graph.node
-        if (node.op_type in {"MatMul", "Gemm"} and node.input[1] in tables)
+        if (node.op_type in {"Attention", "MatMul", "Gemm"} and node.input[1] in tables)
         or (node.op_type == "Gather" and tables.get(node.input[0]) == _TABLE_RANK)
     ]
 

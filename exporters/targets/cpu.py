@@ -1,8 +1,8 @@
 """ONNX Runtime's own kernels: int8 with weights per channel, or float32, in files a device maps.
 
-The graph is quantised before it is fused (fused nodes hide their MatMuls from the quantiser), and
-fused when it is saved, so that devices load it as it is. Layout optimisations are left out: they
-depend on the CPU that does them.
+Attention is fused before the graph is quantised, where the encoder's lean form is known; all else
+(fused nodes hide their MatMuls from quantisers) when the graph is saved, so that devices load it as
+it is. Layout optimisations are left out: they depend on the CPU that does them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from edgeslm.errors import ConfigError
 from edgeslm.providers import cpu
 from exporters.batches import disproof, sum_in_order
 from exporters.cpu_recipe import CpuRecipe, apply, by_profile
+from exporters.lean import NotLeanError
 from exporters.targets.base import WEIGHTS, Compiled, Plan, Workbench
 from exporters.tune.cpu import CpuTunable
 
@@ -62,27 +63,33 @@ def compile(  # noqa: A001 -- the port's word
     del profile  # the recipe says all of it
     recipe = plan.recipe
     assert isinstance(recipe, CpuRecipe)  # noqa: S101 -- plans of this target have one
-    encoder = apply(recipe, workbench.encoder.model, workbench.calibration)
+    notes: list[str] = []
+    try:
+        encoder = apply(recipe, workbench.encoder.model, workbench.calibration)
+    except NotLeanError as err:
+        notes.append(f"{plan.name} is compiled from the graph as exported, which is slower: {err}")
+        plain = recipe.model_copy(update={"form": "plain"})
+        encoder = apply(plain, workbench.encoder.model, workbench.calibration)
     head = workbench.fit(None if recipe.precision == "fp32" else encoder)
     model = head.attach(encoder)
     by_row = recipe.precision != "int8-dynamic"  # which scales over all that a call holds
     if by_row:
         model = sum_in_order(model)
     save(model, folder, level=recipe.level, norm_apart=recipe.norm_apart)
-    notes: tuple[str, ...] = ()
     if by_row:
         texts = workbench.calibration(_PROVED_ON)
         options = cpu.settings(plan.session)
         found = disproof(folder / GRAPH, options, texts, max_tokens=workbench.max_tokens)
         if found is not None:
-            notes = (f"{plan.name} runs a text at a time: its neighbours change {found}",)
+            by_row = False
+            notes.append(f"{plan.name} runs a text at a time: its neighbours change {found}")
     return Compiled(
         head,
         (GRAPH,),
         "silicon",
-        batch_invariant=by_row and not notes,
+        batch_invariant=by_row,
         twin=lambda other: save(model, other, level="none"),
-        notes=notes,
+        notes=tuple(notes),
     )
 
 

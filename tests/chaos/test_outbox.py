@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -72,6 +73,7 @@ def test_without_an_uplink_results_go_to_disk_and_inputs_are_acknowledged(
     flow = Flow(plant, listener)
     flow.send(150)
     poll(lambda: rows(agent) == 150, "all on disk")
+    time.sleep(0.5)  # what is on disk is acknowledged next, and nothing here can see it
     agent.kill()
     agent.start()  # the outbox outlives it, and the broker has nothing to send again
     flow.send(10)
