@@ -23,6 +23,7 @@ from benchmarks.stats import once, paired
 from edgeslm import providers
 from edgeslm.adapters.ort import make_session
 from edgeslm.demo.bundles import WEIGHTS_PACKAGE
+from edgeslm.runtime.batches import MASK, groups, stack
 from edgeslm.runtime.bundle import open_bundle
 from edgeslm.runtime.tokenizer import Tokenizer
 from edgeslm.tasks.intent import IntentParameters
@@ -36,9 +37,10 @@ from exporters.targets.base import Feeds
 
 _CASE: Final = "banking77"
 _TOKENS: Final = range(16, 33)
-_TEXTS: Final = 200
-_QUICK_TEXTS: Final = 40
-_TURN: Final = 10  # texts before the other's turn
+_TEXTS: Final = 192
+_QUICK_TEXTS: Final = 32
+_TURN: Final = 8  # texts before the other's turn, one by one
+_WAITING: Final = 32  # texts that wait, of which who can makes batches
 _CALLERS: Final = 2
 _MAX_TOKENS: Final = 128
 _SHARE: Final = 0.05  # of `edgeslm-export intent`, which accuracy does not depend on
@@ -48,17 +50,39 @@ Run = Callable[[Feeds], object]
 
 
 @dataclass(frozen=True, slots=True)
+class _Way:
+    """To answer many texts.
+
+    Args:
+        run: answers one text, or a padded batch.
+        callers: how many at once.
+        batched: texts that are alike in length go together, as the agent puts them.
+    """
+
+    run: Run
+    callers: int
+    batched: bool = False
+
+    def parts(self, texts: Sequence[Feeds]) -> list[list[Feeds]]:
+        """Return what goes through the graph together."""
+        if not self.batched:
+            return [[text] for text in texts]
+        lengths = [text["input_ids"].shape[1] for text in texts]
+        return [[texts[i] for i in group] for group in groups(lengths, pad=True)]
+
+
+@dataclass(frozen=True, slots=True)
 class _Entrant:
     """Somebody's int8, head inside.
 
     Args:
         alone: answers with one thread.
-        ways: to answer many: (what answers, how many callers at once); the best counts.
-        accuracy: on the evaluation part, in per cent.
+        ways: to answer many; the best counts.
+        accuracy: on the evaluation part, text by text, in per cent.
     """
 
     alone: Run
-    ways: Sequence[tuple[Run, int]]
+    ways: Sequence[_Way]
     accuracy: float
 
 
@@ -110,10 +134,9 @@ def _entrants(
     encoded = {row.text: tokenizer.encode(row.text)[0] for row in judged}
     feeds: list[Feeds] = [f for f in encoded.values() if f["input_ids"].shape[1] in _TOKENS]
     feeds = feeds[: _QUICK_TEXTS if setup.quick else _TEXTS]
-    if len(feeds) % _TURN:
-        feeds = feeds[: -(len(feeds) % _TURN)]
+    feeds = feeds[: len(feeds) - len(feeds) % _WAITING]
     if not feeds:
-        msg = f"fewer than {_TURN} texts of {_TOKENS[0]} to {_TOKENS[-1]} tokens"
+        msg = f"fewer than {_WAITING} texts of {_TOKENS[0]} to {_TOKENS[-1]} tokens"
         raise RunFailedError(msg)
     small = rival(encoder.model)
     setup.tell("fitting the rival's head")
@@ -135,7 +158,10 @@ def _ours(bundle: Path, judged: Sequence[Row], encoded: Mapping[str, Feeds]) -> 
         return session.run({name: feed[name] for name in session.inputs})
 
     accuracy = _accuracy(lambda feed: run(feed)["logits"], labels, judged, encoded)
-    return _Entrant(run, [(run, _CALLERS)], accuracy)
+    ways = [_Way(run, _CALLERS)]
+    if graph.batch_invariant and MASK in session.inputs:
+        ways.append(_Way(run, _CALLERS, batched=True))
+    return _Entrant(run, ways, accuracy)
 
 
 def _head(setup: Setup, encoder: Encoder, small: onnx.ModelProto) -> FittedHead:
@@ -154,14 +180,20 @@ def _theirs(
     """Put the head into the rival's graph.
 
     ONNX Runtime's defaults: it rewrites the graph as far as it can when it is loaded. Many texts
-    it may answer in the two usual ways: one caller and as many threads as there are cores, or a
-    caller for each core and one thread.
+    it may answer in the usual ways: one caller and as many threads as there are cores, or a caller
+    for each core and one thread, text by text or in the same batches as we do. Its answers then
+    depend on who is in them: its accuracy is that of text by text.
     """
     labels = IntentParameters.model_validate_json(head.parameters).labels
     model = head.attach(small).SerializeToString()
     one, many = _session(model, threads=1), _session(model, threads=0)
     accuracy = _accuracy(lambda feed: one(feed)[0], labels, judged, encoded)
-    return _Entrant(one, [(many, 1), (one, _CALLERS)], accuracy)
+    ways = [
+        _Way(run, callers, batched=batched)
+        for run, callers in ((many, 1), (one, _CALLERS))
+        for batched in (False, True)
+    ]
+    return _Entrant(one, ways, accuracy)
 
 
 def _session(model: bytes, *, threads: int) -> Callable[[Feeds], list[np.ndarray]]:
@@ -197,9 +229,8 @@ def _race(
     """Return latency (ms) and throughput (texts/s), a few texts of each in turn."""
     both = (ours, theirs)
     for entrant in both:
-        for run, _ in entrant.ways:
-            for feed in feeds[:_TURN]:
-                run(feed)
+        for way in entrant.ways:
+            _seconds(way, feeds[:_WAITING])
     latencies: tuple[list[float], list[float]] = ([], [])
     rates: tuple[list[float], list[float]] = ([], [])
     for number in range(setup.rounds):
@@ -207,27 +238,33 @@ def _race(
         alone: list[list[float]] = [[] for _ in both]
         many: list[list[list[float]]] = [[[] for _ in entrant.ways] for entrant in both]
         for start in range(0, len(feeds), _TURN):
-            turn = feeds[start : start + _TURN]
             for seconds, entrant in zip(alone, both, strict=True):
-                seconds += [_seconds(entrant.alone, [feed], 1) for feed in turn]
+                way = _Way(entrant.alone, 1)
+                seconds += [_seconds(way, [feed]) for feed in feeds[start : start + _TURN]]
+        for start in range(0, len(feeds), _WAITING):
             for ways, entrant in zip(many, both, strict=True):
-                for seconds, (run, callers) in zip(ways, entrant.ways, strict=True):
-                    seconds.append(_seconds(run, turn, callers))
+                for seconds, way in zip(ways, entrant.ways, strict=True):
+                    seconds.append(_seconds(way, feeds[start : start + _WAITING]))
         # Medians: what interrupts one text, or one turn, is not of the model.
         for i, (seconds, ways) in enumerate(zip(alone, many, strict=True)):
             latencies[i].append(1e3 * median(seconds))
-            rates[i].append(_TURN / min(map(median, ways)))
+            rates[i].append(_WAITING / min(map(median, ways)))
     return paired(*latencies), paired(*rates)
 
 
-def _seconds(run: Run, turn: Sequence[Feeds], callers: int) -> float:
-    if callers == 1:
+def _seconds(way: _Way, texts: Sequence[Feeds]) -> float:
+    parts = way.parts(texts)
+
+    def answer(rows: Sequence[Feeds]) -> object:
+        return way.run(rows[0] if len(rows) == 1 else stack(rows))
+
+    if way.callers == 1:
         begun = perf_counter()
-        for feed in turn:
-            run(feed)
+        for rows in parts:
+            answer(rows)
         return perf_counter() - begun
-    with ThreadPoolExecutor(callers) as pool:
-        list(pool.map(run, turn[:callers]))  # so that its threads are there
+    with ThreadPoolExecutor(way.callers) as pool:
+        list(pool.map(answer, parts[: way.callers]))  # so that its threads are there
         begun = perf_counter()
-        list(pool.map(run, turn))
+        list(pool.map(answer, parts))
         return perf_counter() - begun

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
+from edgeslm.runtime.batches import groups, stack
 from exporters.targets.base import Feeds
 
 Run = Callable[[Feeds], object]
 _TURN: Final = 8  # texts before the other's turn: enough that its weights leave the caches
+_WAITING: Final = 32  # texts that wait, where messages a second are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +25,20 @@ class Runner:
     Args:
         run: answers one text; may be called from several threads.
         callers: how many at once, where messages a second are counted.
+        pads: rows of a batch do not depend on each other, so that texts that wait go together as
+            the agent puts them, padded or not; None: each alone.
     """
 
     run: Run
     callers: int
+    pads: bool | None = None
+
+    def parts(self, texts: Sequence[Feeds]) -> list[list[Feeds]]:
+        """Return what goes through the graph together."""
+        if self.pads is None:
+            return [[text] for text in texts]
+        lengths = [next(iter(text.values())).shape[1] for text in texts]
+        return [[texts[i] for i in group] for group in groups(lengths, pad=self.pads)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +83,9 @@ def compare(
         for start in range(0, len(feeds), _TURN):
             for runner, seconds in zip(runners, alone, strict=True):
                 seconds += [_seconds(runner.run, feed) for feed in feeds[start : start + _TURN]]
+        for start in range(0, len(feeds), _WAITING):
             for runner, rates in zip(runners, together, strict=True):
-                rates.append(_rate(runner, feeds[start : start + _TURN]))
+                rates.append(_rate(runner, feeds[start : start + _WAITING]))
         done()
     # Of each the quotient to the reference, times the reference: what slowed one turn down slowed
     # its neighbour down too, and goes with the quotient.
@@ -93,8 +106,13 @@ def _seconds(run: Run, feed: Feeds) -> float:
 
 def _rate(runner: Runner, feeds: Sequence[Feeds]) -> float:
     """Messages a second, all callers at work."""
+    parts = runner.parts(feeds)
+
+    def answer(rows: Sequence[Feeds]) -> object:
+        return runner.run(rows[0] if len(rows) == 1 else stack(rows))
+
     with ThreadPoolExecutor(runner.callers) as pool:
-        list(pool.map(runner.run, feeds[: runner.callers]))  # so that its threads are there
+        list(pool.map(answer, parts[: runner.callers]))  # so that its threads are there
         begun = time.perf_counter()
-        list(pool.map(runner.run, feeds))
+        list(pool.map(answer, parts))
         return len(feeds) / (time.perf_counter() - begun)

@@ -21,6 +21,7 @@ from edgeslm.adapters.ort import make_session
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.errors import RejectedError
 from edgeslm.ports import Session, SessionOptions
+from edgeslm.runtime.batches import MASK
 from edgeslm.runtime.bundle import open_bundle
 from edgeslm.runtime.device import this_device
 from edgeslm.runtime.model import load_model
@@ -41,7 +42,7 @@ ROWS: Final = 300
 TOKENS: Final = (16, 32)
 """Lengths of the texts that are timed, in tokens."""
 _COMPARED: Final = 48  # texts whose outputs are compared with float32's
-_TIMED: Final = 40
+_TIMED: Final = 64
 _LOOKED_AT: Final = 512  # texts among which those of the right length are looked for
 _ROUNDS: Final = 3
 _KIND: Final = "trials"  # folder of the cache
@@ -95,6 +96,7 @@ class Lab:
         self._target = target
         self._numbers = itertools.count()
         self._sessions: dict[Choice, Session] = {}
+        self._pads: dict[Choice, bool | None] = {}  # see `Runner`
 
     def trial(self, choice: Choice) -> Trial:
         """Try a recipe, or remember what came of it."""
@@ -168,6 +170,7 @@ class Lab:
         session = make_session(folder / graph.path, options=provider.options(graph))
         if keep:
             self._sessions[choice] = session
+            self._pads[choice] = MASK in session.inputs if graph.batch_invariant else None
             self._folders[choice] = folder
         return session
 
@@ -175,7 +178,7 @@ class Lab:
         session = self._session(choice)
         settings = choice.plan.session
         threads = settings.threads if settings is not None else 1
-        return Runner(lambda feed: _run(session, feed), callers(threads))
+        return Runner(lambda feed: _run(session, feed), callers(threads), self._pads[choice])
 
     def _distance(self, session: Session) -> float:
         return fmean(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -126,6 +127,23 @@ def test_what_slows_both_down_leaves_the_ratio_alone() -> None:
     assert other.latency_ratio == pytest.approx(0.5, rel=0.1)
     assert other.throughput_ratio == pytest.approx(2.0, rel=0.1)
     assert other.latency_ms == pytest.approx(own.latency_ms * other.latency_ratio)
+
+
+def test_where_rows_are_independent_what_waits_goes_together() -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def runner(*, pads: bool | None) -> Runner:
+        def run(feed: Feeds) -> None:
+            asked.append(feed["input_ids"].shape)
+
+        return Runner(run, 1, pads)
+
+    feeds: list[Feeds] = [{"input_ids": np.ones((1, 20 + i % 2), np.int64)} for i in range(32)]
+    for pads, largest in ((None, (1, 21)), (False, (8, 21)), (True, (8, 21))):
+        asked.clear()
+        compare([runner(pads=pads)], feeds, rounds=1, done=lambda: None)
+        assert max(asked) == largest
+        assert (1, 20) in asked  # alone, for its latency
 
 
 def test_threads_inside_leave_fewer_callers() -> None:
