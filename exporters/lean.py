@@ -22,8 +22,9 @@ from onnxruntime.transformers.optimizer import optimize_model
 from edgeslm.errors import RejectedError
 from exporters.quantize import quietly
 
-Form = Literal["plain", "lean"]
-"""Of the graph: as exported, or with attention and GELU as one node a layer each."""
+Form = Literal["plain", "lean", "lean-tanh"]
+"""Of the graph: as exported; with attention and GELU as one node a layer each; the same, with GELU
+by its tanh form, off by less than .001, whose kernel is faster."""
 MICROSOFT: Final = "com.microsoft"
 _IDS: Final = "input_ids"
 _MASK: Final = "attention_mask"
@@ -55,6 +56,10 @@ def rewrite(encoder: onnx.ModelProto, form: Form) -> onnx.ModelProto:
     if MICROSOFT not in {opset.domain for opset in lean.opset_import}:
         lean.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     _check_same(encoder, lean)
+    if form == "lean-tanh":
+        for node in lean.graph.node:
+            if node.op_type == "Gelu" and node.domain == MICROSOFT:
+                node.op_type = "FastGelu"
     return lean
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections import defaultdict
@@ -15,7 +16,7 @@ from edgeslm.contract.base import Typed
 from edgeslm.contract.manifest import SessionSettings
 from edgeslm.contract.profile import DeviceProfile
 from exporters.cpu_recipe import CpuRecipe, Precision, by_profile
-from exporters.lean import Form, rewrite
+from exporters.lean import Form, NotLeanError, rewrite
 from exporters.quantize import quantizable
 from exporters.targets.base import Plan, section
 from exporters.tune.space import Choice
@@ -23,7 +24,9 @@ from exporters.tune.space import Choice
 # The most promising first, as measured on x86-64 with VNNI: time may run out.
 _TRIED: Final[Sequence[tuple[Precision, Form, bool]]] = (
     ("int8-static", "lean", True),
+    ("int8-static", "lean-tanh", True),
     ("int8-dynamic", "lean", True),
+    ("int8-dynamic", "lean-tanh", True),
     ("int8-dynamic", "plain", True),
     ("int8-static", "plain", True),
     ("fp32", "lean", True),
@@ -54,7 +57,9 @@ class CpuTunable:
         if recipe.precision not in {"int8-static", "int8-dynamic"}:
             return {}
         found: defaultdict[str, list[str]] = defaultdict(list)
-        for name in quantizable(rewrite(encoder, recipe.form)):
+        with contextlib.suppress(NotLeanError):  # then it is compiled as exported
+            encoder = rewrite(encoder, recipe.form)
+        for name in quantizable(encoder):
             if name not in recipe.exclude:
                 found[_NUMBER.sub("*", name)].append(name)
         return found

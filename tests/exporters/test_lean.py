@@ -86,6 +86,17 @@ def test_lean_computes_the_same_in_fewer_nodes(
     )
 
 
+def test_gelu_may_be_near_the_exact_one(encoder: Encoder, texts: list[Feeds]) -> None:
+    near = rewrite(encoder.model, "lean-tanh")
+    assert operators(near)["FastGelu"] == LAYERS
+    assert operators(near)["Gelu"] == 0
+    np.testing.assert_allclose(
+        embeddings(near, texts, encoder.dim),
+        embeddings(encoder.model, texts, encoder.dim),
+        atol=5e-3,
+    )
+
+
 def test_an_attention_that_is_not_known_is_left_as_it_is() -> None:
     with pytest.raises(NotLeanError, match="attention"):
         rewrite(attention_graph(40), "lean")
