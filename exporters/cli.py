@@ -148,7 +148,11 @@ def _run(argv: Sequence[str]) -> int:
     if args.tune and profiles is None:
         sys.stderr.write(_fronts(args.out))
     if profiles is None:
-        for line in _proofs(args.out):
+        made = [(args.profile, args.out)]
+    else:
+        made = [(row["profile"], args.out / row["out"]) for row in rows if row["out"]]
+    for profile, out in made:
+        for line in _proofs(profile, out):
             sys.stderr.write(f"edgeslm-export: {line}\n")
     failed = [row for row in rows if row.get("error")]
     for row in failed:
@@ -168,13 +172,17 @@ def _fronts(out: Path) -> str:
     return "".join(map(render, json.loads(file.read_bytes())["searches"]))
 
 
-def _proofs(out: Path) -> Iterator[str]:
-    """Yield what was proved of each graph of an export, and what its provider takes of it."""
+def _proofs(profile: str, out: Path) -> Iterator[str]:
+    """Yield what was proved of a profile and of each graph, and what its provider takes of it."""
     from edgeslm.runtime.bundle import open_bundle  # noqa: PLC0415 -- see `_run`
     from edgeslm.runtime.placement import fallen, placed, proved  # noqa: PLC0415
+    from edgeslm.runtime.profiles import load_profile  # noqa: PLC0415
     from exporters.export import BUNDLE  # noqa: PLC0415
 
-    for graph in open_bundle(out / BUNDLE, verify=False).manifest.artifacts:
+    manifest = open_bundle(out / BUNDLE, verify=False).manifest
+    device = load_profile(profile)
+    yield f"profile {device.name}: verified {proved(device.verified)}"
+    for graph in manifest.artifacts:
         if graph.role != "graph":
             continue
         yield f"{graph.path}: verified {proved(graph.verified)}"

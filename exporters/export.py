@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -126,8 +127,19 @@ def plan(profile_name: str) -> Order:
             f"built for {', '.join(ARCHITECTURES)} (as `uname -m` says them)"
         )
         raise ArchitectureError(msg)
-    found = [(targets.load(key), targets.load(key).plans(profile)) for key in profile.providers]
+    with _named(f"profile {profile.name}"):
+        found = [(targets.load(key), targets.load(key).plans(profile)) for key in profile.providers]
     return Order(profile, found)
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Begin the message of what is refused inside with where it comes from."""
+    try:
+        yield
+    except RejectedError as err:
+        err.args = (f"{what}: {err}",)
+        raise
 
 
 class Common:
@@ -196,7 +208,8 @@ def make(order: Order, out: Path, common: Common) -> dict[str, Any]:
     decisions = Decisions(maker, _lock(order, common), minutes=job.tune_minutes)
     if job.lock is not None:
         decisions.follow(read_lock(job.lock))
-    judged = [done for target, plans in order.wanted for done in decisions.make(target, plans)]
+    with _named(f"profile {order.profile.name}, --data {job.data}"):
+        judged = [done for target, plans in order.wanted for done in decisions.make(target, plans)]
     chosen, cautions = _select(judged)
     for key in order.profile.providers:
         of_key = [one.measured for one in chosen if one.provider == key and one.measured]

@@ -25,7 +25,6 @@ from onnxruntime.quantization.execution_providers.qnn import (
     qnn_preprocess_model,
 )
 
-from edgeslm.errors import RejectedError
 from edgeslm.runtime.tokenizer import INPUTS
 from exporters.quantize import quietly
 from exporters.shapes import MASKED, fold, tabulate_mask
@@ -41,12 +40,6 @@ _BIASED: Final = 3  # inputs of a Gemm with a bias
 
 Ranges = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
 """Tensor -> smallest and largest value seen."""
-
-
-class BucketError(RejectedError):
-    """A sequence length of the profile is longer than the model takes."""
-
-    code = "target.bucket"
 
 
 def quantized(
@@ -77,17 +70,7 @@ def prepare(model: onnx.ModelProto, length: int) -> onnx.ModelProto:
         DynamicShapeError: a shape is left that depends on the text.
         BucketError: the model does not take so many tokens.
     """
-    try:
-        fixed = tabulate_mask(fold(model, length=length))
-    except RejectedError:
-        raise
-    except Exception as err:  # noqa: BLE001 -- ONNX Runtime's errors share no narrower base
-        why = str(err).splitlines()[0][:200]
-        msg = (
-            f"the model does not take texts of {length} tokens: {why}. Leave that length out of "
-            "[qnn] buckets in the profile."
-        )
-        raise BucketError(msg) from None
+    fixed = tabulate_mask(fold(model, length=length))
     _clamp(fixed.graph)
     _normalize(fixed.graph)
     with quietly(), tempfile.TemporaryDirectory() as folder:

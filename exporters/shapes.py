@@ -45,6 +45,12 @@ class DynamicShapeError(RejectedError):
     code = "target.dynamic_shape"
 
 
+class BucketError(RejectedError):
+    """A sequence length of the profile is longer than the model takes."""
+
+    code = "target.bucket"
+
+
 class HalfOverflowError(RejectedError):
     """Values of the model come near the end of float16, or pass it."""
 
@@ -60,14 +66,23 @@ def fold(model: onnx.ModelProto, *, length: int | None = None) -> onnx.ModelProt
 
     Raises:
         DynamicShapeError: with `length`, a shape is left that depends on the text.
+        BucketError: the model does not take so many tokens.
     """
+    if length is None:
+        return _folded(model)
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
-    if length is not None:
-        set_shape(fixed, length)
-    folded = _folded(fixed)
-    if length is not None:
-        check_static(folded)
+    set_shape(fixed, length)
+    try:
+        folded = _folded(fixed)
+    except Exception as err:  # noqa: BLE001 -- ONNX Runtime's errors share no narrower base
+        why = str(err).splitlines()[0][:200]
+        msg = (
+            f"the model does not take texts of {length} tokens: {why}. Leave that length out of "
+            "`buckets` in the profile."
+        )
+        raise BucketError(msg) from None
+    check_static(folded)
     return folded
 
 

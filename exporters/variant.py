@@ -122,6 +122,9 @@ class Maker:
         limit = gate.emulated_drop_max if plan.emulated else gate.accuracy_drop_max
         report, lost = self._judge(rows, said, plan, made.verified, limit=limit)
         report["notes"] += [*compiled.notes, *built.notes]
+        if not made.coverage and plan.placement != ANYWHERE:
+            unseen = f"what {plan.provider} takes of {plan.name} is not known here: the device will"
+            report["notes"].append(f"{unseen} hold it against the profile's placement")
         judged = list(map(Judged, rows, said))
         error = over_size(self.profile, plan.name, built.folder)
         if error or (lost and not self.allow_drop):

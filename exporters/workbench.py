@@ -35,6 +35,7 @@ T = TypeVar("T")
 _BATCH: Final = 16  # texts of the float32 encoder, which only the reference is fitted on
 _MIN_CALIBRATION: Final = 16
 _MAX_UNKNOWN: Final = 0.5  # share of tokens; what equipment says has its own names and numbers
+_MIN_MET: Final = 0.2  # share of tokens; of plant lines with faults never seen: .9
 
 
 class CalibrationError(RejectedError):
@@ -151,6 +152,13 @@ class Workbench:
                 "says, in a language that the model reads."
             )
             raise CalibrationError(msg)
+        if (share := self._met(found.values(), feeds)) < _MIN_MET:
+            msg = (
+                f"{100 * share:.0f} % of the held-out texts' tokens occur in the training texts: "
+                "ranges measured on these would not fit those. Train on what the equipment says, "
+                "and hold out more of the same."
+            )
+            raise CalibrationError(msg)
         ordered = sorted(found, key=lambda text: (found[text]["input_ids"].shape[1], text))
         picked = np.linspace(0, len(ordered) - 1, min(texts, len(ordered))).round().astype(int)
         return [found[ordered[i]] for i in dict.fromkeys(picked.tolist())]
@@ -160,6 +168,17 @@ class Workbench:
         unknown = self.encoder.unknown_id()
         ids = np.concatenate([feeds["input_ids"].ravel() for feeds in encoded])
         return float((ids == unknown).mean()) if unknown is not None else 0.0
+
+    def _met(self, encoded: Iterable[Feeds], feeds: Callable[[str], Feeds]) -> float:
+        """Return which share of the held-out texts' tokens, all different, these have, too.
+
+        What every text has, as the marks of its ends, counts for nothing.
+        """
+        seen = [set(one["input_ids"].ravel().tolist()) for one in encoded]
+        texts = self.recipe.texts(self.split.held_out)
+        asked = {i for text in texts for i in feeds(text)["input_ids"].ravel().tolist()}
+        asked -= set.intersection(*seen)
+        return len(asked & set.union(*seen)) / len(asked) if asked else 1.0
 
     def reference(self) -> Model:
         """Return the float32 original with a head of its own, on the CPU."""

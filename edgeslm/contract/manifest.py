@@ -35,7 +35,9 @@ class Requirements(Typed):
     )
     soc: str | None = Field(None, description="SoC model, for compiled contexts.")
     accelerator: str | None = Field(
-        None, description="Its architecture, for compiled contexts: v73 (HTP), sm_87 (CUDA)."
+        None,
+        description="What it was compiled for: v73 (HTP), NPU or CPU (OpenVINO); the provider "
+        "itself finds out whether it is there.",
     )
     runtime: str | None = Field(None, description="Runtime or SDK version bound to.")
 

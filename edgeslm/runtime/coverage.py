@@ -118,9 +118,17 @@ def check(found: Coverage, asked: Placement, *, graph: str) -> None:
     """Hold what was found against what was asked for.
 
     Raises:
-        CoverageError: too few nodes, or too many pieces; names what fell off.
+        CoverageError: too few nodes, too many pieces, or some for the CPU where it may not help;
+            names what fell off.
     """
     fallen = ", ".join(f"{f.count} {f.operator}" for f in found.fallen) or "none"
+    if not asked.cpu_fallback and found.nodes_taken < found.nodes:
+        msg = (
+            f"{graph}: {found.nodes - found.nodes_taken} of {found.nodes} nodes are left to the "
+            f"CPU, which may not help: {fallen}. Export another recipe, or set cpu_fallback in "
+            "the profile."
+        )
+        raise CoverageError(msg)
     if share(found) < asked.min_coverage:
         msg = (
             f"{graph}: the provider took {found.nodes_taken} of {found.nodes} nodes "

@@ -24,6 +24,9 @@ def load(provider: str) -> Target:
     """
     names = sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name != "base")
     if provider not in names:
-        msg = f"no target for provider {provider!r}; there are {', '.join(names)}"
+        msg = (
+            f"providers: {provider!r} is none that this exporter compiles for: take it out, or one "
+            f"of {', '.join(names)}"
+        )
         raise NoTargetError(msg)
     return cast("Target", import_module(f"{__name__}.{provider}"))

@@ -15,7 +15,7 @@ import pytest
 
 from edgeslm.providers import qnn
 from exporters import cli
-from tests.exporters.conftest import write_lines
+from tests.exporters.conftest import WORDS, write_lines
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -76,7 +76,7 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str], *, status: int,
 @pytest.mark.parametrize(
     ("change", "status", "code", "what"),
     [
-        ({"providers": '["abacus"]'}, 65, "target.unknown", "there are coreml, cpu"),
+        ({"providers": '["abacus"]'}, 65, "target.unknown", "one of coreml, cpu"),
         ({"requires": 'arch = "riscv64"'}, 78, "export.architecture", "aarch64, arm64, x86_64"),
         ({"requires": 'arch = "x86-64"'}, 78, "export.architecture", "uname -m"),
         ({"more": "[budget]\nsize_mb = 0.0001"}, 65, "export.over_budget", "Raise budget.size_mb"),
@@ -116,8 +116,12 @@ def test_a_compiler_that_is_not_installed(
     [
         (["stop pump", "stop valve", "start pump", "start valve"], "4 different texts"),
         ([f"{a}{a}{b} {b}{a}" for a in "qwxyz" for b in "jkvbnm"], "unknown to the model"),
+        (
+            [f"{a} {b} {c}" for a in ("joke", "weather", "is") for b in WORDS[-6:] for c in "aC"],
+            "0 % of the held-out texts' tokens occur in the training texts",
+        ),
     ],
-    ids=["too few", "of another tongue"],
+    ids=["too few", "of another tongue", "of something else"],
 )
 def test_examples_that_activations_cannot_be_measured_on(
     words: list[str],
@@ -137,7 +141,9 @@ def test_examples_that_activations_cannot_be_measured_on(
         *("--profile", profile(tmp_path, precisions='["int8-static"]')),
         *("--out", str(tmp_path / "out")),
     ]
-    assert what in refused(argv, capsys, status=65, code="export.calibration")
+    said = refused(argv, capsys, status=65, code="export.calibration")
+    assert what in said
+    assert str(tmp_path / "odd.jsonl") in said
 
 
 @pytest.mark.parametrize("place", ["a file", "below a file", "NUL", "endless"])

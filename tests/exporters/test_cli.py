@@ -57,7 +57,8 @@ def test_an_export_prints_its_report_and_no_bars_into_a_pipe(
     notes = [f"edgeslm-export: note: {caution}" for caution in report["cautions"]]
     said = err.splitlines()
     assert said[: len(notes)] == notes
-    proofs = said[len(notes) :]  # two lines for each graph
+    claimed, *proofs = said[len(notes) :]  # two lines for each graph
+    assert claimed.startswith(f"edgeslm-export: profile {args['--profile']}: verified silicon")
     assert len(proofs) == 2 * len(report["variants"])
     assert proofs[0].endswith("/model.onnx: verified silicon (run on such a chip)")
     assert re.search(r"(\d+) of \1 nodes on cpu, in 1 piece; 100\.0% of about", proofs[1])

@@ -100,6 +100,13 @@ def test_more_pieces_than_the_profile_allows_are_refused(tmp_path: Path) -> None
         check(found, Placement(max_partitions=1), graph="model.onnx")
 
 
+def test_a_node_for_the_cpu_is_refused_where_it_may_not_help(tmp_path: Path) -> None:
+    found = static_coverage(save(tmp_path, chain(["Add", "Neg", "Add"])), TAKES_ADD)
+    check(found, Placement(min_coverage=0.5), graph="model.onnx")
+    with pytest.raises(CoverageError, match=r"1 of 3 nodes are left to the CPU.*1 Neg"):
+        check(found, Placement(min_coverage=0.5, cpu_fallback=False), graph="model.onnx")
+
+
 def test_a_type_that_is_not_documented_falls(tmp_path: Path) -> None:
     file = save(tmp_path, chain(["Erf"]), dtype=TensorProto.INT64)
     assert "input 0 is int64, it takes" in only_why(static_coverage(file, CUDA))

@@ -20,11 +20,11 @@ from edgeslm.runtime.model import load_model
 from edgeslm.runtime.profiles import load_profile
 from exporters import documented, targets
 from exporters.export import Job, export
-from exporters.shapes import DynamicShapeError
+from exporters.shapes import BucketError, DynamicShapeError
 from exporters.static_check import Rule
 from exporters.targets.coreml import covered
 from exporters.targets.openvino import NoBucketsError
-from tests.exporters.attention import attention_graph
+from tests.exporters.attention import MAX_POSITIONS, attention_graph
 from tests.exporters.conftest import WORDS, Stages
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -142,6 +142,16 @@ def test_cuda_runs_it(job: Job) -> None:
     for variant in ("cuda-fp16", "cuda-int8"):
         model = load_model(job.out / "bundle", variant=variant)
         assert (model.provider, model.node_share) == ("cuda", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("provider", "section"),
+    [("cuda", 'compute_capability = "8.7"\n'), ("coreml", ""), ("openvino", 'device = "NPU"\n')],
+)
+def test_a_bucket_longer_than_the_model_is_refused(job: Job, provider: str, section: str) -> None:
+    asked = profile(job, provider, f"{section}buckets = [8, {2 * MAX_POSITIONS}]")
+    with pytest.raises(BucketError, match=rf"profile .*{2 * MAX_POSITIONS} tokens: .*`buckets`"):
+        export(asked, Stages())
 
 
 @pytest.mark.parametrize("capability", ["7.0", "Orin"])
