@@ -68,18 +68,24 @@ def open_graph(graph: Path, options: SessionOptions) -> Session:
         raise
 
 
-def coverage(pieces: Sequence[Piece], ep: str, costs: Mapping[str, int]) -> Coverage:
+def coverage(
+    pieces: Sequence[Piece], ep: str, costs: Mapping[str, int], known: Coverage | None = None
+) -> Coverage:
     """Return what `ep` took.
 
     Args:
         pieces: of a loaded session.
         ep: ONNX Runtime's name of the provider that the graph is for.
         costs: multiply-adds of one inference by name of the node; nodes without count nothing.
+        known: what the exporter found of the same graph, and why: ONNX Runtime gives no reason.
     """
     taken = [piece for piece in pieces if piece.ep == ep]
     rest = [node for piece in pieces if piece.ep != ep for node in piece.nodes]
     inside = [node for piece in taken for node in piece.nodes]
     fallen = Counter(operator for _, operator in rest)
+    whys: dict[str, list[str]] = {}
+    for one in known.fallen if known is not None else ():
+        whys.setdefault(one.operator, []).append(one.why)
     operations = sum(costs.get(name, 0) for name, _ in inside)
     return Coverage(
         nodes=len(inside) + len(rest),
@@ -89,7 +95,11 @@ def coverage(pieces: Sequence[Piece], ep: str, costs: Mapping[str, int]) -> Cove
         # The CPU's nodes are listed one by one, and run as one.
         partitions=min(1, len(taken)) if ep == CPU else len(taken),
         fallen=tuple(
-            Fallen(operator=operator, count=count, why=f"not taken by {ep}")
+            Fallen(
+                operator=operator,
+                count=count,
+                why="; ".join(whys.get(operator, [f"not taken by {ep}"])),
+            )
             for operator, count in sorted(fallen.items())
         ),
     )
@@ -122,13 +132,6 @@ def check(found: Coverage, asked: Placement, *, graph: str) -> None:
             names what fell off.
     """
     fallen = ", ".join(f"{f.count} {f.operator}" for f in found.fallen) or "none"
-    if not asked.cpu_fallback and found.nodes_taken < found.nodes:
-        msg = (
-            f"{graph}: {found.nodes - found.nodes_taken} of {found.nodes} nodes are left to the "
-            f"CPU, which may not help: {fallen}. Export another recipe, or set cpu_fallback in "
-            "the profile."
-        )
-        raise CoverageError(msg)
     if share(found) < asked.min_coverage:
         msg = (
             f"{graph}: the provider took {found.nodes_taken} of {found.nodes} nodes "
@@ -141,5 +144,12 @@ def check(found: Coverage, asked: Placement, *, graph: str) -> None:
             f"{graph}: falls into {found.partitions} pieces on the provider, and "
             f"{asked.max_partitions} are allowed; between them run: {fallen}. Raise "
             "max_partitions in the profile, or export another recipe."
+        )
+        raise CoverageError(msg)
+    if not asked.cpu_fallback and found.nodes_taken < found.nodes:
+        msg = (
+            f"{graph}: {found.nodes - found.nodes_taken} of {found.nodes} nodes are left to the "
+            f"CPU, which may not help: {fallen}. Export another recipe, or set cpu_fallback in "
+            "the profile."
         )
         raise CoverageError(msg)
