@@ -5,13 +5,15 @@ Only operators that text encoders and their heads are made of. Sources: at each 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
 import onnx
 from onnxruntime.tools import mobile_helpers
 
-from exporters.static_check import Documented, Facts, Rule
+from edgeslm.contract.manifest import Coverage
+from exporters.static_check import Documented, Facts, Rule, static_coverage
 
 _HALVES: Final = frozenset({"float", "float16"})
 _FLOATS: Final = frozenset({"bfloat16", "double", "float", "float16"})
@@ -152,6 +154,23 @@ def _openvino() -> dict[str, Rule]:
     return dict.fromkeys(names, Rule())
 
 
+def _qnn() -> dict[str, Rule]:
+    """Rows of the table "Supported ONNX operators"; which types, depends on the backend.
+
+    https://github.com/onnxruntime/onnxruntime-qnn/blob/main/docs/execution_providers/QNN-ExecutionProvider.md
+    """
+    names = (
+        "Add", "And", "Cast", "Clip", "Concat", "CumSum", "DequantizeLinear", "Div", "Equal", "Exp",
+        "Expand", "Flatten", "Gather", "Gelu", "Gemm", "Greater", "Identity", "LayerNormalization",
+        "Less", "Log", "LpNormalization", "MatMul", "Max", "Min", "Mul", "Neg", "Not", "Pow",
+        "QuantizeLinear", "Reciprocal", "ReduceL2", "ReduceMean", "ReduceSum", "Relu", "Reshape",
+        "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Tile",
+        "Transpose", "Unsqueeze", "Where", "com.microsoft:DequantizeLinear", "com.microsoft:Gelu",
+        "com.microsoft:QuantizeLinear",
+    )  # fmt: skip
+    return dict.fromkeys(names, Rule())
+
+
 CUDA: Final = Documented("CUDA", _cuda())
 TENSORRT: Final = Documented("TensorRT", _tensorrt())
 CORE_ML: Final = Documented("Core ML", _core_ml(), static=True, embedded=True, max_rank=5)
@@ -161,3 +180,40 @@ https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/providers/co
 OPENVINO: Final = Documented("OpenVINO", _openvino())
 OPENVINO_NPU: Final = Documented("OpenVINO's NPU", _openvino(), static=True)
 """https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devices-and-modes/npu-device.html"""
+QNN: Final = Documented("QNN", _qnn(), static=True)
+_OF: Final = {"coreml": CORE_ML, "cuda": CUDA, "openvino": OPENVINO, "qnn": QNN}
+
+
+def explained(
+    found: Coverage, graph: Path, *, provider: str, accelerator: str | None = None
+) -> Coverage:
+    """Return what a provider took of a graph when it was asked, with why it took no more.
+
+    ONNX Runtime names what fell off and gives no reason, so the provider's documentation is asked.
+
+    Args:
+        found: what it took.
+        graph: file of the graph.
+        provider: key of edgeslm/providers/; found is returned as it is where no documentation of
+            its is known.
+        accelerator: as in the graph's requirements.
+    """
+    known = OPENVINO_NPU if (provider, accelerator) == ("openvino", "NPU") else _OF.get(provider)
+    if known is None or not found.fallen:
+        return found
+    refused: dict[str, list[str]] = defaultdict(list)
+    for one in static_coverage(graph, known).fallen:
+        refused[one.operator].append(one.why)
+    names = {key.rpartition(":")[2] for key in known.rules}
+
+    def why(operator: str) -> str:
+        if operator in refused:
+            return "; ".join(refused[operator])
+        if operator in names:
+            return (
+                f"{known.name} documents it, but took it not with these types, shapes or neighbours"
+            )
+        return f"not among the operators that {known.name} documents"
+
+    fallen = tuple(one.model_copy(update={"why": why(one.operator)}) for one in found.fallen)
+    return found.model_copy(update={"fallen": fallen})

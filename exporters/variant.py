@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeslm import providers
-from edgeslm.contract.manifest import Artifact, Requirements, Tolerance, Verified
+from edgeslm.contract.manifest import Artifact, Coverage, Requirements, Tolerance, Verified
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.errors import RejectedError
 from edgeslm.ports import Answer
@@ -28,6 +28,7 @@ from exporters.budget import latency_ms, over_size, size_bytes
 from exporters.bundle import COSTS, Identity, Made, write_bundle
 from exporters.costs import write_costs
 from exporters.data import Row, sample
+from exporters.documented import explained
 from exporters.golden import POOL, Judged, Twin, choose, golden_file, strange_rows, tolerance
 from exporters.quality import QualityError, request_of, short, tidy
 from exporters.targets.base import ANYWHERE, Compiled, Plan, Target
@@ -109,7 +110,7 @@ class Maker:
             check(took, plan.placement, graph=f"{plan.name}/{graph}")
         model = self._load(folder, made, stand_in=here)
         if here in {None, plan.provider}:
-            made = replace(made, coverage=model.coverages)
+            made = replace(made, coverage=_told(model, plan, folder / plan.name))
         rows = bench.split.held_out
         if plan.emulated:
             rows = sample(rows, gate.emulated_sample)
@@ -290,6 +291,15 @@ def _here(plan: Plan) -> str | None:
     if provider is None or absent(provider, [graph]) is not None:
         return CPU
     return None if this_device().lacks(plan.requires) is None else plan.provider
+
+
+def _told(model: Model, plan: Plan, folder: Path) -> dict[str, Coverage]:
+    """Return what the provider took of each graph, and why it took no more."""
+    accelerator = plan.requires.accelerator
+    return {
+        name: explained(took, folder / name, provider=plan.provider, accelerator=accelerator)
+        for name, took in model.coverages.items()
+    }
 
 
 def _proved(compiled: Compiled, plan: Plan, here: str | None) -> Verified:

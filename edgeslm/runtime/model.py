@@ -265,7 +265,7 @@ def _open_graphs(
         if unknown := sorted(set(session.inputs) - set(INPUTS)):
             msg = f"{graph.path}: takes {', '.join(unknown)}; known are {', '.join(INPUTS)}"
             raise GraphError(msg)
-        took = coverage(session.pieces, options.ep, costs.get(graph.path, {}))
+        took = coverage(session.pieces, options.ep, costs.get(graph.path, {}), graph.coverage)
         if placed:
             check(took, graph.placement, graph=graph.path)
         coverages[graph.path.rpartition("/")[2]] = took
