@@ -20,7 +20,7 @@ from edgeslm.runtime.bundle import open_bundle
 from edgeslm.runtime.device import this_device
 from edgeslm.runtime.profiles import load_profile
 from exporters import recipes, targets
-from exporters.budget import check_latency
+from exporters.budget import check_latency, size_bytes
 from exporters.bundle import MANIFEST, write_bundle, write_tar
 from exporters.cache import kept, key_of
 from exporters.folders import beside, check_out, replace_folder
@@ -262,7 +262,14 @@ def _content(
         after = [judged.answer for judged in one.judged]
         judgements.append(Judgement(one.made.plan.name, rows, before, after))
     opened = open_bundle(bundle, verify=False)
-    return Content(opened.manifest, opened.hash, profile, report, judgements)
+    return Content(
+        opened.manifest,
+        opened.hash,
+        profile,
+        report,
+        judgements,
+        fp32_bytes=size_bytes(bench.reference_graph.parent),
+    )
 
 
 def _lock(order: Order, common: Common) -> Lock:

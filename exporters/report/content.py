@@ -39,6 +39,7 @@ class Content:
         profile: that it was made for.
         quality: what `quality.json` says.
         judgements: of the variants in the bundle.
+        fp32_bytes: size of the float32 original: its graph and weights.
     """
 
     manifest: Manifest
@@ -46,3 +47,4 @@ class Content:
     profile: DeviceProfile
     quality: Mapping[str, Any]
     judgements: Sequence[Judgement]
+    fp32_bytes: int

@@ -30,8 +30,10 @@ def page(content: Content, searches: Sequence[Mapping[str, Any]]) -> str:
         _lead(content),
         _quality(content),
         _variants(content),
+        _front(content),
         *(_variant(content, judgement) for judgement in content.judgements),
         *map(_tuning, searches),
+        _unsearched(content, searches),
         _notes(content.quality["cautions"]),
         _pins(content),
     ]
@@ -92,7 +94,6 @@ def _variants(content: Content) -> str:
     lines = []
     for name, report in content.quality["variants"].items():
         files = [a for a in content.manifest.artifacts if a.variant == name]
-        size = sum(a.size for a in files if a.role in _HELD)
         found = [a.coverage for a in files if a.role == "graph" and a.coverage is not None]
         worst = min(found, key=_share, default=None)
         lines.append([
@@ -101,7 +102,7 @@ def _variants(content: Content) -> str:
             report["precision"],
             report["verified"],
             "yes" if name in shipped else "no: beyond the gate",
-            f"{size / _MB:.1f}" if files else "",
+            f"{_megabytes(content, name):.1f}" if files else "",
             *_taken(worst),
         ])  # fmt: skip
     head = [
@@ -116,6 +117,29 @@ def _variants(content: Content) -> str:
     terms = "; ".join(proved(word) for word in PROVED if word in used)
     said = f"<p>{escape(note)} Verified: {escape(terms)}.</p>"
     return "<h2>Variants</h2>" + _table(head, lines) + said
+
+
+def _front(content: Content) -> str:
+    """Quality against size, of float32 and the variants in the bundle."""
+    reports = content.quality["variants"]
+    weighed = {"float32": (content.fp32_bytes / _MB, 0.0)}
+    for judgement in content.judgements:
+        name = judgement.variant
+        lost = max(reports[name]["lost_points"].values(), default=0.0)
+        weighed[name] = (_megabytes(content, name), lost)
+    note = (
+        "Joined are those that no other beats in both. Points lost: of the metric that loses most, "
+        "against float32 on the same texts. Times differ from run to run, so they are beside this "
+        "page, in measurements.json."
+    )
+    drawn = _figures([plots.front(weighed)])
+    return f'<h2>Pareto front</h2><div class="figures">{drawn}</div><p>{escape(note)}</p>'
+
+
+def _megabytes(content: Content, variant: str) -> float:
+    """Size of graphs, weights and compiled contexts of a variant in the bundle."""
+    files = (a for a in content.manifest.artifacts if a.variant == variant and a.role in _HELD)
+    return sum(file.size for file in files) / _MB
 
 
 def _variant(content: Content, judgement: Judgement) -> str:
@@ -216,6 +240,19 @@ def _tuning(tune: Mapping[str, Any]) -> str:
         f'<div class="figures">{_figures(figures)}</div>{_table(_TRIALS, lines)}'
         + (_table(["recipe", "why not"], failed, caption="Could not be tried") if failed else "")
     )
+
+
+def _unsearched(content: Content, searches: Sequence[Mapping[str, Any]]) -> str:
+    """Say which providers no recipe was searched for."""
+    searched = {search["provider"] for search in searches}
+    left = [provider for provider in content.profile.providers if provider not in searched]
+    if not left:
+        return ""
+    said = (
+        f"Not searched for {', '.join(left)}: export with --tune to learn which operators int8 "
+        "hurts, and what other recipes would come to, where a target knows several."
+    )
+    return f"<h2>Sensitivity</h2><p>{escape(said)}</p>"
 
 
 def _notes(cautions: Sequence[str]) -> str:

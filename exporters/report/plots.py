@@ -144,6 +144,30 @@ def scores(judgement: Judgement) -> Plot:
     return plot
 
 
+def unbeaten(weighed: Mapping[str, tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return those that no other beats in both numbers, of which less is better; sorted."""
+    points = sorted(set(weighed.values()))
+    return [p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)]
+
+
+def front(weighed: Mapping[str, tuple[float, float]]) -> Plot:
+    """Points lost against size, by name; those that no other beats in both are joined.
+
+    Args:
+        weighed: size in MB and points lost of each.
+    """
+    best = unbeaten(weighed)
+    with drawing("Quality against size", width=5.4, height=3.2) as (axes, plot):
+        axes.step(*zip(*best, strict=True), where="post", color=MAIN, linewidth=1, zorder=1)
+        for name, (x, y) in weighed.items():
+            colour = MAIN if (x, y) in best else FAINT
+            axes.scatter([x], [y], s=40, color=colour, zorder=2)
+            axes.annotate(_short(name), (x, y), (5, 5), textcoords="offset points", fontsize=8)
+        axes.margins(x=0.25, y=0.2)
+        axes.set(xlim=(0, None), xlabel="MB", ylabel="points lost")
+    return plot
+
+
 def pareto(trials: Sequence[Mapping[str, Any]], picked: str) -> Plot:
     """Points lost against latency; a disc grows with its model, what was picked has a rim."""
     largest = max(trial["size_bytes"] for trial in trials)

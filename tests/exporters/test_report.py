@@ -86,6 +86,7 @@ def content(task: str, labels: list[str] | None = None, **fields: Any) -> Conten
         load_profile("generic-x86_64"),
         quality,
         [Judgement("cpu-int8", rows, before, after)],
+        fp32_bytes=90_000_000,
     )
 
 
@@ -201,7 +202,7 @@ def test_a_page_is_whole_and_needs_no_other_file(task: str) -> None:
     assert len(set(found.ids)) == len(found.ids) > 0
     used = {one[1:] for one in found.fetched} | set(re.findall(r"url\(#([^)]+)\)", text))
     assert used == set(found.ids)
-    assert found.tags.count("svg") == 5
+    assert found.tags.count("svg") == 6
     for part in ("7 of 10", "95.0% of 2 M", "not on its list <b>", "beyond the gate", HOSTILE):
         assert part in found.words, part
 
@@ -209,7 +210,7 @@ def test_a_page_is_whole_and_needs_no_other_file(task: str) -> None:
 def test_every_figure_is_well_formed_and_takes_the_pages_colours() -> None:
     text = page(content("intent", ["$a_1$ <&", "b"]), [search()])
     figures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert len(figures) == 5
+    assert len(figures) == 6
     for figure in figures:
         ET.fromstring(figure)  # noqa: S314 -- our own
         assert "var(--ink)" in figure
@@ -226,12 +227,28 @@ def test_the_same_input_gives_the_same_bytes() -> None:
 def test_nothing_is_drawn_of_a_search_that_was_not_made(tmp_path: Path) -> None:
     given = content("anomaly")
     write_reports(tmp_path, given)
-    assert "Recipes tried" not in (tmp_path / "report.html").read_text()
+    words = Page((tmp_path / "report.html").read_text()).words
+    assert "Recipes tried" not in words
+    assert "Not searched for cpu: export with --tune" in words
     (tmp_path / "tune.json").write_text(json.dumps({"bundle": "0", "searches": [search()]}))
     write_reports(tmp_path, given)
     words = Page((tmp_path / "report.html").read_text()).words
+    assert "Not searched" not in words
     for part in ("Recipes tried for cpu", "Picked: recipe-0", "no such kernel", "cut short"):
         assert part in words
+
+
+def test_the_front_is_over_float32_and_what_is_in_the_bundle() -> None:
+    text = page(content("intent"), [])
+    [figure] = re.findall(r"<svg[^>]*Quality against size.*?</svg>", text, flags=re.DOTALL)
+    assert all(f">{name}</text>" in figure for name in ("float32", "cpu-int8"))
+    assert "qnn-a16w8" not in figure, "it was left out"
+
+
+def test_what_another_beats_in_both_is_not_on_the_front() -> None:
+    weighed = {"float32": (90, 0.0), "small": (22, 0.4), "worse": (30, 0.5), "alike": (22, 0.4)}
+    assert plots.unbeaten(weighed) == [(22, 0.4), (90, 0.0)]
+    assert plots.unbeaten({"float32": (90, 0.0), "small": (22, 0.0)}) == [(22, 0.0)]
 
 
 def test_a_search_that_measured_nothing_is_told_without_figures() -> None:
@@ -239,7 +256,7 @@ def test_a_search_that_measured_nothing_is_told_without_figures() -> None:
     unmeasured = {"name": "own", "precision": "int8", "problem": None, "fits": False,
                   "front": False}  # fmt: skip
     cut = {**entry, "trials": [unmeasured], "sensitivity": []}
-    assert page(content("intent"), [cut]).count("<svg") == 3
+    assert page(content("intent"), [cut]).count("<svg") == 4
 
 
 def test_coverage_is_kept_beside_the_bundle(tmp_path: Path) -> None:
