@@ -35,7 +35,7 @@ _LEVELS: Final = {
 }
 _NORM_FUSIONS: Final = ["SkipLayerNormFusion", "EmbedLayerNormFusion"]
 _ERRORS_ONLY: Final = 3  # ONNX Runtime's log severity
-_NUDGE: Final = np.float32(1e-6)
+_NUDGE: Final = np.float32(2.0**-22)
 _PROVED_ON: Final = 32  # texts that are held against themselves in batches
 
 
@@ -118,9 +118,9 @@ def save(model: onnx.ModelProto, folder: Path, *, level: str, norm_apart: bool =
 
 
 def _nudged(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return `model`, in whose every layer values are off by a millionth, up or down.
+    """Return `model`, in whose every layer values are off by two units in the last place.
 
-    So far the float32 kernels of another CPU may be from ours, and what lies between two steps of
+    So far the float32 kernels of another CPU may be from ours, up or down, and what lies between two steps of
     int8 falls to the other side. Operators that hold int8 inside have no other kernels here.
     """
     changed = onnx.ModelProto()
