@@ -34,7 +34,7 @@ _WORST_FIRST: Final = (EXIT_CONFIG, EXIT_REJECTED, EXIT_UNAVAILABLE)
 CHECKS: Final = (
     ("clock", "device", "clock"),
     ("cpu", "device", "cpu"),
-    ("provider", "device", "execution_providers"),
+    ("provider", "providers", "execution_providers"),
     ("telemetry", "device", "telemetry"),
     ("folders", "files", "folders"),
     ("secrets", "files", "secrets"),

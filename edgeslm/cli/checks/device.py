@@ -1,4 +1,4 @@
-"""The machine itself: clock, CPU, providers, what its runtime reports to whom."""
+"""The machine itself: clock, CPU, what its runtime reports to whom."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 import edgeslm
-from edgeslm import providers
 from edgeslm.adapters.clock import SystemClock
 from edgeslm.cli.checks import Finding, error, ok, warning
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.contract.settings import AgentSettings
-from edgeslm.errors import EXIT_CONFIG, EXIT_REJECTED, EXIT_UNAVAILABLE
+from edgeslm.errors import EXIT_CONFIG, EXIT_UNAVAILABLE
 from edgeslm.ports import Clock
 from edgeslm.runtime.device import Device, this_device
 from edgeslm.runtime.profiles import ProfileError, detect_profile, load_profile, profile_names
@@ -62,33 +61,6 @@ def cpu(settings: AgentSettings | None, *, device: Device | None = None) -> Iter
         yield ok("cpu", f"{machine}; profile {_named(profile)}, as set")
 
 
-def execution_providers(settings: AgentSettings | None) -> Iterator[Finding]:
-    """Which of the providers can run a graph here.
-
-    Raises:
-        ProfileError: there is no such profile, or none fits.
-    """
-    profile = _profile(settings)
-    usable = []
-    for name in providers.names():
-        provider = providers.load(name)
-        if provider is None:  # its file is gone since it was listed
-            continue
-        if (problem := provider.problem()) is None:
-            usable.append(name)
-            yield ok(f"provider.{name}", f"present, runtime {provider.runtime()}")
-        elif name in profile.providers:
-            remedy = f"Install its runtime, or take it out of profile {profile.name}'s providers."
-            yield warning(f"provider.{name}", problem, remedy)
-        else:
-            yield ok(f"provider.{name}", f"{problem}; profile {profile.name} does not ask for it")
-    if not set(usable) & set(profile.providers):
-        wanted = ", ".join(profile.providers)
-        found = f"none of profile {profile.name}'s: {wanted}"
-        remedy = "Install the runtime of one of them, or set a profile that names another."
-        yield error("provider", found, remedy, status=EXIT_REJECTED)
-
-
 def telemetry(_settings: AgentSettings | None) -> Iterator[Finding]:
     """Whether ONNX Runtime keeps to itself what runs here."""
     value = os.environ.get(_TELEMETRY, "")
@@ -97,11 +69,6 @@ def telemetry(_settings: AgentSettings | None) -> Iterator[Finding]:
     else:
         found = f"{_TELEMETRY}={value}: official builds of ONNX Runtime report to their maker"
         yield warning("telemetry", found, f"Unset {_TELEMETRY}: edgeslm sets it to 1 then.")
-
-
-def _profile(settings: AgentSettings | None) -> DeviceProfile:
-    name = settings.profile if settings else None
-    return load_profile(name) if name else detect_profile()
 
 
 def _named(profile: DeviceProfile) -> str:
