@@ -1,12 +1,25 @@
-"""The memory of processes."""
+"""What processes have of the machine: cores and memory. /proc is Linux's alone."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import mmap
+import os
 import resource
 from pathlib import Path
+from typing import Final
+
+PROC: Final = Path("/proc")
+
+
+def cores() -> int:
+    """Return how many cores this process may use.
+
+    Where the system does not say (macOS): how many there are.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    return os.cpu_count() or 1 if affinity is None else len(affinity(0))
 
 
 def trim() -> None:
@@ -51,13 +64,17 @@ def clean_libraries(smaps: str) -> list[tuple[int, int]]:
     return found
 
 
-def pss_mb(pid: int | str = "self") -> float:
+def pss_mb(pid: int | str = "self") -> float | None:
     """Return the memory of a process, MB: its own, and its share of what it has in common.
+
+    None where the system tells of no process.
 
     Raises:
         OSError: no such process, or not ours to look at.
     """
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines():
+    if not (PROC / "self/smaps_rollup").exists():
+        return None
+    for line in (PROC / f"{pid}/smaps_rollup").read_text("ascii").splitlines():
         name, _, value = line.partition(":")
         if name == "Pss":
             return int(value.split()[0]) / 1024
@@ -66,17 +83,18 @@ def pss_mb(pid: int | str = "self") -> float:
 
 
 def rss_mb() -> float:
-    """Return the resident memory of this process, MB; cheaper than `pss_mb`, and counts all.
+    """Return the resident memory of this process, MB; cheaper than `pss_mb`, and counts all."""
+    try:
+        pages = int((PROC / "self/statm").read_text("ascii").split()[1])
+    except OSError:  # there is no /proc
+        import psutil  # noqa: PLC0415 -- Linux does without it, and without its memory
 
-    Raises:
-        OSError: there is no /proc.
-    """
-    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+        return float(psutil.Process().memory_info().rss) / 2**20
     return pages * resource.getpagesize() / 2**20
 
 
 def _smaps() -> str:
     try:
-        return Path("/proc/self/smaps").read_text("utf-8", "replace")
+        return (PROC / "self/smaps").read_text("utf-8", "replace")
     except OSError:  # there is no /proc
         return ""

@@ -25,7 +25,7 @@ class Notifier:
         self.interval_s: float | None = None
         if not address:
             return
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.settimeout(0)
         self._address = "\0" + address[1:] if address.startswith("@") else address
         if watchdog_usec and watchdog_usec.isascii() and watchdog_usec.isdigit():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final
 
+from edgeslm.adapters.process import cores
 from edgeslm.agent.session import InputSession, Job
 from edgeslm.agent.workers import AbsentModel, Model, Pool, Responder
 from edgeslm.contract.messages import ErrorInfo, ModelState
@@ -186,4 +186,4 @@ def failed_state(name: str, error: ErrorInfo) -> ModelState:
 
 def threads_of(settings: ModelSettings) -> int:
     """Worker threads of a model: as set, or one for each core we may use."""
-    return settings.workers or len(os.sched_getaffinity(0))
+    return settings.workers or cores()

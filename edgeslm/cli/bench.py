@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -12,16 +13,17 @@ import re
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypedDict
 
 from edgeslm import __version__, providers
 from edgeslm.adapters.fs import write_durably
 from edgeslm.adapters.meters import EnergyMeter, cpu_mhz, energy_meter, temperature_c
-from edgeslm.adapters.process import pss_mb
+from edgeslm.adapters.process import cores, pss_mb
+from edgeslm.agent.workers import TOGETHER
 from edgeslm.cli.text import duration, printable, whole
 from edgeslm.contract.measurement import Climate, Energy, Latency, Measurement
 from edgeslm.errors import UnavailableError
@@ -37,10 +39,14 @@ from edgeslm.runtime.variants import ANY_LENGTH, fixed_length
 _LENGTHS: Final = (8, 16, 32, 64, 128)  # tokens, where the graph takes any
 _STARTS: Final = 3
 _WARM_UP: Final = 10  # inferences
-_EPILOG: Final = """\
+_EPILOG: Final = f"""\
 Cold start and memory are those of a fresh `edgeslm infer` with as many callers. Nothing else should
-run on the machine meanwhile. What the machine does not tell (energy, clock, temperature) is null.
-The figures are kept beside the bundle folder, as bench-HASH-DEVICE.json, where it can be written.
+run on the machine meanwhile. What the machine does not tell (memory, energy, clock, temperature) is
+null. In batches is as the agent takes what waits: each caller hands over {TOGETHER} texts at once;
+the agent does so, and it is measured, only where an answer does not depend on a text's neighbours.
+
+The figures are kept beside the bundle folder, as bench-HASH-DEVICE.json, where it can be written;
+those of a --variant as bench-HASH-DEVICE+VARIANT.json.
 
 exit status:
   0   measured
@@ -60,7 +66,7 @@ class _Start(TypedDict):
     """A fresh process."""
 
     cold_start_ms: float
-    pss_mb: float
+    pss_mb: float | None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -74,11 +80,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("bundle", type=Path, help="bundle folder")
     parser.add_argument("--profile", help="device profile, by name or .toml file")
     parser.add_argument(
-        "--device", default=platform.node() or "local", help="its name (default: the host's)"
+        "--variant", help="which of the bundle's (default: the first that this device can run)"
     )
     parser.add_argument(
-        "--callers", type=whole(1, 64), default=os.cpu_count() or 1, help="default: cores"
+        "--device", default=platform.node() or "local", help="its name (default: the host's)"
     )
+    parser.add_argument("--callers", type=whole(1, 64), default=cores(), help="default: cores")
     parser.add_argument(
         "--seconds", type=duration, default=2.0, help="for each figure (default: 2)"
     )
@@ -87,6 +94,7 @@ def main(argv: Sequence[str]) -> int:
     measured = measure(
         args.bundle,
         profile=args.profile,
+        variant=args.variant,
         device=args.device,
         callers=args.callers,
         seconds=args.seconds,
@@ -95,7 +103,7 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(json.dumps(measured) + "\n")
     else:
         sys.stdout.write(printable("\n".join(_lines(measured)) + "\n"))
-    file = kept_as(args.bundle, measured)
+    file = kept_as(args.bundle, measured, variant=args.variant)
     try:
         write_durably(file, (json.dumps(measured, indent=1) + "\n").encode())
     except OSError as err:
@@ -106,15 +114,26 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def kept_as(bundle: Path, measured: Measurement) -> Path:
-    """Return where figures of a bundle on a device are kept: beside its folder."""
+def kept_as(bundle: Path, measured: Measurement, *, variant: str | None = None) -> Path:
+    """Return where figures of a bundle on a device are kept: beside its folder.
+
+    Those of a `variant` that was asked for leave alone what the device runs by itself.
+    """
     device = re.sub(r"[^A-Za-z0-9._-]+", "-", measured["device"]).strip(".-") or "local"
-    name = f"bench-{measured['hash'][:12]}-{device[:64]}.json"
-    return Path(os.path.realpath(bundle)).parent / name
+    name = f"bench-{measured['hash'][:12]}-{device[:64]}"
+    if variant is not None:
+        name += f"+{variant}"
+    return Path(os.path.realpath(bundle)).parent / f"{name}.json"
 
 
-def measure(
-    bundle: Path, *, profile: str | None, device: str, callers: int, seconds: float
+def measure(  # noqa: PLR0913 -- by name
+    bundle: Path,
+    *,
+    profile: str | None,
+    device: str,
+    callers: int,
+    seconds: float,
+    variant: str | None = None,
 ) -> Measurement:
     """Measure the bundle in folder `bundle`, for `seconds` a figure.
 
@@ -122,12 +141,14 @@ def measure(
         Whatever `load_profile` and `load_model` raise.
         BenchFailedError: a fresh process did not answer.
     """
+    before = _climate()  # nothing of ours has warmed the machine yet
     asked = load_profile(profile) if profile else None
-    options = [] if profile is None else ["--profile", profile]
-    with_golden_ms, _ = _timed(lambda: load_model(bundle, profile=asked, cache_entries=0))
-    load_ms, model = _timed(
-        lambda: load_model(bundle, profile=asked, cache_entries=0, golden=False)
-    )
+    options = [] if profile is None else [f"--profile={profile}"]
+    options += [] if variant is None else [f"--variant={variant}"]
+    load = functools.partial(load_model, bundle, profile=asked, variant=variant)
+    # Measured as it is after its golden file, which shows whether batches change answers here.
+    with_golden_ms, model = _timed(lambda: load(cache_entries=0))
+    load_ms, _ = _timed(lambda: load(cache_entries=0, golden=False))
     requests = [
         Request(case.request.text, case.request.source)
         for case in parse_golden(model.files.read("golden"))
@@ -135,11 +156,12 @@ def measure(
     for request in itertools.islice(itertools.cycle(requests), _WARM_UP):
         model.answer(request)
     starts = [_start(bundle, requests, options, callers=callers) for _ in range(_STARTS)]
-    cached = load_model(bundle, profile=asked, golden=False)
+    memory = [start["pss_mb"] for start in starts if start["pss_mb"] is not None]
+    cached = load(golden=False)
     for request in requests:
         cached.answer(request)
     here, provider = this_device(), providers.load(model.provider)
-    before = _climate()
+    per_second = functools.partial(_per_second, requests=requests, seconds=seconds)
     return {
         "schema": 1,
         "device": device,
@@ -147,7 +169,7 @@ def measure(
         "edgeslm": __version__,
         "machine": here.cpu_model,
         "arch": here.arch,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "model": model.ref["name"],
         "version": model.ref["version"],
         "hash": model.ref["hash"],
@@ -162,12 +184,15 @@ def measure(
         "load_ms": load_ms,
         "load_with_golden_ms": with_golden_ms,
         "cold_start_ms": statistics.median(start["cold_start_ms"] for start in starts),
-        "pss_mb": statistics.median(start["pss_mb"] for start in starts),
+        "pss_mb": statistics.median(memory) if memory else None,
         "latency": list(_latencies(model, requests, seconds)),
-        "one_caller_per_s": _per_second(model, requests, callers=1, seconds=seconds),
+        "one_caller_per_s": per_second(model, callers=1),
         "callers": callers,
-        "all_callers_per_s": _per_second(model, requests, callers=callers, seconds=seconds),
-        "cached_us": 1e6 / _per_second(cached, requests, callers=1, seconds=seconds),
+        "all_callers_per_s": per_second(model, callers=callers),
+        "batched_per_s": (
+            per_second(model, callers=callers, together=TOGETHER) if model.batch_invariant else None
+        ),
+        "cached_us": 1e6 / per_second(cached, callers=1),
         "energy": energy(energy_meter(), model, requests, seconds),
         "before": before,
         "after": _climate(),
@@ -249,25 +274,29 @@ def _of_length(model: Model, words: Sequence[str], tokens: int) -> Request:
     return Request(text)
 
 
-def _per_second(model: Model, requests: list[Request], *, callers: int, seconds: float) -> float:
-    """Return the answers a second of `callers` threads that ask one after another."""
-    counts = [0] * callers
+def _per_second(
+    model: Model, *, requests: list[Request], callers: int, seconds: float, together: int = 1
+) -> float:
+    """Return the answers a second of `callers` threads that ask for `together` texts at a time."""
     end = time.perf_counter() + seconds
 
-    def call(caller: int) -> None:
-        for request in itertools.cycle(requests[caller % len(requests) :] + requests):
-            model.answer(request)
-            counts[caller] += 1
-            if time.perf_counter() >= end:
-                return
+    def call(caller: int) -> int:
+        texts = itertools.cycle(requests[caller % len(requests) :] + requests)
+        count = 0
+        while not count or time.perf_counter() < end:
+            if together == 1:
+                model.answer(next(texts))
+            else:
+                for answer in model.answer_all([*itertools.islice(texts, together)]):
+                    if isinstance(answer, Exception):
+                        raise answer
+            count += together
+        return count
 
-    threads = [threading.Thread(target=call, args=(caller,)) for caller in range(callers)]
     start = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.perf_counter() - start)
+    with ThreadPoolExecutor(callers) as threads:
+        answered = sum(threads.map(call, range(callers)))
+    return answered / (time.perf_counter() - start)
 
 
 def _start(
@@ -324,7 +353,8 @@ def _lines(measured: Measurement) -> Iterator[str]:
         f"{measured['load_with_golden_ms']:.0f} ms with the golden file"
     )
     yield f"  cold start    {measured['cold_start_ms']:.0f} ms to the first result"
-    yield f"  memory        {measured['pss_mb']:.0f} MB (PSS)"
+    memory = measured["pss_mb"]
+    yield f"  memory        {'not told here' if memory is None else f'{memory:.0f} MB (PSS)'}"
     for row in measured["latency"]:
         at = f"{row['tokens']} tokens"
         yield (
@@ -334,6 +364,11 @@ def _lines(measured: Measurement) -> Iterator[str]:
     yield f"  1 caller      {measured['one_caller_per_s']:.0f} answers/s"
     callers = f"{measured['callers']} callers"
     yield f"  {callers:<12}  {measured['all_callers_per_s']:.0f} answers/s"
+    batched = measured["batched_per_s"]
+    if batched is None:
+        yield "  in batches    never: an answer would depend on its neighbours"
+    else:
+        yield f"  in batches    {batched:.0f} answers/s, {TOGETHER} texts at a time by each caller"
     yield f"  from cache    {measured['cached_us']:.1f} us"
     spent = measured["energy"]
     if spent is None:

@@ -134,6 +134,7 @@ def main(argv: Sequence[str]) -> int:
     model = load_model(
         args.bundle,
         profile=load_profile(args.profile) if args.profile else None,
+        variant=args.variant,
         cache_entries=0 if args.no_cache else args.cache_entries,
         verdict_dir=user_verdicts(),
     )
@@ -171,6 +172,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--device", default="local", help="the results' device (default: local)")
     add("--share", choices=("none", "explanation", "text"), default="none", help="as in a route")
     add("--profile", help="device profile, by name or .toml file")
+    add("--variant", help="which of the bundle's (default: the first that this device can run)")
     add(
         "--threads",
         type=whole(1, 64),

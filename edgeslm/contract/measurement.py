@@ -79,11 +79,24 @@ class Measurement(TypedDict):
     cold_start_ms: Annotated[
         Milliseconds, Field(description="A fresh process, to its first result; median.")
     ]
-    pss_mb: Annotated[float, Field(description="Of that process after every text; median.")]
+    pss_mb: Annotated[
+        float | None,
+        Field(
+            description="Of that process after every text; median. Null where the system does not "
+            "tell (macOS)."
+        ),
+    ]
     latency: list[Latency]
     one_caller_per_s: float
     callers: int
     all_callers_per_s: float
+    batched_per_s: Annotated[
+        float | None,
+        Field(
+            description="With as many callers, each handing over 32 texts at once, as the agent's "
+            "threads take what waits. Null where answers would depend on the batch."
+        ),
+    ]
     cached_us: Annotated[float, Field(description="Of an answer whose model output is kept.")]
     energy: Annotated[Energy | None, Field(description="Null where there is no counter.")]
     before: Climate

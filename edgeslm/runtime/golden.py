@@ -137,12 +137,16 @@ class Verdicts:
         folder: where; None remembers nothing.
         device: this machine.
         runtime: provider and version of its runtime.
+        variant: of the bundle: each has a golden file of its own.
     """
 
-    def __init__(self, folder: Path | None, *, device: Device, runtime: str) -> None:
+    def __init__(
+        self, folder: Path | None, *, device: Device, runtime: str, variant: str | None = None
+    ) -> None:
         self._folder = folder
         self._here = {
             "edgeslm": edgeslm.__version__,
+            "variant": variant,
             "runtime": runtime,
             "numpy": np.__version__,
             "tokenizers": tokenizers.__version__,

@@ -233,7 +233,10 @@ def load_model(  # noqa: PLR0913 -- by name
     )
     provider = chosen.provider
     verdicts = Verdicts(
-        verdict_dir, device=device, runtime=f"{session.provider} {provider.runtime()}"
+        verdict_dir,
+        device=device,
+        runtime=f"{session.provider} {provider.runtime()}",
+        variant=chosen.name,
     )
     if cases and not verdicts.passed(opened.hash):
         allowed = files.artifacts("golden")[0].tolerance

@@ -66,11 +66,16 @@ def choose_variant(
     `edgeslm.runtime.model.load_model`.
 
     Raises:
-        NoArtifactError: none; says why of each.
+        NoArtifactError: none, and says why of each; or `variant` is none of the bundle's.
     """
+    names = bundle.manifest.variants()
+    if variant is not None and variant not in names:
+        known = ", ".join(name for name in names if name is not None)
+        msg = f"{bundle.path}: no variant {variant!r}; it has {known or 'one, without a name'}"
+        raise NoArtifactError(msg)
     candidates = [
         (name, tuple(bundle.of(name).artifacts("graph")))
-        for name in bundle.manifest.variants()
+        for name in names
         if variant in {None, name}
     ]
     if profile is not None and stand_in is None:

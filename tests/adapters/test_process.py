@@ -1,4 +1,4 @@
-"""Memory is measured, and given back after loading."""
+"""Cores are counted; memory is measured, and given back after loading."""
 
 from __future__ import annotations
 
@@ -7,15 +7,30 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from edgeslm.adapters.process import clean_libraries, pss_mb, rss_mb
+from edgeslm.adapters import process
+from edgeslm.adapters.process import clean_libraries, cores, pss_mb, rss_mb
 
 
 def test_measures_this_process() -> None:
-    assert 1 < pss_mb() < 10_000
+    own = pss_mb()
+    assert own is not None
+    assert 1 < own < 10_000
     assert rss_mb() > 1
-    assert pss_mb(os.getpid()) == pytest.approx(pss_mb(), rel=0.2)
+    assert pss_mb(os.getpid()) == pytest.approx(own, rel=0.2)
+    assert cores() == len(os.sched_getaffinity(0))
+
+
+def test_without_linux_nothing_is_invented(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(process, "PROC", tmp_path / "proc")
+    assert cores() == os.cpu_count()
+    assert pss_mb() is pss_mb(os.getpid()) is None
+    assert rss_mb() == pytest.approx(psutil.Process().memory_info().rss / 2**20, rel=0.2)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cores() == 1
 
 
 def test_a_process_that_is_not_there_is_an_os_error() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 import onnx
 import pytest
 
+from edgeslm.adapters import process
+from edgeslm.agent.workers import TOGETHER
 from edgeslm.cli import bench
 from edgeslm.contract.measurement import MEASUREMENT, Measurement
-from edgeslm.ports import Request
+from edgeslm.ports import Answer, Request
 from edgeslm.runtime.bundle import MANIFEST
-from edgeslm.runtime.model import load_model
+from edgeslm.runtime.model import Model, load_model
 from tests.cli.conftest import Run
 from tests.runtime import tiny
 
@@ -32,12 +35,15 @@ PARAMETERS = {
 @pytest.fixture
 def intent(tmp_path: Path) -> Path:
     """A bundle of a task that fresh processes have too."""
-    golden = [
-        tiny.golden_line(text, label="red", score=0, confidence=0) for text in ("pump hot", "valve")
-    ]
+    return write_intent(tmp_path / "intent", "pump hot", "valve")
+
+
+def write_intent(folder: Path, *texts: str, **artifact: Any) -> Path:
+    golden = [tiny.golden_line(text, label="red", score=0, confidence=0) for text in texts]
     return tiny.write_bundle(
-        tmp_path / "intent",
+        folder,
         task="intent",
+        artifact=artifact,
         files={
             "parameters.json": json.dumps(PARAMETERS).encode(),
             "golden.jsonl": "\n".join(
@@ -66,6 +72,7 @@ def test_measures_every_figure_and_keeps_them_beside_the_bundle(run: Run, intent
     assert min(found[name] for name in ("load_ms", "cached_us", "one_caller_per_s")) > 0
     assert found["cold_start_ms"] > found["load_ms"], "a process starts before it loads"
     assert found["pss_mb"] > 10
+    assert found["batched_per_s"] is None, "its rows are not said to be free of their batch"
     assert found["coverage"]["nodes"] == {"cpu": 2}
     kept = intent.parent / f"bench-{found['hash'][:12]}-press-7-a.json"
     assert json.loads(kept.read_bytes()) == found
@@ -90,11 +97,113 @@ def test_says_so_where_the_folder_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], intent: Path
 ) -> None:
     monkeypatch.setattr(bench, "_STARTS", 1)
-    monkeypatch.setattr(bench, "kept_as", lambda *_: Path("/proc/bench.json"))
+    monkeypatch.setattr(bench, "kept_as", lambda *_, **__: Path("/proc/bench.json"))
     assert bench.main([str(intent), "--seconds", "0.01", "--json"]) == 0
     said = capsys.readouterr()
     assert "/proc/bench.json is not written" in said.err
     json.loads(said.out)
+
+
+def test_without_linux_memory_is_null_and_the_rest_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    intent: Path,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(bench, "_STARTS", 1)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(process, "PROC", tmp_path / "proc")
+    assert bench.main([str(intent), "--seconds", "0.01", "--device", "mac"]) == 0
+    assert "memory        not told here" in capsys.readouterr().out
+    [kept] = tmp_path.glob("bench-*-mac.json")
+    found = json.loads(kept.read_bytes())
+    MEASUREMENT.validate_python(found, strict=True)
+    assert found["pss_mb"] is None
+    assert found["cores"] == found["callers"] == os.cpu_count()
+
+
+def test_batches_are_those_of_the_agents_threads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    sizes = []
+    answer_all = Model.answer_all
+
+    def spy(model: Model, requests: Sequence[Request]) -> list[Answer | Exception]:
+        sizes.append(len(requests))
+        return answer_all(model, requests)
+
+    monkeypatch.setattr(bench, "_STARTS", 1)
+    monkeypatch.setattr(Model, "answer_all", spy)
+    folder = write_intent(tmp_path / "b", "pump hot", "valve", batch_invariant=True)
+    found = bench.measure(folder, profile=None, device="d", callers=2, seconds=0.05)
+    assert found["batched_per_s"] is not None
+    assert found["batched_per_s"] > 0
+    assert set(sizes) == {2, TOGETHER}, "the golden file's two texts, and then full turns"
+    assert bench.main([str(folder), "--seconds", "0.01"]) == 0
+    assert f"answers/s, {TOGETHER} texts at a time" in capsys.readouterr().out
+
+
+def test_there_are_no_batches_where_this_machine_disproves_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The graph takes the mean over padding too, whatever its manifest says."""
+    monkeypatch.setattr(bench, "_STARTS", 1)
+    texts = ("pump hot stuck cold", "valve hot stuck cold red")
+    folder = write_intent(tmp_path / "b", *texts, batch_invariant=True)
+    assert bench.main([str(folder), "--seconds", "0.01"]) == 0
+    assert "in batches    never" in capsys.readouterr().out
+
+
+def test_a_text_that_fails_in_a_batch_is_no_throughput(intent: Path) -> None:
+    model = load_model(intent, cache_entries=0)
+    model.answer_all = lambda requests: [ValueError("x") for _ in requests]  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="x"):
+        bench._per_second(model, requests=[Request("a")], callers=2, seconds=0.01, together=2)  # noqa: SLF001
+
+
+def test_clock_and_temperature_before_are_of_a_machine_at_rest(
+    monkeypatch: pytest.MonkeyPatch, intent: Path
+) -> None:
+    done: list[str] = []
+
+    def look() -> float:
+        done.append("look")
+        return 40.0
+
+    def load(*args: Any, **kwargs: Any) -> Model:
+        done.append("load")
+        return load_model(*args, **kwargs)
+
+    monkeypatch.setattr(bench, "_STARTS", 1)
+    monkeypatch.setattr(bench, "temperature_c", look)
+    monkeypatch.setattr(bench, "load_model", load)
+    bench.measure(intent, profile=None, device="d", callers=1, seconds=0.01)
+    assert done == ["look", "load", "load", "load", "look"]
+
+
+def test_another_variant_is_measured_and_kept_by_itself(run: Run, intent: Path) -> None:
+    name_variants(intent, "int8", "fp32")
+    assert run("bench", intent, "--seconds", "0.01", "--device", "d").returncode == 0
+    words = ("bench", intent, "--seconds", "0.01", "--device", "d", "--json", "--variant", "fp32")
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    stem = f"bench-{found['hash'][:12]}-d"
+    assert {
+        file.name: json.loads(file.read_bytes())["variant"]
+        for file in intent.parent.glob("bench-*.json")
+    } == {f"{stem}.json": "int8", f"{stem}+fp32.json": "fp32"}
+
+
+@pytest.mark.parametrize("command", ["bench", "infer"])
+def test_an_unknown_variant_is_an_error_that_names_the_others(
+    command: str, run: Run, intent: Path
+) -> None:
+    done = run(command, intent, "--variant", "fp8")
+    assert (done.returncode, b"'fp8'; it has one, without a name" in done.stderr) == (65, True)
+    name_variants(intent, "int8", "fp32")
+    done = run(command, intent, "--variant", "fp8")
+    assert (done.returncode, b"no variant 'fp8'; it has int8, fp32" in done.stderr) == (65, True)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +218,7 @@ def test_a_device_of_any_name_stays_beside_the_bundle(
     measured: Any = {"hash": "0123456789abcdef", "device": device}
     kept = bench.kept_as(tmp_path / "link", measured)
     assert kept == tmp_path / f"bench-0123456789ab-{name}.json"
+    assert bench.kept_as(tmp_path / "link", measured, variant="v").stem == f"{kept.stem}+v"
 
 
 def test_graphs_of_fixed_length_are_measured_one_by_one(
@@ -118,6 +228,18 @@ def test_graphs_of_fixed_length_are_measured_one_by_one(
     bucketed(intent, (4, 8))
     found = bench.measure(intent, profile=None, device="d", callers=1, seconds=0.01)
     assert [(row["bucket"], row["tokens"]) for row in found["latency"]] == [(4, 4), (8, 8)]
+
+
+def name_variants(bundle: Path, first: str, *others: str) -> None:
+    """Give the graph's variant a name, and add others that are like it."""
+    manifest = json.loads((bundle / MANIFEST).read_bytes())
+    graph = manifest["artifacts"][0]
+    graph["variant"] = first
+    for name in others:
+        path = bundle / f"{name}.onnx"
+        path.write_bytes((bundle / graph["path"]).read_bytes())
+        manifest["artifacts"].append({**graph, "path": path.name, "variant": name})
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
 
 
 def bucketed(bundle: Path, lengths: Sequence[int]) -> None:

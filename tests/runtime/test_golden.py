@@ -133,7 +133,7 @@ def test_any_bytes_give_cases_or_a_typed_error(raw: bytes) -> None:
     assert all(isinstance(case, GoldenCase) for case in cases)
 
 
-def test_a_pass_is_remembered_for_this_bundle_device_and_runtime(tmp_path: Path) -> None:
+def test_a_pass_is_remembered_for_this_bundle_variant_device_and_runtime(tmp_path: Path) -> None:
     folder = tmp_path / "not" / "there"
     verdicts = Verdicts(folder, device=DEVICE, runtime="cpu 1.0")
     assert not verdicts.passed("a" * 64)
@@ -141,6 +141,7 @@ def test_a_pass_is_remembered_for_this_bundle_device_and_runtime(tmp_path: Path)
     assert verdicts.passed("a" * 64)
     assert not verdicts.passed("b" * 64)
     assert not Verdicts(folder, device=DEVICE, runtime="cpu 1.1").passed("a" * 64)
+    assert not Verdicts(folder, device=DEVICE, runtime="cpu 1.0", variant="v").passed("a" * 64)
     other = dataclasses.replace(DEVICE, cpu_features=frozenset({"avx2", "avx512_vnni"}))
     assert not Verdicts(folder, device=other, runtime="cpu 1.0").passed("a" * 64)
 
