@@ -35,7 +35,8 @@ T = TypeVar("T")
 _BATCH: Final = 16  # texts of the float32 encoder, which only the reference is fitted on
 _MIN_CALIBRATION: Final = 16
 _MAX_UNKNOWN: Final = 0.5  # share of tokens; what equipment says has its own names and numbers
-# Measured with MiniLM: .92 to .97 of held-out lines of the same plant or task, .06 to .40 of another.
+# Measured with MiniLM: .92 to .97 of held-out lines of the same plant or task; of another mostly
+# less than .4, but .7 of a machine's log by questions of people: those are not told apart.
 _MIN_MET: Final = 0.5  # share of tokens
 
 

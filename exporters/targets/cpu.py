@@ -120,8 +120,8 @@ def save(model: onnx.ModelProto, folder: Path, *, level: str, norm_apart: bool =
 def _nudged(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return `model`, in whose every layer values are off by two units in the last place.
 
-    So far the float32 kernels of another CPU may be from ours, up or down, and what lies between two steps of
-    int8 falls to the other side. Operators that hold int8 inside have no other kernels here.
+    So far the float32 kernels of another CPU may be from ours, up or down, and what lies between
+    two steps of int8 falls to the other side. Operators of int8 have no other kernels here.
     """
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
