@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import onnx
+from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.matmul_nbits_quantizer import (
     DefaultWeightOnlyQuantConfig,
     MatMulNBitsQuantizer,
@@ -16,12 +17,13 @@ from edgeslm.contract.base import Typed
 from edgeslm.contract.profile import CpuTarget
 from exporters.lean import Form, rewrite
 from exporters.qoperators import static_operators
-from exporters.quantize import dynamic_int8, quantizable, quietly, static_int8
+from exporters.quantize import dynamic_int8, ffn_down, quantizable, quietly, static_int8
 from exporters.targets.base import Feeds
 
 Precision = Literal["int8-dynamic", "int8-static", "int8-weights", "fp32"]
 CALIBRATION_TEXTS: Final = 128
 _BITS: Final = 8
+_WIDE: Final = 16
 _BLOCK: Final = 128  # weights of one scale; kernels for 32 take half as long again
 _INT8_SUMS: Final = 4  # MatMulNBits's accuracy level: activations as int8, a scale for each block
 
@@ -41,6 +43,9 @@ class CpuRecipe(Typed):
     )
     per_channel: bool = True
     reduce_range: bool = False
+    gelu_bits: Literal[8, 16] = Field(
+        8, description="Of activations that lead out of GELU: int8-static, as exported."
+    )
 
 
 def by_profile(
@@ -93,8 +98,16 @@ def apply(
                 {name: value for name, value in feed.items() if name in inputs}
                 for feed in calibration(CALIBRATION_TEXTS)
             ]
-            quantise = static_int8 if recipe.form == "plain" else static_operators
-            return quantise(
+            if recipe.form == "plain":
+                return static_int8(
+                    model,
+                    feeds,
+                    exclude=exclude,
+                    per_channel=recipe.per_channel,
+                    reduce_range=recipe.reduce_range,
+                    options=_wide(model) if recipe.gelu_bits == _WIDE else None,
+                )
+            return static_operators(
                 model,
                 feeds,
                 exclude=exclude,
@@ -103,6 +116,13 @@ def apply(
             )
         case "int8-weights":
             return _weights(model, recipe)
+
+
+def _wide(model: onnx.ModelProto) -> dict[str, Any]:
+    """Say to the quantiser that what leads out of GELU has 16 bits."""
+    down = ffn_down(model)
+    read = sorted({node.input[0] for node in model.graph.node if node.name in down})
+    return {"TensorQuantOverrides": {name: [{"quant_type": QuantType.QUInt16}] for name in read}}
 
 
 def _weights(model: onnx.ModelProto, recipe: CpuRecipe) -> onnx.ModelProto:

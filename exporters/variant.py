@@ -276,8 +276,8 @@ def _guess(measured: Tolerance) -> Tolerance:
     )
 
 
-def _here(plan: Plan) -> str | None:
-    """Return who runs a variant on this machine; None: its own provider, as on the device."""
+def present(plan: Plan) -> bool:
+    """Whether this machine has what runs a variant: its provider, and hardware for that."""
     provider = providers.load(plan.provider)
     graph = Artifact(
         role="graph",
@@ -288,7 +288,12 @@ def _here(plan: Plan) -> str | None:
         requires=plan.requires,
         precision=plan.precision,
     )
-    if provider is None or absent(provider, [graph]) is not None:
+    return provider is not None and absent(provider, [graph]) is None
+
+
+def _here(plan: Plan) -> str | None:
+    """Return who runs a variant on this machine; None: its own provider, as on the device."""
+    if not present(plan):
         return CPU
     return None if this_device().lacks(plan.requires) is None else plan.provider
 

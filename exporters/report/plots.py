@@ -23,6 +23,7 @@ _BARS: Final = 32
 _FEW_LABELS: Final = 12  # with so many or fewer, cells have room for their counts
 _NAMED_LABELS: Final = 40  # with so many or fewer, rows and columns have room for their names
 _LONGEST: Final = 22  # characters of a name on an axis
+_LONGEST_NODE: Final = 30
 _TAIL: Final = 0.5  # per cent of the scores, at either end, that share the outermost bar
 _LEAST_P: Final = 1e-4
 Floats = NDArray[np.float64]
@@ -192,18 +193,34 @@ def pareto(trials: Sequence[Mapping[str, Any]], picked: str) -> Plot:
 
 
 def sensitivity(found: Sequence[Mapping[str, Any]], recipe: str) -> Plot:
-    """What each group of operators adds to the error of a recipe as int8."""
-    ordered = sorted(found, key=lambda s: s["error_with"] - s["error_without"])
-    height = 1.1 + 0.24 * len(ordered)
-    with drawing(f"What int8 costs: {recipe}", width=5.4, height=height) as (axes, plot):
-        for y, one in enumerate(ordered):
-            adds = one["error_with"] - one["error_without"]
-            axes.barh(y, adds, color=OTHER if one["excluded"] else MAIN, alpha=0.75)
-        names = [_short(f"{one['group']} ({one['nodes']})") for one in ordered]
-        axes.set_yticks(range(len(ordered)), names)
+    """What comes back of what int8 costs a recipe when a group of operators stays float32.
+
+    Of the points lost of the task's metric, and of the error of the outputs, each in per cent.
+    """
+    ordered = sorted(found, key=lambda s: (_back(s, "points"), _back(s, "error")))
+    height = 1.6 + 0.34 * len(ordered)
+    points, error = (found[0][f"{measure}_with"] for measure in ("points", "error"))
+    with drawing(f"What int8 costs: {recipe}", width=6.6, height=height) as (axes, plot):
+        rows = range(len(ordered))
+        for measure, up, colour, name in (
+            ("points", 0.2, OTHER, f"of {points:.2g} points lost"),
+            ("error", -0.2, MAIN, f"of an error of {error:.2g}"),
+        ):
+            back = [_back(one, measure) for one in ordered]
+            axes.barh([y + up for y in rows], back, 0.36, color=colour, alpha=0.75, label=name)
+        axes.axvline(0, color=FAINT, linewidth=1)
+        names = [f"{_end(s['group'])} ({s['nodes']}){'*' * s['excluded']}" for s in ordered]
+        axes.set_yticks(rows, names)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.set(xlabel="error that goes when the group stays float32")
+        axes.set(xlabel="% back when the group stays float32\n(*: as it does in a recipe tried)")
+        axes.legend(loc="lower right")
     return plot
+
+
+def _back(one: Mapping[str, Any], measure: str) -> float:
+    """Per cent of what is lost that comes back; below nought where more is lost then."""
+    before, after = one[f"{measure}_with"], one[f"{measure}_without"]
+    return POINTS * (before - after) / before if before else 0.0
 
 
 def _pair(judgement: Judgement) -> list[tuple[Sequence[Any], dict[str, Any]]]:
@@ -239,6 +256,12 @@ def _threshold(judgement: Judgement) -> float | None:
 def _ordered(names: set[str]) -> list[str]:
     """By name; what is no intent comes last."""
     return sorted(names, key=lambda name: (name in {OUT_OF_SCOPE, REJECTED}, name))
+
+
+def _end(name: str) -> str:
+    """The end of a node's name, where it says what it does."""
+    cut = f"\N{HORIZONTAL ELLIPSIS}{name[1 - _LONGEST_NODE :]}"
+    return name if len(name) <= _LONGEST_NODE else cut
 
 
 def _short(name: str) -> str:

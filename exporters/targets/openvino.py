@@ -1,4 +1,4 @@
-"""Intel's OpenVINO: static int8, but for what leads out of GELU.
+"""Intel's OpenVINO: static int8, by itself but for what leads out of GELU.
 
 The processor takes texts of any length; the NPU needs fixed ones, so it gets a graph for each
 bucket. What the plug-in does with the graph is its own: it is saved as written, not optimised.
@@ -16,13 +16,14 @@ from edgeslm.contract.profile import DeviceProfile
 from edgeslm.errors import RejectedError
 from edgeslm.providers import openvino
 from exporters.documented import OPENVINO, OPENVINO_NPU
-from exporters.quantize import ffn_down, static_int8
+from exporters.openvino_recipe import OpenVinoRecipe, apply, by_profile, planned
 from exporters.shapes import fold, other_kernels, tabulate_mask
 from exporters.static_check import static_coverage
 from exporters.targets.base import Compiled, Plan, Workbench, section
+from exporters.tune.openvino import OpenVinoTunable
 from exporters.weights import save_graphs
 
-_CALIBRATION_TEXTS: Final = 256
+tunable: Final = OpenVinoTunable()
 
 
 class NoBucketsError(RejectedError):
@@ -45,16 +46,7 @@ def plans(profile: DeviceProfile) -> Sequence[Plan]:
             "add openvino.buckets, such as [16, 32, 64, 128]"
         )
         raise NoBucketsError(msg)
-    return [
-        Plan(
-            "openvino-int8",
-            "openvino",
-            "int8-static",
-            profile.requires.model_copy(update={"accelerator": wanted.device}),
-            placement=profile.placement,
-            lengths=wanted.buckets or (),
-        )
-    ]
+    return [planned(profile, by_profile(wanted))]
 
 
 def compile(  # noqa: A001 -- the port's word
@@ -67,15 +59,9 @@ def compile(  # noqa: A001 -- the port's word
         DynamicShapeError: buckets are asked for, and the model's shapes cannot be fixed.
     """
     wanted = section(profile, profile.openvino, "openvino")
-    encoder = fold(tabulate_mask(workbench.encoder.model))
-    small = static_int8(
-        encoder,
-        workbench.calibration(_CALIBRATION_TEXTS),
-        exclude=ffn_down(encoder),
-        # Sums of two 8-bit products saturate on processors without VNNI. NNCF does the same:
-        # https://openvinotoolkit.github.io/nncf/autoapi/nncf/quantization/advanced_parameters/index.html
-        reduce_range=wanted.device == "CPU",
-    )
+    recipe = plan.recipe
+    assert isinstance(recipe, OpenVinoRecipe)  # noqa: S101 -- plans of this target have one
+    small = apply(recipe, workbench.encoder.model, workbench.calibration)
     head = workbench.fit(small)
     whole = tabulate_mask(head.attach(small))
     graphs = {f"model-{n}.onnx": fold(whole, length=n) for n in plan.lengths} or {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -19,7 +17,7 @@ from exporters.cpu_recipe import CpuRecipe, Precision, by_profile
 from exporters.lean import Form, NotLeanError, rewrite
 from exporters.quantize import quantizable
 from exporters.targets.base import Plan, section
-from exporters.tune.space import Choice
+from exporters.tune.space import Choice, by_kind
 
 # The most promising first, as measured on x86-64 with VNNI: time may run out.
 _TRIED: Final[Sequence[tuple[Precision, Form, bool]]] = (
@@ -34,7 +32,7 @@ _TRIED: Final[Sequence[tuple[Precision, Form, bool]]] = (
     ("int8-dynamic", "lean", False),
     ("fp32", "plain", False),
 )
-_NUMBER: Final = re.compile(r"\d+")
+_BITS: Final = 8
 
 
 class CpuTunable:
@@ -49,20 +47,19 @@ class CpuTunable:
             for precision, form, apart in _TRIED
         ]
         basic = tried[0].model_copy(update={"level": "basic"})
-        return [_choice(profile, recipe) for recipe in dict.fromkeys([*own, *tried, basic])]
+        # Mixed: no kernel here multiplies 16 bits as integers, so it comes last.
+        wide = by_profile(said, "int8-static", form="plain")
+        wide = wide.model_copy(update={"gelu_bits": 16})
+        return [_choice(profile, recipe) for recipe in dict.fromkeys([*own, *tried, basic, wide])]
 
     def groups(self, choice: Choice, encoder: onnx.ModelProto) -> Mapping[str, Sequence[str]]:
-        """By what a node does: names that differ in their numbers alone are one group."""
+        """By what a node does; none where activations are not of 8 bits, which is what hurts."""
         recipe = _recipe(choice)
-        if recipe.precision not in {"int8-static", "int8-dynamic"}:
+        if recipe.precision not in {"int8-static", "int8-dynamic"} or recipe.gelu_bits != _BITS:
             return {}
-        found: defaultdict[str, list[str]] = defaultdict(list)
         with contextlib.suppress(NotLeanError):  # then it is compiled as exported
             encoder = rewrite(encoder, recipe.form)
-        for name in quantizable(encoder):
-            if name not in recipe.exclude:
-                found[_NUMBER.sub("*", name)].append(name)
-        return found
+        return by_kind(name for name in quantizable(encoder) if name not in recipe.exclude)
 
     def without(self, choice: Choice, nodes: Sequence[str]) -> Choice:
         """See `Tunable.without`."""
@@ -101,6 +98,8 @@ def _name(recipe: CpuRecipe, session: SessionSettings | None) -> str:
     parts: list[str] = [recipe.precision, recipe.form]
     if recipe.norm_apart:
         parts.append("norms apart")
+    if recipe.gelu_bits != _BITS:
+        parts.append(f"{recipe.gelu_bits} bits out of GELU")
     if recipe.level != "extended":
         parts.append(recipe.level)
     if recipe.exclude:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from edgeslm.contract.base import problems_of
+from exporters.budget import too_slow
 from exporters.targets.base import Plan, Target
 from exporters.tune.lock import Lock, LockedPlan, LockError, check_same, locked
-from exporters.tune.run import tunable, tune, usable
-from exporters.variant import Done, Maker
+from exporters.tune.run import tunable, tune
+from exporters.variant import Done, Maker, present
 from exporters.workbench import CalibrationError
 
 _TRIES: Final = 3  # proposals judged on all rows before the profile's own recipe is taken
@@ -56,8 +57,8 @@ class Decisions:
             return [self.maker.make(target, self._read(target, plans[0], chosen))]
         if self.minutes is None:
             return self._in_order(target, plans)
-        if tunable(target) is None or not usable(plans[0]):
-            why = "has one recipe alone" if usable(plans[0]) else "cannot run here"
+        if tunable(target) is None or not present(plans[0]):
+            why = "has one recipe alone" if present(plans[0]) else "cannot run here"
             self.notes.append(f"nothing to search for {provider}: it {why}")
             return self._in_order(target, plans)
         return [self._search(target)]
@@ -78,16 +79,21 @@ class Decisions:
         return made
 
     def _search(self, target: Target) -> Done:
-        """Return the first proposal within the gate on all rows, or the last of them."""
+        """Return the first proposal within gate and budget, judged and timed as an export is.
+
+        Where none is, the last of them.
+        """
         maker, known = self.maker, tunable(target)
         assert known is not None  # noqa: S101 -- asked before
         assert self.minutes is not None  # noqa: S101 -- as above
         found = tune(target, known, maker.profile, maker.workbench, minutes=self.minutes)
         own = known.choices(maker.profile)[0].plan
-        for plan in dict.fromkeys([*found.plans[:_TRIES], own]):
-            done = maker.make(target, plan)
+        for number, plan in enumerate(dict.fromkeys([*found.plans[:_TRIES], own])):
+            # Proposals of one precision share a name.
+            done = replace(maker, scratch=maker.scratch / f"{number}").make(target, plan)
             taken = plan
-            if done.error is None:
+            took = [done.measured["latency_ms"]] if done.measured is not None else []
+            if done.error is None and not too_slow(maker.profile, took):
                 break
         self.searches.append(found.picked(taken))
         self.notes += [f"tuned {taken.provider}: {self.searches[-1]['why']}", *found.notes]
@@ -111,12 +117,11 @@ class Decisions:
             field_, fault = problems_of(err)[0]
             msg = f"--lock: chosen.{plan.provider}.recipe.{field_}: {fault}"
             raise LockError(msg) from None
-        return Plan(
-            chosen.variant,
-            plan.provider,
-            chosen.precision,
-            plan.requires,
-            plan.placement,
+        return replace(
+            plan,
+            name=chosen.variant,
+            precision=chosen.precision,
             recipe=recipe,
             session=chosen.session,
+            fallback=False,
         )

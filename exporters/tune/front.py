@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgeslm.contract.profile import DeviceProfile
+from exporters.budget import NOMINAL_TOKENS
 from exporters.recipes.base import POINTS
 from exporters.tune.trial import Trial
 
@@ -20,7 +21,8 @@ class Limits:
     Args:
         points: lost of the task's metric; one verdict more is forgiven, since the sample is small
             and the head is not yet fitted anew: the gate on all rows has the last word.
-        latency_ms: None where there is no budget, or where this machine is not such a device.
+        latency_ms: as `exporters.budget.latency_ms` takes it, by which the export is judged, too;
+            None where there is no budget, or where this machine is not such a device.
         size_mb: None where there is no budget.
     """
 
@@ -35,7 +37,7 @@ class Limits:
         one = POINTS / max(trial.rows, 1)
         return (
             trial.worst <= self.points + one
-            and (self.latency_ms is None or trial.times.latency_ms <= self.latency_ms)
+            and (self.latency_ms is None or trial.nominal_ms <= self.latency_ms)
             and (self.size_mb is None or trial.size_bytes <= self.size_mb * 1e6)
         )
 
@@ -89,6 +91,8 @@ def ranking(trials: Sequence[Trial], limits: Limits) -> list[Trial]:
 
 def reason(trial: Trial, limits: Limits, *, tried: int) -> str:
     """Say in a sentence why this one is taken."""
+    if trial.rows == 0:
+        return f"{trial.choice.name}: the profile's own recipe, of which nothing was measured."
     times = trial.times
     measured = (
         f"{times.latency_ms:.2f} ms a text and {times.messages_per_s:.0f} messages a second "
@@ -96,7 +100,10 @@ def reason(trial: Trial, limits: Limits, *, tried: int) -> str:
         f"{trial.size_bytes / 1e6:.1f} MB"
     )
     lost = f"{trial.worst:.2f} of {limits.points:g} points lost on {trial.rows} rows"
-    bounds = [f"{limits.latency_ms:g} ms"] if limits.latency_ms is not None else []
+    bounds = []
+    if limits.latency_ms is not None:
+        took = f"{trial.nominal_ms:.2f} ms for {NOMINAL_TOKENS} tokens"
+        bounds.append(f"{limits.latency_ms:g} ms ({took})")
     bounds += [f"{limits.size_mb:g} MB"] if limits.size_mb is not None else []
     within = f" and the budget of {' and '.join(bounds)}" if bounds else ""
     if limits.fits(trial):

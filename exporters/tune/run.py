@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from edgeslm import providers
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.runtime.device import this_device
 from exporters.quality import short, tidy
@@ -81,12 +80,6 @@ def tune(
     return Tuned(plans, entry, notes, [*trials, Trial(own)], kept)
 
 
-def usable(plan: Plan) -> bool:
-    """Whether this machine can run what a plan makes, so that it can be measured."""
-    provider = providers.load(plan.provider)
-    return provider is not None and provider.problem() is None
-
-
 def _entry(
     found: Found, trials: Sequence[Trial], limits: Limits, *, seconds: float
 ) -> dict[str, Any]:
@@ -104,8 +97,10 @@ def _entry(
                 "recipe": s.choice.name,
                 "group": s.group,
                 "nodes": len(s.nodes),
-                "error_with": short(s.error_with),
-                "error_without": short(s.error_without),
+                "points_with": short(s.before.points),
+                "points_without": short(s.after.points),
+                "error_with": short(s.before.error),
+                "error_without": short(s.after.error),
                 "excluded": s.excluded,
             }
             for s in found.sensitivity
@@ -133,6 +128,7 @@ def _trial(trial: Trial, *, fits: bool, front: bool) -> dict[str, Any]:
         "rows": trial.rows,
         "latency_ms": short(times.latency_ms),
         "latency_ratio": short(times.latency_ratio),
+        "nominal_latency_ms": short(trial.nominal_ms),
         "messages_per_s": short(times.messages_per_s),
         "throughput_ratio": short(times.throughput_ratio),
         "size_bytes": trial.size_bytes,

@@ -11,7 +11,7 @@ from edgeslm.errors import RejectedError
 from exporters.stop import Terminated
 from exporters.tune.front import Limits, front, ranking
 from exporters.tune.space import Choice, Tunable
-from exporters.tune.trial import Lab, Trial
+from exporters.tune.trial import Harm, Lab, Trial
 from exporters.workbench import Stage
 
 _HELPS: Final = 0.1  # share of the error that leaving a group in float32 must take away
@@ -28,22 +28,31 @@ class Sensitivity:
         choice: the recipe looked into.
         group: of nodes.
         nodes: in it.
-        error_with: of the recipe as it is.
-        error_without: with the group in float32.
+        before: of the recipe as it is.
+        after: with the group in float32.
         excluded: the group is left in float32 in a recipe that was tried.
     """
 
     choice: Choice
     group: str
     nodes: Sequence[str]
-    error_with: float
-    error_without: float
+    before: Harm
+    after: Harm
     excluded: bool = False
+
+    @property
+    def won(self) -> float:
+        """Points of the task's metric that come back when it is left in float32."""
+        return self.before.points - self.after.points
 
     @property
     def helps(self) -> float:
         """Share of the error that leaving it in float32 takes away."""
-        return 1 - self.error_without / self.error_with if self.error_with else 0.0
+        return 1 - self.after.error / self.before.error if self.before.error else 0.0
+
+    def beyond(self, share: float, of: Sensitivity) -> bool:
+        """Whether it wins more than a share of what another group wins, in points or error."""
+        return self.won > share * max(of.won, 0.0) or self.helps > share * max(of.helps, 0.0)
 
 
 @dataclass(slots=True)
@@ -97,8 +106,8 @@ class Search:
             self._try("trying recipes", self.tunable.choices(self.lab.profile))
             for trial in ranking(self.found.trials, self.limits)[:1]:
                 self._try("trying settings", self.tunable.settings(trial.choice))
-            for trial in self._hurt():
-                self._look_into(trial)
+            for trial, groups in self._nearest():
+                self._look_into(trial, groups)
         except _OutOfTimeError:
             return False
         return True
@@ -112,25 +121,27 @@ class Search:
                 self.found.trials.append(self.lab.trial(choice))
                 step()
 
-    def _hurt(self) -> list[Trial]:
+    def _nearest(self) -> list[tuple[Trial, Mapping[str, Sequence[str]]]]:
         """Return what to look into: of each precision the recipe nearest to float32, worst first.
 
-        Where it loses nothing, there is nothing to look for.
+        Each with the groups of its operators; where there are none, there is nothing to look into.
         """
-        nearest: dict[str, Trial] = {}
+        encoder = self.lab.bench.encoder.model
+        found: dict[str, tuple[Trial, Mapping[str, Sequence[str]]]] = {}
         for trial in sorted(self.found.trials, key=lambda trial: trial.error):
-            if trial.problem is None:
-                nearest.setdefault(trial.choice.plan.precision, trial)
-        losing = [trial for trial in nearest.values() if trial.worst > 0]
-        return sorted(losing, key=lambda trial: (-trial.worst, -trial.error))
+            precision = trial.choice.plan.precision
+            if trial.problem is None and precision not in found:
+                groups = self.tunable.groups(trial.choice, encoder)
+                found |= {precision: (trial, groups)} if groups else {}
+        return sorted(found.values(), key=lambda pair: (-pair[0].worst, -pair[0].error))
 
-    def _look_into(self, trial: Trial) -> None:
+    def _look_into(self, trial: Trial, groups: Mapping[str, Sequence[str]]) -> None:
         """Find the groups that hurt, try without them, then which of their nodes it is."""
-        lab, choice = self.lab, trial.choice
-        groups = self.tunable.groups(choice, lab.bench.encoder.model)
+        choice = trial.choice
         looked = self._sensitivity(f"sensitivity of {choice.name}", trial, groups)
-        hurting = sorted(looked, key=lambda s: s.helps, reverse=True)
-        hurting = [s for s in hurting if s.helps >= _HELPS][:_GROUPS]
+        # By the task's metric first: points that come back, and of equal ones the error.
+        hurting = sorted(looked, key=lambda s: (s.won, s.helps), reverse=True)
+        hurting = [s for s in hurting if s.won > 0 or s.helps >= _HELPS][:_GROUPS]
         left: list[str] = []
         for one in hurting:
             left += one.nodes
@@ -139,9 +150,8 @@ class Search:
         if hurting and len(hurting[0].nodes) > 1:
             one_by_one = {name: [name] for name in hurting[0].nodes}
             looked = self._sensitivity(f"sensitivity of {hurting[0].group}", trial, one_by_one)
-            # Those that take away more than their share of what the group does.
-            least = hurting[0].helps / len(one_by_one)
-            worst = [s for s in looked if s.helps > least]
+            # Those that win more than their share of what the group does.
+            worst = [s for s in looked if s.beyond(1 / len(one_by_one), of=hurting[0])]
             self._exclude(choice, worst)
             names = [s.group for s in worst]
             self._try("without the worst", [self.tunable.without(choice, names)])
@@ -150,12 +160,14 @@ class Search:
         self, what: str, trial: Trial, groups: Mapping[str, Sequence[str]]
     ) -> list[Sensitivity]:
         looked: list[Sensitivity] = []
+        before = Harm(trial.worst, trial.error)
         with self._steps(what, len(groups)) as step:
             for group, nodes in groups.items():
                 self._check_time()
-                error = self.lab.error(self.tunable.without(trial.choice, nodes))
-                looked.append(Sensitivity(trial.choice, group, nodes, trial.error, error))
-                self.found.sensitivity.append(looked[-1])
+                after = self.lab.harm(self.tunable.without(trial.choice, nodes))
+                if after is not None:
+                    looked.append(Sensitivity(trial.choice, group, nodes, before, after))
+                    self.found.sensitivity.append(looked[-1])
                 step()
         return looked
 

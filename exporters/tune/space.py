@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import onnx
 
 from edgeslm.contract.base import Typed
 from edgeslm.contract.profile import DeviceProfile
 from exporters.targets.base import Plan
+
+_NUMBER: Final = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +54,11 @@ class Tunable(Protocol):
         Raises:
             pydantic.ValidationError: it is none.
         """
+
+
+def by_kind(nodes: Iterable[str]) -> dict[str, list[str]]:
+    """Return nodes by what they do: names that differ in their numbers alone are one group."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for name in nodes:
+        found[_NUMBER.sub("*", name)].append(name)
+    return dict(found)

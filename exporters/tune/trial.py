@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import platform
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,20 +15,25 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import onnx
 
+import edgeslm
+import exporters
 from edgeslm import providers
 from edgeslm.adapters.ort import make_session
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.errors import RejectedError
 from edgeslm.ports import Session, SessionOptions
 from edgeslm.runtime.batches import MASK
+from edgeslm.runtime.buckets import Buckets
 from edgeslm.runtime.bundle import open_bundle
 from edgeslm.runtime.device import this_device
-from edgeslm.runtime.model import load_model
-from exporters.bundle import Made, write_bundle
+from edgeslm.runtime.model import Model, load_model
+from edgeslm.runtime.variants import ANY_LENGTH, fixed_length
+from exporters.budget import latency_ms
+from exporters.bundle import PACKAGES, Made, write_bundle
 from exporters.cache import cache_folder, kept, key_of, pins
-from exporters.data import sample
+from exporters.data import Row, sample
 from exporters.heads.base import FittedHead
-from exporters.quality import answer_all
+from exporters.quality import answer_all, request_of
 from exporters.sources.base import Encoder
 from exporters.targets.base import Feeds, Target
 from exporters.tune.space import Choice
@@ -38,7 +42,7 @@ from exporters.workbench import Workbench
 
 T = TypeVar("T")
 ROWS: Final = 300
-"""Held-out rows that a trial is judged on."""
+"""Held-out rows that a recipe is judged on."""
 TOKENS: Final = (16, 32)
 """Lengths of the texts that are timed, in tokens."""
 _COMPARED: Final = 48  # texts whose outputs are compared with float32's
@@ -59,6 +63,7 @@ class Trial:
         lost: points lost against float32, by metric; its head is that of float32.
         rows: on how many rows.
         times: in turns with the profile's own recipe.
+        nominal_ms: of one text, as a profile's budget counts it: see `exporters.budget`.
         size_bytes: graph and weights.
         problem: why it could not be tried; None: it could.
     """
@@ -68,13 +73,42 @@ class Trial:
     lost: Mapping[str, float] = field(default_factory=dict)
     rows: int = 0
     times: Times = Times(float("inf"), 0.0, float("inf"), 0.0)  # noqa: RUF009 -- frozen
+    nominal_ms: float = float("inf")
     size_bytes: int = 0
     problem: str | None = None
 
     @property
     def worst(self) -> float:
         """Most points lost; gains count as nothing lost."""
-        return max(0.0, *self.lost.values()) if self.lost else 0.0
+        return worst(self.lost)
+
+
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """What a recipe does to the answers; its head is that of float32.
+
+    Args:
+        points: most that are lost of the task's metric, on `ROWS` rows.
+        error: mean relative distance of its outputs from float32's.
+    """
+
+    points: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A compiled recipe.
+
+    Args:
+        folder: a bundle of it.
+        session: on its graphs.
+        pads: see `Runner`.
+    """
+
+    folder: Path
+    session: Session
+    pads: bool | None
 
 
 class Lab:
@@ -94,9 +128,7 @@ class Lab:
         self.profile = profile
         self.own = own
         self._target = target
-        self._numbers = itertools.count()
-        self._sessions: dict[Choice, Session] = {}
-        self._pads: dict[Choice, bool | None] = {}  # see `Runner`
+        self._opened: dict[Choice, _Opened] = {}
 
     def trial(self, choice: Choice) -> Trial:
         """Try a recipe, or remember what came of it."""
@@ -104,16 +136,19 @@ class Lab:
         times = Times(**found.pop("times")) if "times" in found else Trial(choice).times
         return Trial(choice, times=times, **found)
 
-    def error(self, choice: Choice) -> float:
-        """Return how far its outputs are from float32's, without all else; inf where it fails."""
+    def harm(self, choice: Choice) -> Harm | None:
+        """Return what a recipe does to the answers, without all else; None: it cannot be tried."""
 
         def measure() -> dict[str, Any]:
             try:
-                return {"error": self._distance(self._session(choice, keep=False))}
+                opened = self._open(choice, keep=False)
+                _, lost = self._judge(choice, opened.folder)
+                return asdict(Harm(worst(lost), self._distance(opened.session)))
             except RejectedError:
-                return {"error": float("inf")}
+                return {}
 
-        return float(self._kept("error", choice, measure)["error"])
+        found = self._kept("harm", choice, measure)
+        return Harm(**found) if found else None
 
     def time(
         self, chosen: Sequence[Choice], *, rounds: int, done: Callable[[], None]
@@ -124,67 +159,78 @@ class Lab:
 
     def _measure(self, choice: Choice) -> dict[str, Any]:
         try:
-            session = self._session(choice)
-            folder = self._folders[choice]
-            rows = sample(self.bench.split.held_out, ROWS)
-            model = load_model(folder, variant=choice.plan.name, golden=False)
-            said = answer_all(model, rows, lambda _: None)
+            opened = self._open(choice)
+            model, lost = self._judge(choice, opened.folder)
+            error = self._distance(opened.session)
         except RejectedError as err:
             return {"problem": str(err)}
-        bench = self.bench
-        before = bench.reference_answers(rows)
-        measured = bench.recipe.measure(rows, said, share=bench.share)
-        lost = bench.recipe.losses((bench.reference_metrics(rows), before), (measured, said))
-        times = self.time([self.own, choice], rounds=_ROUNDS, done=lambda: None)[1]
+        files = (opened.folder / choice.plan.name).glob("*.onnx*")
         return {
-            "error": self._distance(session),
+            "error": error,
             "lost": dict(lost),
-            "rows": len(rows),
-            "times": asdict(times),
-            "size_bytes": sum(
-                file.stat().st_size for file in (folder / choice.plan.name).glob("*.onnx*")
-            ),
+            "rows": len(self._rows),
+            "nominal_ms": latency_ms(model, list(map(request_of, self.bench.split.held_out))),
+            "times": asdict(self.time([self.own, choice], rounds=_ROUNDS, done=lambda: None)[1]),
+            "size_bytes": sum(file.stat().st_size for file in files),
         }
 
-    @cached_property
-    def _folders(self) -> dict[Choice, Path]:
-        return {}
+    def _judge(self, choice: Choice, folder: Path) -> tuple[Model, Mapping[str, float]]:
+        """Return a compiled recipe, loaded, and the points that it loses.
 
-    def _session(self, choice: Choice, *, keep: bool = True) -> Session:
+        It is run by its own provider, whether or not this machine is such a device.
+
+        Raises:
+            RejectedError: it cannot be loaded.
+        """
+        bench, rows, plan = self.bench, self._rows, choice.plan
+        model = load_model(folder, variant=plan.name, stand_in=plan.provider, golden=False)
+        said = answer_all(model, rows, lambda _: None)
+        before = bench.reference_metrics(rows), bench.reference_answers(rows)
+        after = bench.recipe.measure(rows, said, share=bench.share), said
+        return model, bench.recipe.losses(before, after)
+
+    def _open(self, choice: Choice, *, keep: bool = True) -> _Opened:
         """Compile a recipe with the head of float32, and open it.
 
         Raises:
             RejectedError: it cannot be compiled or loaded.
         """
-        if choice in self._sessions:
-            return self._sessions[choice]
-        plan, bench = choice.plan, self.bench
-        folder = bench.folder() / f"trial-{next(self._numbers)}"
-        (folder / plan.name).mkdir(parents=True)
+        if choice in self._opened:
+            return self._opened[choice]
+        plan, bench, folder = choice.plan, self.bench, self.bench.folder()
+        (folder / plan.name).mkdir()
         compiled = self._target.compile(plan, self.profile, _Quick(bench), folder / plan.name)
         identity = bench.identity("trial", 1, self.profile.name)
         write_bundle(folder, identity, bench.encoder.tokenizer, [Made(plan, compiled)])
-        [graph] = open_bundle(folder).of(plan.name).artifacts("graph")
+        graphs = open_bundle(folder).of(plan.name).artifacts("graph")
         provider = providers.load(plan.provider)
-        assert provider is not None  # noqa: S101 -- `tune` has made sure
-        session = make_session(folder / graph.path, options=provider.options(graph))
+        assert provider is not None  # noqa: S101 -- whoever tunes has made sure
+        sessions = {
+            fixed_length(graph): make_session(folder / graph.path, options=provider.options(graph))
+            for graph in graphs
+        }
+        session: Session = Buckets(sessions) if plan.lengths else sessions[ANY_LENGTH]
+        by_row = all(graph.batch_invariant for graph in graphs)
+        opened = _Opened(folder, session, MASK in session.inputs if by_row else None)
         if keep:
-            self._sessions[choice] = session
-            self._pads[choice] = MASK in session.inputs if graph.batch_invariant else None
-            self._folders[choice] = folder
-        return session
+            self._opened[choice] = opened
+        return opened
 
     def _runner(self, choice: Choice) -> Runner:
-        session = self._session(choice)
+        opened = self._open(choice)
         settings = choice.plan.session
         threads = settings.threads if settings is not None else 1
-        return Runner(lambda feed: _run(session, feed), callers(threads), self._pads[choice])
+        return Runner(lambda feed: _run(opened.session, feed), callers(threads), opened.pads)
 
     def _distance(self, session: Session) -> float:
         return fmean(
             float(np.linalg.norm(_run(session, feed) - right)) / (float(np.linalg.norm(right)) or 1)
             for feed, right in zip(self._compared, self._right, strict=True)
         )
+
+    @cached_property
+    def _rows(self) -> Sequence[Row]:
+        return sample(self.bench.split.held_out, ROWS)
 
     @cached_property
     def _compared(self) -> Sequence[Feeds]:
@@ -224,17 +270,18 @@ class Lab:
     def _context(self) -> bytes:
         """All that a trial depends on besides its recipe."""
         bench, digest = self.bench, hashlib.sha256()
-        head = bench.fit()
+        head, provider = bench.fit(), providers.load(self.own.plan.provider)
+        assert provider is not None  # noqa: S101 -- whoever tunes has made sure
         parts = [
             bench.encoder.weights_sha256.encode(),
             bench.encoder.tokenizer,
             head.attach(bench.encoder.model).SerializeToString(deterministic=True),
-            repr(sample(bench.split.held_out, ROWS)).encode(),
+            repr(bench.split.held_out).encode(),
             repr([feed["input_ids"].tolist() for feed in self._timed]).encode(),
             repr((bench.share, bench.max_tokens, this_device().cpu_model)).encode(),
             description(self.own),
-            repr(pins(("onnx", "onnxruntime"))).encode() + platform.python_version().encode(),
-            *(file.read_bytes() for file in sorted(Path(__file__).parents[1].rglob("*.py"))),
+            repr((pins(PACKAGES), provider.runtime(), platform.python_version())).encode(),
+            *code(),
         ]
         for part in parts:
             digest.update(len(part).to_bytes(8, "big") + part)
@@ -279,8 +326,21 @@ def description(choice: Choice) -> bytes:
     return json.dumps(parts).encode()
 
 
+def worst(lost: Mapping[str, float]) -> float:
+    """Return the most points lost; gains count as nothing lost."""
+    return max([0.0, *lost.values()])
+
+
+def code() -> Iterator[bytes]:
+    """All of ours: answers and batches are the runtime's."""
+    for folder in (*edgeslm.__path__, *exporters.__path__):
+        for file in sorted(Path(folder).rglob("*.py")):
+            yield file.read_bytes()
+
+
 def _run(session: Session, feed: Feeds) -> np.ndarray:
-    found = session.run({name: feed[name] for name in session.inputs})
+    longest = session.longest if isinstance(session, Buckets) else None
+    found = session.run({name: feed[name][:, :longest] for name in session.inputs})
     return np.concatenate([np.ravel(found[name]) for name in sorted(found)])
 
 

@@ -144,8 +144,9 @@ def search() -> dict[str, Any]:
         "provider": "cpu", "cpu": "a chip", "whole": False, "picked": "recipe-0",
         "why": f"it is the fastest of those that fit {HOSTILE}", "trials": trials,
         "sensitivity": [
-            {"recipe": "static", "group": group, "nodes": 6, "error_with": 0.3,
-             "error_without": 0.3 - adds, "excluded": excluded}
+            {"recipe": "static", "group": group, "nodes": 6, "points_with": 1.3,
+             "points_without": 1.3 - adds, "error_with": 0.3, "error_without": 0.3 - adds,
+             "excluded": excluded}
             for group, adds, excluded in groups
         ],
     }  # fmt: skip
@@ -216,6 +217,15 @@ def test_every_figure_is_well_formed_and_takes_the_pages_colours() -> None:
         assert "var(--ink)" in figure
         assert not re.search(r"#0[1-5]0[1-5]0[1-5]", figure)
     assert any(">$a_1$ &lt;&amp;</text>" in figure for figure in figures), "no formula"
+
+
+def test_sensitivity_is_drawn_in_points_and_in_error() -> None:
+    figure = plots.sensitivity(search()["sensitivity"], "static").svg
+    for part in ("of 1.3 points lost", "of an error of 0.3", "ffn_down (6)*", ">qkv (6)<"):
+        assert part in figure, part
+    nothing = {"points_with": 0.0, "points_without": 0.0, "error_with": 0.1, "error_without": 0.2}
+    long = {"group": "/encoder/layer.*/attention/query/MatMul", "nodes": 6, "excluded": False}
+    assert "attention/query/MatMul" in plots.sensitivity([nothing | long], "lossless").svg
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:

@@ -1,4 +1,4 @@
-"""The search for a recipe: what it tries, what it takes, and that its choice can be had again."""
+"""Exports with --tune: lock files, budgets, and that what was chosen can be had again."""
 
 from __future__ import annotations
 
@@ -8,254 +8,36 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.contract.manifest import Requirements, SessionSettings
-from edgeslm.contract.profile import DeviceProfile
-from edgeslm.ports import Request
-from edgeslm.providers import cpu
+import edgeslm
+from edgeslm.contract.manifest import SessionSettings
+from edgeslm.ports import Request, SessionOptions
+from edgeslm.providers import cpu, openvino
 from edgeslm.runtime.bundle import open_bundle
-from edgeslm.runtime.model import load_model
+from edgeslm.runtime.model import Model, load_model
 from edgeslm.runtime.profiles import detect_profile, load_profile
-from exporters.cpu_recipe import CpuRecipe
+from exporters.budget import OverBudgetError
+from exporters.cpu_recipe import CpuRecipe, apply
 from exporters.export import Job, export
-from exporters.stop import Terminated
-from exporters.targets.base import Feeds, Plan
-from exporters.tune import search
-from exporters.tune.cpu import CpuTunable
-from exporters.tune.front import Limits, front, limits, ranking, reason
+from exporters.openvino_recipe import OpenVinoRecipe
+from exporters.targets.base import Feeds
+from exporters.tune import trial
 from exporters.tune.lock import Lock, LockError, check_same, read_lock
-from exporters.tune.space import Choice
+from exporters.tune.openvino import OpenVinoTunable
 from exporters.tune.table import render
-from exporters.tune.timing import Runner, Times, callers, compare
-from exporters.tune.trial import Lab, Trial
-from tests.exporters.conftest import Stages
+from exporters.tune.trial import Lab
+from tests.exporters.attention import attention_graph
+from tests.exporters.conftest import WORDS, Stages
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-LIMITS = Limits(points=0.5, latency_ms=None, size_mb=None)
-
-
-def choice(name: str) -> Choice:
-    return Choice(name, Plan(name, "cpu", "fp32", Requirements()))
-
-
-def trial(name: str, *, lost: float = 0.0, ratio: float = 1.0, size: int = 10**6) -> Trial:
-    times = Times(2 * ratio, 500 / ratio, ratio, 1 / ratio)
-    return Trial(choice(name), 0.1 + lost, {"accuracy": lost}, 1000, times, size)
-
-
-# --- what is taken ----------------------------------------------------------------------------
-
-
-def test_the_fastest_within_the_gate_is_taken() -> None:
-    fast, slow, lossy = trial("fast", ratio=0.5), trial("slow"), trial("lossy", lost=5, ratio=0.2)
-    broken = dataclasses.replace(trial("broken", ratio=0.1), problem="does not load")
-    assert ranking([slow, lossy, broken, fast], LIMITS) == [fast, slow, lossy]
-
-
-def test_of_two_as_fast_the_nearer_to_float32_is_taken() -> None:
-    near, far = trial("near", ratio=0.51), trial("far", lost=0.3, ratio=0.5)
-    assert ranking([far, near], LIMITS)[0] == near
-
-
-def test_a_budget_is_kept() -> None:
-    small, large = trial("small", ratio=2.0, size=10**6), trial("large", size=9 * 10**6)
-    kept = Limits(0.5, None, size_mb=5)
-    assert ranking([large, small], kept)[0] == small
-    assert "budget of 5 MB" in reason(small, kept, tried=2)
-    slow = Limits(0.5, latency_ms=1.0, size_mb=None)
-    assert "none of 2" in reason(small, slow, tried=2)
-
-
-def test_times_of_another_machine_are_no_budget() -> None:
-    profile = load_profile("generic-x86_64")
-    given_budget = profile.budget.model_copy(update={"latency_ms": 1.0, "size_mb": 2.0})
-    profile = profile.model_copy(update={"budget": given_budget})
-    assert limits(profile, here=True).latency_ms == 1.0
-    assert limits(profile, here=False).latency_ms is None
-    assert limits(profile, here=False).size_mb == 2.0
-
-
-@given(
-    st.lists(
-        st.tuples(st.sampled_from([0.0, 0.5, 2.0]), st.floats(0.1, 4.0), st.integers(1, 9)),
-        min_size=1,
-        max_size=8,
-    )
-)
-def test_the_front_holds_whatever_nothing_beats(made: list[tuple[float, float, int]]) -> None:
-    trials = [
-        trial(str(i), lost=lost, ratio=ratio, size=size)
-        for i, (lost, ratio, size) in enumerate(made)
-    ]
-    best = front(trials)
-    assert best
-    measures = [(t.worst, t.times.latency_ratio, t.size_bytes) for t in trials]
-    for one, mine in zip(trials, measures, strict=True):
-        beaten = any(
-            theirs != mine and all(a <= b for a, b in zip(theirs, mine, strict=True))
-            for theirs in measures
-        )
-        assert (one in best) != beaten
-
-
-# --- how it is timed --------------------------------------------------------------------------
-
-
-def test_what_slows_both_down_leaves_the_ratio_alone() -> None:
-    now = [0.0]
-    weather = iter(range(1, 10_000))
-
-    def runner(cost: float) -> Runner:
-        def run(_: Feeds) -> None:
-            now[0] += cost * (1 + next(weather) // 100)  # the machine gets slower and slower
-
-        return Runner(run, 1)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("exporters.tune.timing.time.perf_counter", lambda: now[0])
-        feeds: list[Feeds] = [{} for _ in range(16)]
-        own, other = compare([runner(1.0), runner(0.5)], feeds, rounds=3, done=lambda: None)
-    assert own.latency_ratio == own.throughput_ratio == 1.0
-    assert other.latency_ratio == pytest.approx(0.5, rel=0.1)
-    assert other.throughput_ratio == pytest.approx(2.0, rel=0.1)
-    assert other.latency_ms == pytest.approx(own.latency_ms * other.latency_ratio)
-
-
-def test_where_rows_are_independent_what_waits_goes_together() -> None:
-    asked: list[tuple[int, ...]] = []
-
-    def runner(*, pads: bool | None) -> Runner:
-        def run(feed: Feeds) -> None:
-            asked.append(feed["input_ids"].shape)
-
-        return Runner(run, 1, pads)
-
-    feeds: list[Feeds] = [{"input_ids": np.ones((1, 20 + i % 2), np.int64)} for i in range(32)]
-    for pads, largest in ((None, (1, 21)), (False, (8, 21)), (True, (8, 21))):
-        asked.clear()
-        compare([runner(pads=pads)], feeds, rounds=1, done=lambda: None)
-        assert max(asked) == largest
-        assert (1, 20) in asked  # alone, for its latency
-
-
-def test_threads_inside_leave_fewer_callers() -> None:
-    assert callers(1) >= callers(2) >= callers(1000) == 1
-
-
-# --- the search -------------------------------------------------------------------------------
-
-
-class _Lab(Lab):
-    """Knows each recipe's outcome; compiles nothing."""
-
-    def __init__(self, profile: DeviceProfile, on_trial: Callable[[], None]) -> None:
-        own = CpuTunable().choices(profile)[0]
-        super().__init__(None, profile, None, own)  # type: ignore[arg-type]
-        self.bench = _Bench()  # type: ignore[assignment]
-        self.tried: list[str] = []
-        self._on_trial = on_trial
-
-    def trial(self, choice: Choice) -> Trial:
-        self._on_trial()
-        self.tried.append(choice.name)
-        recipe = choice.plan.recipe
-        assert isinstance(recipe, CpuRecipe)
-        hurts = recipe.precision == "int8-static" and "down.1" not in recipe.exclude
-        lost = 3.0 if hurts else 0.0
-        ratio = {"int8-static": 0.5, "int8-dynamic": 1.0}.get(recipe.precision, 2.0)
-        size = 10**6 * (1 + len(recipe.exclude))
-        made = trial(choice.name, lost=lost, ratio=ratio, size=size)
-        return dataclasses.replace(made, choice=choice)
-
-    def error(self, choice: Choice) -> float:
-        recipe = choice.plan.recipe
-        assert isinstance(recipe, CpuRecipe)
-        return 0.1 if "down.1" in recipe.exclude else 3.1
-
-    def time(self, chosen: Any, *, rounds: int, done: Callable[[], None]) -> list[Times]:
-        del rounds
-        done()
-        return [self.trial(choice).times for choice in chosen]
-
-
-class _Bench:
-    class encoder:  # noqa: N801 -- stands for an attribute
-        model = None
-
-
-class _Grouped(CpuTunable):
-    def groups(self, choice: Choice, encoder: Any) -> dict[str, list[str]]:
-        del encoder
-        recipe = choice.plan.recipe
-        assert isinstance(recipe, CpuRecipe)
-        if recipe.precision != "int8-static":
-            return {}
-        return {"up.*": ["up.0", "up.1"], "down.*": ["down.0", "down.1"]}
-
-
-def run_search(
-    stages: Stages, *, on_trial: Callable[[], None] = lambda: None, until: float = 1.0
-) -> tuple[search.Found, _Lab]:
-    lab = _Lab(load_profile("generic-x86_64"), on_trial)
-    found = search.Search(lab, _Grouped(), LIMITS, until, lambda: 0.0, stages).run()
-    return found, lab
-
-
-def test_what_hurts_is_found_and_left_in_float32(stages: Stages) -> None:
-    found, _ = run_search(stages)
-    assert found.whole
-    best = ranking(found.trials, LIMITS)[0].choice.plan.recipe
-    assert isinstance(best, CpuRecipe)
-    assert best.precision == "int8-static"
-    assert best.exclude == ("down.1",)  # and not its harmless sister
-    helped = {s.group: s for s in found.sensitivity}
-    assert helped["down.*"].helps > 0.9
-    assert helped["down.*"].excluded
-    assert not helped["up.*"].excluded
-    assert [s.group for s in found.sensitivity if s.excluded] == ["down.*", "down.1"]
-
-
-def test_the_profile_s_own_recipe_is_tried_first(stages: Stages) -> None:
-    found, lab = run_search(stages)
-    assert found.trials[0].choice == lab.own
-
-
-def test_out_of_time_it_ends_with_what_it_has(stages: Stages) -> None:
-    found, lab = run_search(stages, until=0.0)
-    assert not found.whole
-    assert found.trials == []
-    assert lab.tried  # the last comparison is made all the same
-
-
-def test_an_interrupt_keeps_what_was_found(stages: Stages) -> None:
-    calls = iter(range(100))
-
-    def third_is_interrupted() -> None:
-        if next(calls) == 2:
-            raise KeyboardInterrupt
-
-    found, _ = run_search(stages, on_trial=third_is_interrupted)
-    assert not found.whole
-    assert len(found.trials) == 2
-    for name, total in stages.totals.items():
-        assert stages.steps[name] == total, name
-
-
-def test_a_termination_ends_all(stages: Stages) -> None:
-    def terminated() -> None:
-        raise Terminated
-
-    with pytest.raises(Terminated):
-        run_search(stages, on_trial=terminated)
-
 
 # --- lock files -------------------------------------------------------------------------------
 
@@ -328,7 +110,7 @@ def job(toy_model: Path, orders: Path, tmp_path: Path) -> Job:
         out=tmp_path / "made" / "export",
         share=0.05,
         allow_drop=True,
-        tune_minutes=0.2,
+        tune_minutes=0.1,
     )
 
 
@@ -377,11 +159,87 @@ def test_a_tuned_export_can_be_had_again_from_its_lock(
 
 
 def test_what_was_tried_once_is_known(job: Job) -> None:
+    job = dataclasses.replace(job, tune_minutes=2.0)  # enough for all there is to try
     export(job, Stages())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Lab, "_measure", lambda *_: pytest.fail("tried twice"))
-        report = export(dataclasses.replace(job, seed=0), Stages())
+        patch.setattr(Lab, "_judge", lambda *_: pytest.fail("looked into twice"))
+        report = export(job, Stages())
     assert report["tuned"]
+
+
+def test_what_was_tried_is_tried_again_where_the_runtime_has_changed() -> None:
+    """Answers and batches are its."""
+    runtime = Path(edgeslm.__file__).parent / "runtime" / "batches.py"
+    assert {runtime.read_bytes(), Path(trial.__file__).read_bytes()} <= set(trial.code())
+
+
+def test_a_report_shows_what_int8_costs_in_points_and_in_error(job: Job) -> None:
+    export(dataclasses.replace(job, tune_minutes=2.0), Stages())
+    [found] = json.loads((job.out / "tune.json").read_bytes())["searches"]
+    assert found["whole"]
+    precision = {one["name"]: one["precision"] for one in found["trials"]}
+    looked = {precision[one["recipe"]] for one in found["sensitivity"]}
+    assert looked == {"int8-dynamic", "int8-static"}
+    for one in found["sensitivity"]:
+        assert {"points_with", "points_without", "error_with", "error_without"} <= one.keys()
+        assert min(one["points_with"], one["points_without"]) >= 0
+    assert "What int8 costs" in (job.out / "report.html").read_text()
+
+
+_PROFILE = """\
+name = "small"
+description = "a test's"
+providers = ["{provider}"]
+max_tokens = 16
+[requires]
+[gate]
+accuracy_drop_max = 100.0
+{more}
+"""
+
+
+def profile(job: Job, provider: str, more: str) -> Job:
+    file = job.out.parent.parent / f"{provider}.toml"
+    file.write_text(_PROFILE.format(provider=provider, more=more))
+    return dataclasses.replace(job, profile=str(file))
+
+
+@pytest.fixture
+def five_ms(job: Job) -> Job:
+    """For a device that has budget for 5 ms, which any text of the toy's takes less than."""
+    return profile(job, "cpu", "[cpu.int8]\nreduce_range = false\n[budget]\nlatency_ms = 5.0")
+
+
+def test_a_search_keeps_the_budget_as_the_export_will_measure_it(
+    five_ms: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def took(model: Model, requests: list[Request]) -> float:
+        assert len(requests) > 5
+        return 9.0 if model.variant == "cpu-int8-dynamic" else 1.0
+
+    for module in ("tune.trial", "variant"):
+        monkeypatch.setattr(f"exporters.{module}.latency_ms", took)
+    export(five_ms, Stages())
+    [found] = json.loads((five_ms.out / "tune.json").read_bytes())["searches"]
+    fits = {one["name"]: one["fits"] for one in found["trials"]}
+    dynamic = [one for one in found["trials"] if one["precision"] == "int8-dynamic"]
+    for one in dynamic:
+        assert one["latency_ms"] < 5.0 < one["nominal_latency_ms"]
+        assert not one["fits"]
+    assert dynamic
+    assert fits[found["picked"]]
+
+
+def test_a_pick_that_the_export_finds_too_slow_gives_way(
+    five_ms: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([9.0])
+    monkeypatch.setattr("exporters.variant.latency_ms", lambda *_: next(times, 1.0))
+    export(five_ms, Stages())
+    monkeypatch.setattr("exporters.variant.latency_ms", lambda *_: 9.0)
+    with pytest.raises(OverBudgetError, match="9 ms"):
+        export(five_ms, Stages())
 
 
 @pytest.mark.slow  # a process that imports all of the exporter
@@ -405,6 +263,76 @@ def test_ctrl_c_ends_the_search_and_not_the_export(job: Job, tmp_path: Path) -> 
     assert not found["whole"]
     assert found["trials"]
     assert json.loads(out)["tuned"]["cpu"] in err.decode()
+
+
+# --- recipes of their own ---------------------------------------------------------------------
+
+
+def test_sixteen_bits_are_for_what_leads_out_of_gelu_alone() -> None:
+    random = np.random.default_rng(0)
+    ones = np.ones((1, 8), np.int64)
+    texts: list[Feeds] = [
+        {"input_ids": random.integers(0, len(WORDS), (1, 8)), "attention_mask": ones}
+        for _ in range(16)
+    ]
+    recipe = CpuRecipe(precision="int8-static", gelu_bits=16)
+    made = apply(recipe, attention_graph(len(WORDS)), lambda n: texts[:n])
+    wide = [t.name for t in made.graph.initializer if t.data_type == onnx.TensorProto.UINT16]
+    assert wide == ["gelu_zero_point"]
+    assert any(t.data_type == onnx.TensorProto.UINT8 for t in made.graph.initializer)
+
+
+def test_openvino_s_recipes_are_searched_where_it_runs(
+    job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """ONNX Runtime's own kernels stand in for the plug-in, which takes Intel's devices alone."""
+    found_here = SessionOptions("openvino", "CPUExecutionProvider")
+    monkeypatch.setattr(openvino, "problem", lambda: None)
+    monkeypatch.setattr(openvino, "runtime", lambda: "1")
+    monkeypatch.setattr(openvino, "on", lambda _: found_here)
+    model = tmp_path / "attention.onnx"
+    onnx.save(attention_graph(len(WORDS) + 1), model)
+    tokenizer = Path(job.model).parent / "tokenizer.json"
+    job = dataclasses.replace(job, model=str(model), tokenizer=tokenizer, tune_minutes=2.0)
+    job = profile(job, "openvino", '[openvino]\ndevice = "CPU"')
+    report = export(job, Stages())
+    [found] = json.loads((job.out / "tune.json").read_bytes())["searches"]
+    assert found["whole"]
+    assert found["why"] == report["tuned"]["openvino"]
+    assert [one["problem"] for one in found["trials"]] == [None] * len(found["trials"])
+    recipes = [OpenVinoRecipe.model_validate(t["recipe"], strict=False) for t in found["trials"]]
+    assert recipes[0] == OpenVinoRecipe(reduce_range=True), "the profile's own"
+    assert {(r.gelu, r.symmetric) for r in recipes} == {
+        (gelu, symmetric) for gelu in (False, True) for symmetric in (False, True)
+    }
+    assert all(recipe.reduce_range for recipe in recipes), "sums of 8 bits saturate without VNNI"
+    assert {one["group"] for one in found["sensitivity"]} >= {"vectors", "q_flat", "wide"}
+    kept = tmp_path / "kept.json"
+    kept.write_bytes((job.out / "lock.json").read_bytes())
+    again = dataclasses.replace(job, out=tmp_path / "again", tune_minutes=None, lock=kept)
+    export(again, Stages())
+    assert bytes_of(again.out / "bundle") == bytes_of(job.out / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"), [("generic-openvino", {7}), ("intel-core-ultra", {7, 8})]
+)
+def test_eight_bits_are_tried_where_no_sum_saturates(name: str, bits: set[int]) -> None:
+    choices = OpenVinoTunable().choices(load_profile(name))
+    recipes = [choice.plan.recipe for choice in choices]
+    assert len({choice.name for choice in choices}) == len(choices) == 4 * len(bits)
+    assert {7 if r.reduce_range else 8 for r in recipes if isinstance(r, OpenVinoRecipe)} == bits
+    assert choices[0].plan.lengths == ((16, 32, 64, 128) if name == "intel-core-ultra" else ())
+
+
+def test_where_openvino_does_not_run_nothing_is_searched(job: Job, tmp_path: Path) -> None:
+    model = tmp_path / "attention.onnx"
+    onnx.save(attention_graph(len(WORDS) + 1), model)
+    tokenizer = Path(job.model).parent / "tokenizer.json"
+    job = dataclasses.replace(job, model=str(model), tokenizer=tokenizer)
+    job = profile(job, "openvino", '[openvino]\ndevice = "NPU"\nbuckets = [16]')
+    cautions = export(job, Stages())["cautions"]
+    assert "nothing to search for openvino: it cannot run here" in cautions
 
 
 # --- what a device makes of it ----------------------------------------------------------------
