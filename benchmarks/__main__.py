@@ -25,6 +25,7 @@ from edgeslm.errors import EXIT_UNAVAILABLE
 
 EXIT_MISSED: Final = 1
 DATA_VARIABLE: Final = "EDGESLM_CASES"
+_NOT_HERE: Final = "not on this machine: docs/benchmarks.md says on which"
 _EPILOG: Final = f"""\
 exit status: 0 every bound holds; {EXIT_MISSED} measured, but a bound is missed;
 65 a run failed; 75 the evaluation cases are missing, or what a figure drives is not installed:
@@ -69,7 +70,7 @@ def measure(
     """Measure the figures of that name, group by group.
 
     Returns:
-        The figures; and, by group, why it was skipped: a tool that it drives is not installed.
+        The figures; and, by group or figure, why it was skipped: what it needs is not here.
 
     Args:
         names: keys of `BY_NAME`.
@@ -94,6 +95,8 @@ def measure(
             setup = Setup(data, Path(work), cache, wanted, quick, tell)
             try:
                 found |= isolation.measure(group, setup, tell=tell)
+                absent = sorted(wanted - found.keys())
+                skipped |= dict.fromkeys(absent, _NOT_HERE)
             except isolation.GroupFailedError as err:
                 if err.code != MissingToolError.code:
                     raise

@@ -12,7 +12,7 @@ from benchmarks.contestants import TOPIC
 from benchmarks.setup import Setup
 from edgeslm.demo.bundles import Wanted, find, make
 from edgeslm.runtime.profiles import detect_profile, load_profile
-from exporters.data import Row
+from exporters.data import Row, sample
 
 BUDGET: Final = 0.01
 _PLANT_LINES: Final = 2000
@@ -33,6 +33,15 @@ def intent(setup: Setup, case: str, *, profile: str | None = None) -> Path:
     train = train_rows(setup, case)
     judged = cases.rows(setup, case, "eval")
     return _have(setup, "intent", case, train, judged, profile=profile)
+
+
+def sampled(setup: Setup, case: str, *, texts: int, profile: str) -> Path:
+    """Return the bundle of an intent case, judged on a sample: for devices that take their time.
+
+    The sample is `exporters.data.sample` of the evaluation part.
+    """
+    judged = sample(cases.rows(setup, case, "eval"), texts)
+    return _have(setup, "intent", case, train_rows(setup, case), judged, profile=profile)
 
 
 def small(setup: Setup, case: str, *, profile: str) -> Path:

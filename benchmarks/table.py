@@ -71,7 +71,7 @@ def _cells(figure: Figure) -> list[str]:
     spec = figure.spec
     unit = "" if spec.unit in {"AUROC", "F1"} else f" {spec.unit}"
     return [
-        spec.what,
+        f"{spec.what} ({figure.measured.note})" if figure.measured.note else spec.what,
         f"{_short(figure.measured.value)}{unit}",
         _bound(figure),
         spec.rival,

@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
+from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import groups, stats
+from benchmarks import __main__ as main
+from benchmarks import groups, isolation, stats
 from benchmarks.figures import BY_NAME, SPECS, Figure, Measured
 
 # The promises, written down a second time: a bound that is changed is changed on purpose.
@@ -59,6 +63,8 @@ PROMISED = {
     "openvino-cpu": ("<=", None, "ratio"),
     "coreml-nodes": (">=", 98, "value"),
     "npu-intent-nodes": (">=", 100, "value"),
+    "npu-intent-buckets": (">=", 92, "value"),
+    "npu-anomaly-buckets": (">=", 92, "value"),
     "arm-agreement": (">=", 98, "value"),
     "npu-intent": (">=", -1.0, "difference"),
     "npu-anomaly-nodes": (">=", 100, "value"),
@@ -95,6 +101,32 @@ def test_a_figure_is_one_object_with_the_agreed_keys(name: str) -> None:
     found = figure(name, Measured(3.0, 2.0, (2.5, 3.5))).as_json()
     assert list(json.loads(json.dumps(found))) == KEYS
     assert found["ratio"] == pytest.approx(1.5)
+
+
+def test_a_figure_says_what_is_unlike_the_usual() -> None:
+    emulated = figure("openvino-nodes", Measured(100.0, 100.0, (100, 100), note="emulated: a CPU"))
+    assert emulated.as_json()["note"] == "emulated: a CPU"
+
+
+def test_what_cannot_be_measured_here_is_skipped_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"openvino-nodes": Measured(100.0, 100.0, (100, 100), note="emulated")}
+    monkeypatch.setattr(isolation, "measure", lambda *_, **__: found)
+    asked = ["openvino-nodes", "openvino-cpu", "--json", "--data", str(tmp_path)]
+    assert main.main(asked) == 75
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["name"] for line in out.splitlines()] == ["openvino-nodes"]
+    assert "openvino-cpu: skipped: not on this machine" in err
+
+
+def test_the_documentation_describes_every_figure_and_no_other() -> None:
+    """By name, or by a pattern such as `bgl-*`; each in a bullet that begins with it."""
+    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text("utf-8")
+    heads = re.findall(r"^- \*\*(.*?)\*\*", text, flags=re.MULTILINE)
+    described = [name for head in heads for name in re.findall(r"`([^`]+)`", head)]
+    assert [spec.name for spec in SPECS if not any(fnmatch(spec.name, d) for d in described)] == []
+    assert [d for d in described if not any(fnmatch(spec.name, d) for spec in SPECS)] == []
 
 
 def test_a_rehearsal_says_so() -> None:

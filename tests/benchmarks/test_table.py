@@ -90,3 +90,9 @@ def test_a_file_without_one_pair_of_markers_is_left_alone(tmp_path: Path, text: 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunFailedError, match=r"absent\.md"):
         table.write(tmp_path / "absent.md", FIGURES)
+
+
+def test_a_row_says_what_is_unlike_the_usual() -> None:
+    emulated = Measured(3.0, 2.0, (2.5, 3.5), note="emulated: a CPU")
+    row = table.render([Figure(SPECS[0], emulated, MACHINE, "0123456789ab")]).splitlines()[3]
+    assert row.startswith(f"| {SPECS[0].what} (emulated: a CPU) |")
