@@ -4,8 +4,8 @@ A target that can be tuned has a `tunable` (`exporters.tune.space.Tunable`) in i
 search tries its recipes one by one, each compiled, compared with float32 on sample texts, judged on
 a part of the held-out rows, and timed in turns with the profile's own recipe, whose share of the
 noise it so gets. Of the recipe of each precision that is nearest to float32, groups of operators
-are tried in float32 one by one, and those that help stay so. Of what fits the profile's gate and budget it proposes the one that serves most
-messages a second.
+are tried in float32 one by one, and those that help stay so. Of what fits the profile's gate and
+budget it proposes the one that serves most messages a second.
 
 `tune.json` lies beside the bundle:
 

@@ -39,7 +39,8 @@ class Tuned:
     def picked(self, plan: Plan) -> dict[str, Any]:
         """Return the entry of tune.json where `plan` is the one that was taken."""
         trial = next(t for t in self._trials if t.choice.plan == plan)
-        why = reason(trial, self._limits, tried=len(self._trials))
+        tried = sum(one["problem"] is None for one in self.report["trials"])
+        why = reason(trial, self._limits, tried=tried)
         return {**self.report, "picked": trial.choice.name, "why": why}
 
 

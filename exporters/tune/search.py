@@ -106,8 +106,12 @@ class Search:
             self._try("trying recipes", self.tunable.choices(self.lab.profile))
             for trial in ranking(self.found.trials, self.limits)[:1]:
                 self._try("trying settings", self.tunable.settings(trial.choice))
-            for trial, groups in self._nearest():
-                self._look_into(trial, groups)
+            looked = [
+                (trial, self._sensitivity(f"sensitivity of {trial.choice.name}", trial, groups))
+                for trial, groups in self._nearest()
+            ]
+            for trial, found in looked:
+                self._spare(trial, found)
         except _OutOfTimeError:
             return False
         return True
@@ -135,10 +139,9 @@ class Search:
                 found |= {precision: (trial, groups)} if groups else {}
         return sorted(found.values(), key=lambda pair: (-pair[0].worst, -pair[0].error))
 
-    def _look_into(self, trial: Trial, groups: Mapping[str, Sequence[str]]) -> None:
-        """Find the groups that hurt, try without them, then which of their nodes it is."""
+    def _spare(self, trial: Trial, looked: Sequence[Sensitivity]) -> None:
+        """Try without the groups that hurt, then find which of their nodes it is."""
         choice = trial.choice
-        looked = self._sensitivity(f"sensitivity of {choice.name}", trial, groups)
         # By the task's metric first: points that come back, and of equal ones the error.
         hurting = sorted(looked, key=lambda s: (s.won, s.helps), reverse=True)
         hurting = [s for s in hurting if s.won > 0 or s.helps >= _HELPS][:_GROUPS]
