@@ -443,6 +443,16 @@ SPECS: Final[tuple[Spec, ...]] = (
         "ratio",
     ),
     Spec(
+        "tune-batched",
+        "tune",
+        "recipe found by --tune: texts a second, the rival in batches that its answers depend on",
+        "texts/s",
+        _OPTIMUM,
+        ">=",
+        None,
+        "ratio",
+    ),
+    Spec(
         "tune-accuracy",
         "tune",
         "recipe found by --tune: accuracy on BANKING77",
@@ -470,6 +480,16 @@ SPECS: Final[tuple[Spec, ...]] = (
         _OLIVE,
         ">=",
         1.0,
+        "ratio",
+    ),
+    Spec(
+        "tune-olive-batched",
+        "olive",
+        "recipe found by --tune: texts a second, the rival in batches that its answers depend on",
+        "texts/s",
+        _OLIVE,
+        ">=",
+        None,
         "ratio",
     ),
     Spec(

@@ -15,7 +15,7 @@ from exporters.targets.base import Feeds
 
 Run = Callable[[Feeds], object]
 _TURN: Final = 8  # texts before the other's turn: enough that its weights leave the caches
-_WAITING: Final = 32  # texts that wait, where messages a second are counted
+_WAITING: Final = 32  # texts that a worker finds waiting, and takes together
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,12 @@ class Runner:
         """Return what goes through the graph together."""
         if self.pads is None:
             return [[text] for text in texts]
-        lengths = [next(iter(text.values())).shape[1] for text in texts]
-        return [[texts[i] for i in group] for group in groups(lengths, pad=self.pads)]
+        found: list[list[Feeds]] = []
+        for start in range(0, len(texts), _WAITING):
+            taken = texts[start : start + _WAITING]
+            lengths = [next(iter(text.values())).shape[1] for text in taken]
+            found += [[taken[i] for i in group] for group in groups(lengths, pad=self.pads)]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +87,9 @@ def compare(
         for start in range(0, len(feeds), _TURN):
             for runner, seconds in zip(runners, alone, strict=True):
                 seconds += [_seconds(runner.run, feed) for feed in feeds[start : start + _TURN]]
-        for start in range(0, len(feeds), _WAITING):
-            for runner, rates in zip(runners, together, strict=True):
-                rates.append(_rate(runner, feeds[start : start + _WAITING]))
+        # All texts at once: with few parts for several callers, the last part would count for more.
+        for runner, rates in zip(runners, together, strict=True):
+            rates.append(_rate(runner, feeds))
         done()
     # Of each the quotient to the reference, times the reference: what slowed one turn down slowed
     # its neighbour down too, and goes with the quotient.

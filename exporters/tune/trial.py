@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -128,7 +129,7 @@ class Lab:
         self.profile = profile
         self.own = own
         self._target = target
-        self._opened: dict[Choice, _Opened] = {}
+        self._folders: dict[Choice, Path] = {}  # of what was compiled
 
     def trial(self, choice: Choice) -> Trial:
         """Try a recipe, or remember what came of it."""
@@ -141,11 +142,14 @@ class Lab:
 
         def measure() -> dict[str, Any]:
             try:
-                opened = self._open(choice, keep=False)
+                opened = self._open(choice)
                 _, lost = self._judge(choice, opened.folder)
                 return asdict(Harm(worst(lost), self._distance(opened.session)))
             except RejectedError:
                 return {}
+            finally:
+                if (folder := self._folders.pop(choice, None)) is not None:
+                    shutil.rmtree(folder)
 
         found = self._kept("harm", choice, measure)
         return Harm(**found) if found else None
@@ -189,19 +193,17 @@ class Lab:
         after = bench.recipe.measure(rows, said, share=bench.share), said
         return model, bench.recipe.losses(before, after)
 
-    def _open(self, choice: Choice, *, keep: bool = True) -> _Opened:
-        """Compile a recipe with the head of float32, and open it.
+    def _open(self, choice: Choice) -> _Opened:
+        """Compile a recipe, if it was not yet, and open it.
+
+        What is open is not kept: a search opens dozens, each of a hundred megabytes.
 
         Raises:
             RejectedError: it cannot be compiled or loaded.
         """
-        if choice in self._opened:
-            return self._opened[choice]
-        plan, bench, folder = choice.plan, self.bench, self.bench.folder()
-        (folder / plan.name).mkdir()
-        compiled = self._target.compile(plan, self.profile, _Quick(bench), folder / plan.name)
-        identity = bench.identity("trial", 1, self.profile.name)
-        write_bundle(folder, identity, bench.encoder.tokenizer, [Made(plan, compiled)])
+        if choice not in self._folders:
+            self._folders[choice] = self._compile(choice)
+        folder, plan = self._folders[choice], choice.plan
         graphs = open_bundle(folder).of(plan.name).artifacts("graph")
         provider = providers.load(plan.provider)
         assert provider is not None  # noqa: S101 -- whoever tunes has made sure
@@ -211,10 +213,20 @@ class Lab:
         }
         session: Session = Buckets(sessions) if plan.lengths else sessions[ANY_LENGTH]
         by_row = all(graph.batch_invariant for graph in graphs)
-        opened = _Opened(folder, session, MASK in session.inputs if by_row else None)
-        if keep:
-            self._opened[choice] = opened
-        return opened
+        return _Opened(folder, session, MASK in session.inputs if by_row else None)
+
+    def _compile(self, choice: Choice) -> Path:
+        """Write a bundle of a recipe with the head of float32, and return its folder.
+
+        Raises:
+            RejectedError: it cannot be compiled.
+        """
+        plan, bench, folder = choice.plan, self.bench, self.bench.folder()
+        (folder / plan.name).mkdir()
+        compiled = self._target.compile(plan, self.profile, _Quick(bench), folder / plan.name)
+        identity = bench.identity("trial", 1, self.profile.name)
+        write_bundle(folder, identity, bench.encoder.tokenizer, [Made(plan, compiled)])
+        return folder
 
     def _runner(self, choice: Choice) -> Runner:
         opened = self._open(choice)
