@@ -221,9 +221,10 @@ def test_a_retained_input_is_answered_once_and_marked(agent: AgentProcess, plant
     agent.hup()  # a new subscription: the broker sends it once more
     agent.wait_for("reloaded")
     plant.publish("in/live", "live!")
-    results = plant.wait_for(2)
-    assert by_score(results) == [4, 5]
-    assert "retained" not in results[1]
+    results = plant.wait_for(2)  # while filters change hands, a broker may deliver it twice
+    assert set(by_score(results)) == {4, 5}
+    assert [r["score"] for r in results].count(4) == 1
+    assert not any(r.get("retained") for r in results[1:])
 
 
 def test_qos_0_is_answered_as_well(agent: AgentProcess, plant: Plant) -> None:
