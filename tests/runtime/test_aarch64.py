@@ -11,6 +11,7 @@ from benchmarks.arm import PROFILE, arm_machine
 from benchmarks.errors import MissingToolError
 from edgeslm.demo.bundles import cache_folder
 from edgeslm.ports import Request
+from edgeslm.runtime.bundle import open_bundle
 from edgeslm.runtime.model import load_model
 from exporters.export import Job, export
 from tests.exporters.conftest import Stages
@@ -49,5 +50,8 @@ def test_a_bundle_says_on_arm_what_it_says_here(tmp_path: Path) -> None:
     model = load_model(job.out / "bundle", stand_in="cpu", golden=False)
     here = [model.answer(Request(text)) for text in texts]
     assert [r["label"] for r in there] == [a.label for a in here]
+    opened = open_bundle(job.out / "bundle")
+    [golden] = opened.of(opened.manifest.variants()[0]).artifacts("golden")
+    assert golden.tolerance is not None
     for one, other in zip(there, here, strict=True):
-        assert one["score"] == pytest.approx(other.score, abs=0.1)
+        assert one["score"] == pytest.approx(other.score, abs=golden.tolerance.score)
