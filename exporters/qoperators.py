@@ -21,10 +21,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from exporters.lean import MICROSOFT
 from exporters.quantize import quantizable
 from exporters.targets.base import Feeds
 
-MICROSOFT: Final = "com.microsoft"
 _LEVELS: Final = 255  # between the least and the largest value of uint8
 _LARGEST: Final = 127  # of int8
 _REDUCED: Final = 64  # of 7 bits: sums of two products with uint8 stay within 16 bits

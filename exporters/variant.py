@@ -36,8 +36,8 @@ from exporters.workbench import Workbench
 
 _TIMED: Final = 64  # inferences of either precision, interleaved
 _STRANGE_EMULATED: Final = 12
-# Two kinds of CPU are further apart than two kinds of kernels on one. Measured: static int8 on an
-# emulated Cortex-A72 against x86, BANKING77: 1.06 times in the worst of 48 cases.
+# Two kinds of CPU are further apart than two kinds of kernels on one. Measured: static int8 of
+# the graph as exported, an emulated Cortex-A72 against x86, BANKING77: 1.06 times, worst of 48.
 _FOREIGN: Final = 2.0
 _ROUNDING: Final = 1e-9  # of points that are differences of percentages
 

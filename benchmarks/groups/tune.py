@@ -23,7 +23,7 @@ from benchmarks.stats import once, paired
 from edgeslm import providers
 from edgeslm.adapters.ort import make_session
 from edgeslm.demo.bundles import WEIGHTS_PACKAGE
-from edgeslm.runtime.batches import MASK, groups, stack
+from edgeslm.runtime.batches import MASK, stack
 from edgeslm.runtime.bundle import open_bundle
 from edgeslm.runtime.tokenizer import Tokenizer
 from edgeslm.tasks.intent import IntentParameters
@@ -34,6 +34,7 @@ from exporters.heads.base import FittedHead
 from exporters.sources import open_source
 from exporters.sources.base import Encoder, read_encoder
 from exporters.targets.base import Feeds
+from exporters.tune.timing import Runner
 
 _CASE: Final = "banking77"
 _TOKENS: Final = range(16, 33)
@@ -68,14 +69,7 @@ class _Way:
 
     def parts(self, texts: Sequence[Feeds]) -> list[list[Feeds]]:
         """Return what goes through the graph together."""
-        if not self.batched:
-            return [[text] for text in texts]
-        found: list[list[Feeds]] = []
-        for start in range(0, len(texts), _WAITING):
-            taken = texts[start : start + _WAITING]
-            lengths = [text["input_ids"].shape[1] for text in taken]
-            found += [[taken[i] for i in group] for group in groups(lengths, pad=True)]
-        return found
+        return Runner(self.run, self.callers, True if self.batched else None).parts(texts)
 
 
 @dataclass(frozen=True, slots=True)

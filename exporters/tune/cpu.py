@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 import onnx
 
+from edgeslm.adapters.process import cores
 from edgeslm.contract.base import Typed
 from edgeslm.contract.manifest import SessionSettings
 from edgeslm.contract.profile import DeviceProfile
@@ -70,8 +70,7 @@ class CpuTunable:
 
     def settings(self, choice: Choice) -> Sequence[Choice]:
         """Several threads for one text, and denormals as zero."""
-        cores = len(os.sched_getaffinity(0))
-        several = [SessionSettings(threads=n, spinning=False) for n in (2, 4) if n <= cores]
+        several = [SessionSettings(threads=n, spinning=False) for n in (2, 4) if n <= cores()]
         return [
             Choice(_name(_recipe(choice), session), replace(choice.plan, session=session))
             for session in (SessionSettings(flush_denormals=True), *several)

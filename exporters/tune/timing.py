@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
+from edgeslm.adapters.process import cores
 from edgeslm.runtime.batches import groups, stack
 from exporters.targets.base import Feeds
 
@@ -64,7 +64,7 @@ class Times:
 
 def callers(threads: int) -> int:
     """Return how many callers keep this machine busy where an inference takes `threads`."""
-    return max(1, len(os.sched_getaffinity(0)) // threads)
+    return max(1, cores() // threads)
 
 
 def compare(
