@@ -13,13 +13,20 @@ from edgeslm.adapters.fs import write_durably
 
 BEGIN: Final = "<!-- figures:begin -->"
 END: Final = "<!-- figures:end -->"
-_COMMAND: Final = re.compile(r"^\| .*`python -m benchmarks ([a-z0-9-]+)` \|$")
+_FASTEST: Final = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp", "avx512f", "avx2")
+_KEY: Final = re.compile(
+    r"^\| .* \| ([^|]+) \| [0-9a-f]+\+? \| `python -m benchmarks ([a-z0-9-]+)` \|$"
+)
+
+Key = tuple[str, str]
+"""Of a row: the figure's name, and the processor it was measured on."""
 
 
 def write(path: Path, figures: Sequence[Figure]) -> None:
     """Put `figures` into the table between the markers of the Markdown file `path`.
 
-    Rows of figures that were not measured now stay as they are, with their commit.
+    Rows of figures that were not measured now, or on another processor, stay as they are, with
+    their commit.
 
     Raises:
         RunFailedError: the file cannot be read, or has not exactly one pair of markers.
@@ -30,7 +37,8 @@ def write(path: Path, figures: Sequence[Figure]) -> None:
     except (OSError, UnicodeDecodeError) as err:
         msg = f"{path.name}: cannot be read: {err}"
         raise RunFailedError(msg) from None
-    kept = {found[1]: row for row in text.splitlines() if (found := _COMMAND.search(row))}
+    found = filter(None, map(_KEY.search, text.splitlines()))
+    kept = {(row[2], row[1]): row[0] for row in found}
     write_durably(path, placed(text, render(figures, kept), name=path.name).encode("utf-8"))
 
 
@@ -48,8 +56,8 @@ def placed(text: str, table: str, *, name: str) -> str:
     return f"{before}{BEGIN}\n{table}{END}{after}"
 
 
-def render(figures: Sequence[Figure], kept: Mapping[str, str] | None = None) -> str:
-    """Return the table as Markdown, a blank line around it; `kept` are older rows by name."""
+def render(figures: Sequence[Figure], kept: Mapping[Key, str] | None = None) -> str:
+    """Return the table as Markdown, a blank line around it; `kept` are older rows."""
     head = (
         "What",
         "Measured",
@@ -58,11 +66,15 @@ def render(figures: Sequence[Figure], kept: Mapping[str, str] | None = None) -> 
         "Its value",
         "Ratio",
         "Holds",
+        "Processor",
         "Commit",
         "Command",
     )
-    rows = {**(kept or {}), **{f.spec.name: _row(_cells(f)) for f in figures}}
-    ordered = [rows[spec.name] for spec in SPECS if spec.name in rows]
+    new = {(f.spec.name, processor(f.machine)): _row(_cells(f)) for f in figures}
+    rows = {**(kept or {}), **new}
+    ordered = [
+        row for spec in SPECS for (name, _), row in sorted(rows.items()) if name == spec.name
+    ]
     lines = [_row(head), _row(["---"] * len(head)), *ordered]
     return "\n" + "\n".join((*lines, "", _footnote(figures))) + "\n\n"
 
@@ -78,6 +90,7 @@ def _cells(figure: Figure) -> list[str]:
         f"{_short(figure.measured.rival_value)}{unit}",
         "" if figure.ratio is None else _ratio(figure),
         "" if spec.bound is None else "yes" if figure.holds else "**no**",
+        processor(figure.machine),
         f"{figure.commit[:7]}{'+' * figure.commit.endswith('+')}",
         f"`python -m benchmarks {spec.name}`",
     ]
@@ -104,11 +117,17 @@ def _ratio(figure: Figure) -> str:
     return f"{figure.ratio:.2f} ({low:.2f}-{high:.2f})"
 
 
+def processor(machine: Mapping[str, object]) -> str:
+    """Return what decides how fast int8 runs: the processor, and its best instructions for it."""
+    flags = machine["flags"]
+    best = [flag for flag in _FASTEST if isinstance(flags, list) and flag in flags][:1]
+    return ", ".join([str(machine["cpu"]), *best])
+
+
 def _footnote(figures: Sequence[Figure]) -> str:
     machine = figures[0].machine
-    flags = ", ".join(map(str, machine["flags"])) if isinstance(machine["flags"], list) else ""
     return (
-        f"Measured on {machine['cores']} cores of {machine['cpu']} ({machine['arch']}; {flags}),"
+        f"Last measured on {machine['cores']} cores of {processor(machine)} ({machine['arch']}),"
         f" {machine['memory_gb']} GB, {machine['system']}, Python {machine['python']},"
         f" ONNX Runtime {machine['onnxruntime']}."
         " [docs/benchmarks.md](docs/benchmarks.md) says what each figure means."

@@ -57,6 +57,17 @@ def test_rows_that_were_not_measured_now_stay(readme: Path) -> None:
     assert "fedcba9" in changed[0]
 
 
+def test_rows_of_another_processor_stay_beside_the_new_ones(readme: Path) -> None:
+    table.write(readme, FIGURES)
+    faster = {**MACHINE, "flags": ["avx2", "avx512_vnni"]}
+    there = Figure(SPECS[0], Measured(9.5, 2.0, (2.5, 3.5)), faster, "fedcba987654")
+    table.write(readme, [there])
+    command = f"`python -m benchmarks {SPECS[0].name}`"
+    rows = [line for line in readme.read_text().splitlines() if command in line]
+    assert [" a CPU, avx2 |" in row for row in rows] == [True, False]
+    assert " a CPU, avx512_vnni | fedcba9 |" in rows[1]
+
+
 def test_every_figure_has_a_row_with_its_command() -> None:
     rendered = table.render(FIGURES)
     for spec in SPECS:
@@ -66,7 +77,7 @@ def test_every_figure_has_a_row_with_its_command() -> None:
 def test_every_row_has_as_many_cells_as_the_head() -> None:
     rows = [line for line in table.render(FIGURES).splitlines() if line.startswith("|")]
     assert len(rows) == len(FIGURES) + 2
-    assert {row.count("|") for row in rows} == {10}
+    assert {row.count("|") for row in rows} == {11}
 
 
 @pytest.mark.parametrize(
