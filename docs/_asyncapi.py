@@ -22,6 +22,7 @@ _SENT: Final = {
     "state": (True, "What the device runs and how it fares.", "Say what the device runs."),
     "result": (False, "Answers of one model.", "Answer an input, or say why not."),
     "event": (False, "What a fleet manager may want to know.", "Tell what happened."),
+    "update": (True, "What is being updated, and how far it is.", "Say how an update goes."),
 }
 _PARAMETERS: Final = {
     "device": "The device's id: `device_id` in the settings.",
@@ -37,6 +38,7 @@ def document(examples: Path) -> Json:
         "state": topics.state,
         "result": topics.results("{model}"),
         "event": topics.events,
+        "update": topics.update,
     }
     keys, shared = type(ADAPTERS["result"]).json_schemas(
         [(kind, _MODE, adapter) for kind, adapter in ADAPTERS.items()],

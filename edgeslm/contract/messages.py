@@ -186,18 +186,56 @@ class Event(TypedDict):
     detail: NotRequired[dict[str, str | int | float | bool]]
 
 
+Phase = Literal["resolving", "fetching", "verifying", "staged", "trial", "reverting"]
+"""Of an update; docs/updates.md draws them."""
+
+
+@with_config(_WIRE)
+class UpdatedModel(TypedDict):
+    """What an updater holds of one model."""
+
+    name: str
+    version: NotRequired[Annotated[int, Field(description="Committed.")]]
+    bundle: NotRequired[Annotated[str, Field(description="Its hash.")]]
+    spare_version: NotRequired[Annotated[int, Field(description="In the other slot, whole.")]]
+    bad: NotRequired[Annotated[list[str], Field(description="Bundles that failed here.")]]
+
+
+@with_config(_WIRE)
+class UpdateState(TypedDict):
+    """Retained. What the updater does, on change and with progress at most once a second."""
+
+    schema: SchemaVersion
+    device: str
+    time: UnixTime
+    updater_version: str
+    phase: Literal["idle"] | Phase
+    seq: Annotated[int, Field(description="Of the newest assignment that was accepted; 0: none.")]
+    config_seq: Annotated[int, Field(description="Of the configuration in force; 0: the file's.")]
+    models: list[UpdatedModel]
+    model: NotRequired[Annotated[str, Field(description="That is being changed.")]]
+    version: NotRequired[Annotated[int, Field(description="That it is changed to.")]]
+    done_bytes: NotRequired[Annotated[int, Field(ge=0)]]
+    total_bytes: NotRequired[Annotated[int, Field(ge=0)]]
+    waiting: NotRequired[
+        Annotated[str, Field(description="What it waits for: broker, server, time, window, agent.")]
+    ]
+    error: NotRequired[Annotated[ErrorInfo, Field(description="How the last change failed.")]]
+
+
 ADAPTERS: Final[dict[str, TypeAdapter[Any]]] = {
     "result": TypeAdapter(Result),
     "status": TypeAdapter(Status),
     "state": TypeAdapter(State),
     "event": TypeAdapter(Event),
+    "update": TypeAdapter(UpdateState),
 }
 _ENCODER: Final = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False
 )
 
 
-def encode(message: Result | Status | State | Event) -> bytes:
+def encode(message: Result | Status | State | Event | UpdateState) -> bytes:
     """Return the payload of `message`, UTF-8 JSON.
 
     Raises:
@@ -224,8 +262,11 @@ __all__ = [
     "FallenOperator",
     "ModelRef",
     "ModelState",
+    "Phase",
     "Result",
     "State",
     "Status",
+    "UpdateState",
+    "UpdatedModel",
     "encode",
 ]

@@ -98,6 +98,24 @@ class Gate(Typed):
     )
 
 
+class Trial(Typed):
+    """What a new model must show on the device before it stays."""
+
+    duration_s: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        60.0, description="From the swap until it is committed."
+    )
+    error_share_max: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01, description="Answers with an error, beside those that the old one gave as well."
+    )
+    latency_ratio_max: Annotated[float, Field(ge=1)] = Field(
+        2.0, description="Its p99 against the old one's, where both answered enough."
+    )
+    answers_min: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="It must have answered so many; a quiet device extends its trial tenfold.",
+    )
+
+
 class DeviceProfile(Typed):
     """One device type."""
 
@@ -121,6 +139,7 @@ class DeviceProfile(Typed):
     )
     budget: Budget = Budget()
     gate: Gate = Gate()
+    trial: Trial = Trial()
     tolerance: Tolerance | None = Field(
         None, description="Used where the exporter cannot run the target itself."
     )

@@ -163,6 +163,53 @@ class OutboxSettings(_Section):
     ] = 5.0
 
 
+Hours = Annotated[
+    str,
+    spelled(
+        r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$",
+        "not hours, such as 22:00-05:30",
+        description="Local time, from-to; over midnight where `to` is earlier.",
+    ),
+]
+
+
+class UpdateSettings(_Section):
+    """`edgeslm updater`: which fleet is trusted, and how models are fetched; absent: no updates."""
+
+    root: Annotated[
+        Path, Field(description="Root of trust, flashed with the device: `fleet init` makes it.")
+    ] = Path("/etc/edgeslm/root.json")
+    dir: Annotated[Path, Field(description="Slots, downloads, trust: the updater's own.")] = Path(
+        "/var/lib/edgeslm-updater"
+    )
+    user: Annotated[
+        str | None,
+        Field(description="The updater's user, who may order the agent about; root may always."),
+    ] = None
+    window_kb: Annotated[
+        int, Field(ge=128, le=16_384, description="Bytes asked for and not yet here, in KiB.")
+    ] = 2048
+    rate_kb_s: Annotated[
+        int | None, Field(ge=1, description="Most KiB fetched in a second; absent: no limit.")
+    ] = None
+    hours: Annotated[
+        tuple[Hours, ...], Field(max_length=8, description="When to fetch; empty: always.")
+    ] = ()
+    min_free_mb: Annotated[
+        int, Field(ge=0, description="Disk that stays free beside what is fetched.")
+    ] = 16
+    stall_s: Annotated[
+        float, Field(ge=1, le=86_400, description="Nothing comes for so long: the fetch failed.")
+    ] = 300.0
+    load_s: Annotated[
+        float, Field(ge=1, le=3600, description="For the agent to load a model and replay it.")
+    ] = 300.0
+    idle_exit_s: Annotated[
+        float | None,
+        Field(ge=1, description="Nothing to do for so long: the updater ends. Absent: it stays."),
+    ] = None
+
+
 class AgentSettings(BaseSettings):
     """Everything `edgeslm run` can be told."""
 
@@ -206,6 +253,7 @@ class AgentSettings(BaseSettings):
     models: Annotated[dict[Name, ModelSettings], Field(description="By name.")] = {}
     routes: Annotated[dict[Name, Route], Field(description="By name.")] = {}
     outbox: OutboxSettings = OutboxSettings()
+    update: UpdateSettings | None = None
     state_interval_s: Annotated[
         float, Field(ge=1, le=86_400, description="Between two `state` messages.")
     ] = 30.0

@@ -40,8 +40,62 @@ class Topics:
     def events(self) -> str:
         return f"{self.base}/events"
 
+    @property
+    def update(self) -> str:
+        return f"{self.base}/update"
+
+    @property
+    def assignment(self) -> str:
+        return f"{self.base}/assignment"
+
     def results(self, model: str) -> str:
         return f"{self.base}/results/{model}"
+
+    def answer(self, kind: str) -> str:
+        """Where the fleet's servers answer this device: kind is time, delta or missing."""
+        return f"{self.base}/fleet/{kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class FleetTopics:
+    """The topics that all devices of a fleet share, under one root.
+
+    No device's id begins with an underscore.
+    """
+
+    root: str
+
+    @property
+    def base(self) -> str:
+        return f"{self.root}/_fleet"
+
+    @property
+    def index(self) -> str:
+        return f"{self.base}/index"
+
+    @property
+    def ask(self) -> str:
+        return f"{self.base}/ask"
+
+    @property
+    def wants(self) -> str:
+        """Filter of all requests for blocks."""
+        return f"{self.base}/want/+"
+
+    def metadata(self, file: str) -> str:
+        """Where `file` of the repository's metadata is retained, such as 7.snapshot.json."""
+        return f"{self.base}/meta/{file}"
+
+    def want(self, blob: str) -> str:
+        return f"{self.base}/want/{blob}"
+
+    def blob(self, blob: str) -> str:
+        return f"{self.base}/blob/{blob}"
+
+    @staticmethod
+    def shared(topic_filter: str) -> str:
+        """`topic_filter` for servers that share the work."""
+        return f"$share/edgeslm-fleet/{topic_filter}"
 
 
 def filter_problem(topic_filter: str) -> str | None:

@@ -128,7 +128,7 @@ def test_an_operation_names_a_channel_and_what_mqtt_does(name: str) -> None:
     assert operation["action"] in {"send", "receive"}
     assert re.fullmatch(r"#/channels/\w+", operation["channel"]["$ref"])
     assert operation["bindings"]["mqtt"]["qos"] == 1
-    retained = operation["channel"]["$ref"].rsplit("/", 1)[1] in {"status", "state"}
+    retained = operation["channel"]["$ref"].rsplit("/", 1)[1] in {"status", "state", "update"}
     assert operation["bindings"]["mqtt"].get("retain", False) is retained
 
 

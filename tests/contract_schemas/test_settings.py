@@ -197,6 +197,16 @@ PAIRS: dict[str, tuple[Any, Any]] = {
     "OUTBOX__MAX_RESULTS": (1, 2),
     "OUTBOX__MAX_MB": (1, 2),
     "OUTBOX__ACK_TIMEOUT_S": (1.0, 2.0),
+    "UPDATE__ROOT": ("/a", "/b"),
+    "UPDATE__DIR": ("/a", "/b"),
+    "UPDATE__USER": ("a", "b"),
+    "UPDATE__WINDOW_KB": (128, 256),
+    "UPDATE__RATE_KB_S": (1, 2),
+    "UPDATE__HOURS": (["01:00-05:00"], ["22:30-04:00"]),
+    "UPDATE__MIN_FREE_MB": (0, 1),
+    "UPDATE__STALL_S": (1.0, 2.0),
+    "UPDATE__LOAD_S": (1.0, 2.0),
+    "UPDATE__IDLE_EXIT_S": (1.0, 2.0),
 }
 
 
