@@ -1,0 +1,1 @@
+"""The manager's side: repository and keys, assignments, the server of metadata and blocks."""
