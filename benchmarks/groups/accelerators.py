@@ -17,15 +17,19 @@ from benchmarks import bundles, cases
 from benchmarks.errors import MissingToolError, RunFailedError
 from benchmarks.figures import Measured
 from benchmarks.machine import ROOT
+from benchmarks.rivals.environments import openvino_environment
 from benchmarks.setup import Setup
 from benchmarks.stats import once, paired
-from edgeslm.adapters.ort import hardware_problem
+from edgeslm.adapters.ort import hardware_problem, make_session
 from edgeslm.contract.manifest import Artifact, Manifest
 from edgeslm.demo.processes import clean_environment
 from edgeslm.ports import Request
+from edgeslm.providers import cpu
 from edgeslm.providers import openvino as provider
+from edgeslm.runtime.bundle import open_bundle
 from edgeslm.runtime.coverage import share
 from edgeslm.runtime.model import Model, load_model
+from edgeslm.runtime.tokenizer import Tokenizer
 from exporters.data import sample
 from exporters.documented import CORE_ML
 from exporters.static_check import static_coverage
@@ -40,13 +44,15 @@ _EMULATED_TEXTS: Final = 200
 _QEMU: Final = "qemu-x86_64-static"
 _INTEL: Final = "Skylake-Client"  # of 2015: without AVX-512, which qemu 7.2 does not know
 _TIMEOUT_S: Final = 1200.0
+_CPU_TIME: Final = "openvino-cpu"
 
 
 def openvino(setup: Setup) -> dict[str, Measured]:
     """The bundle's static int8 on OpenVINO's processor device, beside its int8 on ours.
 
-    OpenVINO takes Intel's processors alone. Where this is another's, qemu shows it one: what it
-    takes and answers is then measured on a sample, and no time, which would be qemu's.
+    Its plug-in takes Intel's processors alone. Where this is another's, qemu shows it one: what it
+    takes and answers is then measured on a sample. No time, which would be qemu's: processor time
+    is then that of the same OpenVINO by its own interface, which takes any.
 
     Raises:
         RunFailedError: it failed, or did not run what it should.
@@ -55,7 +61,9 @@ def openvino(setup: Setup) -> dict[str, Measured]:
     if why := provider.problem():
         raise MissingToolError(why)
     if hardware_problem(provider.on("CPU")):
-        return _emulated(setup)
+        bundle = bundles.sampled(setup, _CASE, texts=_sample(setup), profile=_PROFILE)
+        found = _emulated(setup, bundle) if setup.wanted - {_CPU_TIME} else {}
+        return found | (_native(setup, bundle) if _CPU_TIME in setup.wanted else {})
     bundle = bundles.intent(setup, _CASE, profile=_PROFILE)
     theirs, ours = _variants(bundle)
     report = bundles.quality(bundle)["variants"][theirs]
@@ -75,19 +83,72 @@ def openvino(setup: Setup) -> dict[str, Measured]:
     return {
         "openvino-nodes": once(100 * models[0].node_share, 100.0),
         "openvino-accuracy": once(small, large),
-        "openvino-cpu": paired(*spent),
+        _CPU_TIME: paired(*spent),
     }
 
 
-def _emulated(setup: Setup) -> dict[str, Measured]:
+def _sample(setup: Setup) -> int:
+    return _QUICK_TEXTS if setup.quick else _EMULATED_TEXTS
+
+
+def _native(setup: Setup, bundle: Path) -> dict[str, Measured]:
+    """Processor time of the graphs alone, one thread each, on the same tokens in turns.
+
+    Raises:
+        MissingToolError: OpenVINO cannot be installed.
+        RunFailedError: it ended early.
+    """
+    setup.tell("installing OpenVINO")
+    python = openvino_environment(setup.cache.parent)
+    opened = open_bundle(bundle)
+    theirs, ours = map(opened.of, _variants(bundle))
+    [graph], [own] = theirs.artifacts("graph"), ours.artifacts("graph")
+    session = make_session(bundle / own.path, options=cpu.options(own))
+    tokenizer = Tokenizer(theirs.read("tokenizer"), max_tokens=opened.manifest.max_tokens)
+    rows = cases.rows(setup, _CASE, "eval")[: _QUICK_TEXTS if setup.quick else _TEXTS]
+    feeds = [tokenizer.encode(row.text)[0] for row in rows]
+    command = [str(python), "-m", "benchmarks.rivals.openvino_native", str(bundle / graph.path)]
+    spent: list[list[float]] = [[], []]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=clean_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdin is not None  # noqa: S101 -- a pipe was asked for
+        assert other.stdout is not None  # noqa: S101
+        for number in range(-1, setup.rounds):  # the first warms both up
+            setup.tell(f"round {max(number, 0) + 1} of {setup.rounds}")
+            totals = [0.0, 0.0]
+            for start in range(0, len(feeds), _TURN):
+                turn = feeds[start : start + _TURN]
+                other.stdin.write(json.dumps([f["input_ids"][0].tolist() for f in turn]) + "\n")
+                other.stdin.flush()
+                if not (said := other.stdout.readline()):
+                    msg = f"OpenVINO ended with status {other.wait()}"
+                    raise RunFailedError(msg)
+                totals[0] += float(said)
+                begun = time.process_time()
+                for feed in turn:
+                    session.run({name: feed[name] for name in session.inputs})
+                totals[1] += time.process_time() - begun
+            if number >= 0:
+                for took, total in zip(spent, totals, strict=True):
+                    took.append(1e3 * total / len(feeds))
+        other.stdin.close()
+    note = "by OpenVINO's own interface: its plug-in offers no device on this processor"
+    return {_CPU_TIME: replace(paired(*spent), note=note)}
+
+
+def _emulated(setup: Setup, bundle: Path) -> dict[str, Measured]:
     """Nodes and accuracy by the device's own commands, on an Intel processor as qemu shows it."""
     qemu = shutil.which(_QEMU)
     if qemu is None or platform.machine() != "x86_64":
         msg = f"no Intel processor here, and no {_QEMU} (Debian's qemu-user-static) on x86-64"
         raise MissingToolError(msg)
-    count = _QUICK_TEXTS if setup.quick else _EMULATED_TEXTS
-    bundle = bundles.sampled(setup, _CASE, texts=count, profile=_PROFILE)
-    rows = sample(cases.rows(setup, _CASE, "eval"), count)
+    rows = sample(cases.rows(setup, _CASE, "eval"), _sample(setup))
     setup.tell("loading it on an emulated processor")
     found = json.loads(_as_intel(qemu, "bundle", "verify", str(bundle), "--json"))
     if found["provider"] != "openvino":

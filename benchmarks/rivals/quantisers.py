@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Final
 
 import onnx
 
-from benchmarks.errors import MissingToolError, RunFailedError
-from edgeslm.demo.processes import clean_environment
+from benchmarks.errors import RunFailedError
+from benchmarks.rivals.environments import call, install
 from edgeslm.runtime.device import this_device
 
 # Its own dependencies are not ours: an environment of its own, at the versions that we run.
@@ -25,7 +22,6 @@ OLIVE_PINS: Final = (
     "transformers==4.57.6",
 )
 _MODEL: Final = "model.onnx"
-_INSTALL_S: Final = 1800.0
 _RUN_S: Final = 600.0
 
 
@@ -73,7 +69,7 @@ def olive(encoder: onnx.ModelProto, folder: Path, environment: Path) -> onnx.Mod
         MissingToolError: Olive cannot be installed.
         RunFailedError: it failed.
     """
-    program = _install(environment)
+    program = install(environment, OLIVE_PINS) / "olive"
     folder.mkdir(parents=True)
     onnx.save(encoder, folder / _MODEL)
     system = {"device": "cpu", "execution_providers": ["CPUExecutionProvider"]}
@@ -91,52 +87,5 @@ def olive(encoder: onnx.ModelProto, folder: Path, environment: Path) -> onnx.Mod
     }
     (folder / "config.json").write_text(json.dumps(config))
     argv = [str(program), "run", "--disable_telemetry", "--run-config", str(folder / "config.json")]
-    _call(argv, _RUN_S, RunFailedError, cwd=folder)
+    call(argv, _RUN_S, RunFailedError, cwd=folder)
     return onnx.load(folder / "int8" / _MODEL)
-
-
-def _install(environment: Path) -> Path:
-    """Return Olive's program, in an environment that is whole or not there.
-
-    Raises:
-        MissingToolError: it cannot be installed.
-    """
-    whole = environment / "installed"
-    program = environment / "bin" / "olive"
-    if not whole.is_file():
-        shutil.rmtree(environment, ignore_errors=True)
-        _call([sys.executable, "-m", "venv", str(environment)], _INSTALL_S, MissingToolError)
-        pip = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        _call([*pip, *OLIVE_PINS], _INSTALL_S, MissingToolError)
-        whole.write_text("\n".join(OLIVE_PINS))
-    return program
-
-
-def _call(
-    argv: list[str],
-    limit_s: float,
-    error: type[MissingToolError | RunFailedError],
-    cwd: Path | None = None,
-) -> None:
-    """Run a program to its end.
-
-    Raises:
-        MissingToolError, RunFailedError: `error`, with its last line.
-    """
-    try:
-        done = subprocess.run(
-            argv,
-            env=clean_environment(),
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=limit_s,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as err:
-        msg = f"{argv[0]}: {err}"
-        raise error(msg) from None
-    if done.returncode != 0:
-        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        msg = f"{' '.join(argv[:4])}: status {done.returncode}: {' '.join(last)[:300]}"
-        raise error(msg)
