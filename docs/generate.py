@@ -17,6 +17,7 @@ import _asyncapi
 import _errors
 import _providers
 import _tables
+import _updates
 from pydantic import BaseModel
 
 from edgeslm.contract.golden import GoldenCase
@@ -55,6 +56,7 @@ def documents() -> Iterator[tuple[Path, str]]:
     yield DOCS / "settings.md", settings_page(schemas["settings"])
     yield DOCS / "device-profiles.md", profile_page(schemas["profile"])
     yield DOCS / "providers.md", _providers.page(ROOT, MADE)
+    yield DOCS / "updates.md", _updates.page(MADE)
     errors = _errors.error_classes(ROOT)
     yield DOCS / "error-codes.md", error_page(errors)
     yield DOCS / "exit-codes.md", exit_page(errors)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,8 @@ _COMPATIBLE: Final = f"ep_compatibility_info.{qnn.EP}"
 # Of that text, "v2:6:2.51.0:5.51.0:79:69:0:0": where 0 stands for what the plug-in does not know.
 _ARCH, _SOC = 4, 5
 _GRAPH: Final = "graph.onnx"
+# Where a context says for which architectures it is: what was asked for does not change them.
+_COMPILED_FOR: Final = re.compile(rb"\barch=(\d\d);num_nsps")
 _REFUSED: Final = 65
 _LINES: Final = 3
 
@@ -84,8 +87,9 @@ def check_soc(soc_model: str, htp_arch: str) -> None:
     """Make sure that the compiler knows the SoC: it takes any name, and compiles for another then.
 
     Raises:
-        UnknownSocError: it does not.
+        UnknownSocError: it does not, or the SoC has an HTP of another architecture.
     """
+    archs: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / _GRAPH
         try:
@@ -95,6 +99,8 @@ def check_soc(soc_model: str, htp_arch: str) -> None:
         else:
             wrapper = onnx.load(out)
             [known] = [p.value.split(":") for p in wrapper.metadata_props if p.key == _COMPATIBLE]
+            found = [_COMPILED_FOR.findall(file.read_bytes()) for file in out.parent.glob("*.bin")]
+            archs = {arch.decode() for each in found for arch in each}
     if "0" in {known[_SOC], known[_ARCH]}:
         field, value = ("soc_model", soc_model) if known[_SOC] == "0" else ("htp_arch", htp_arch)
         msg = (
@@ -102,6 +108,10 @@ def check_soc(soc_model: str, htp_arch: str) -> None:
             "compiler has (SM8750), or the number of Qualcomm's table of SoCs (93 is QCM6490), and "
             "the architecture of its HTP (v68)."
         )
+        raise UnknownSocError(msg)
+    if archs and htp_arch.removeprefix("v") not in archs:
+        right = " or ".join(f"v{arch}" for arch in sorted(archs))
+        msg = f"[qnn] htp_arch: QAIRT's {soc_model} has {right}, the profile says {htp_arch!r}"
         raise UnknownSocError(msg)
 
 

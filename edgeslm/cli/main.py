@@ -16,12 +16,20 @@ from edgeslm.errors import EXIT_INTERRUPTED, EdgeSLMError
 # must not pay for the rest. Each exports `main(argv) -> int`.
 COMMANDS: Final = {
     ("run",): ("edgeslm.cli.run", "run the agent in the foreground"),
+    ("updater",): ("edgeslm.cli.updater", "run the updater in the foreground"),
+    ("update",): ("edgeslm.cli.update", "take models from a stick"),
+    ("status",): ("edgeslm.cli.status", "say what runs here, and how an update goes"),
     ("infer",): ("edgeslm.cli.infer", "answer lines from standard input with a bundle"),
     ("bench",): ("edgeslm.cli.bench", "measure a bundle on this machine"),
     ("doctor",): ("edgeslm.cli.doctor", "check this device and say what to mend"),
     ("demo",): ("edgeslm.cli.demo", "a factory, a broker and an agent, in one minute"),
     ("bundle", "inspect"): ("edgeslm.cli.bundle_inspect", "show what a bundle holds"),
     ("bundle", "verify"): ("edgeslm.cli.bundle_verify", "check a bundle as a device would"),
+    ("fleet", "init"): ("edgeslm.cli.fleet_init", "make a fleet's signed repository"),
+    ("fleet", "keys"): ("edgeslm.cli.fleet_keys", "list, replace and export its keys"),
+    ("fleet", "add"): ("edgeslm.cli.fleet_add", "sign bundles for the fleet"),
+    ("fleet", "assign"): ("edgeslm.cli.fleet_assign", "say what a device is to run"),
+    ("fleet", "stick"): ("edgeslm.cli.fleet_stick", "write models for devices without a network"),
 }
 EXIT_SHORT: Final = 1  # `edgeslm demo` broke a promise of its own; `shortfalls` says which
 EXIT_USAGE: Final = 64  # EX_USAGE: no such command

@@ -1,7 +1,8 @@
-"""What updater and agent of one device say to each other over a Unix socket, a JSON line each.
+"""What the programs of one device say to each other over Unix sockets, a JSON line each.
 
 The agent listens and owns what runs; the updater connects and decides. Either may be killed at any
-line: what counts is `slots.json`, and what a message asks for may be asked for twice.
+line: what counts is `slots.json`, and what a message asks for may be asked for twice. Commands on
+the device ask the updater in the same way.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from edgeslm.contract.base import Name, Sha256, Typed
 from edgeslm.contract.fleet import DeviceConfig
-from edgeslm.contract.messages import ErrorInfo
+from edgeslm.contract.messages import ErrorInfo, UpdateState
 from edgeslm.contract.slots import SlotName
 
 MAX_LINE_BYTES: Final = 256 * 1024
@@ -124,3 +125,22 @@ class Leaving(_Line):
 News = Annotated[Report | Done | Failed | Leaving, Field(discriminator="say")]
 ORDERS: Final[TypeAdapter[Order]] = TypeAdapter(Order)
 NEWS: Final[TypeAdapter[News]] = TypeAdapter(News)
+
+
+class Errand(_Line):
+    """A command on the device asks its updater for something."""
+
+    do: Literal["status", "take"]
+    path: str | None = Field(None, description="Of the stick to take models from.")
+    trust_clock: bool = Field(
+        False,  # noqa: FBT003
+        description="The operator says that the device's clock is right.",
+    )
+
+
+class Answer(_Line):
+    """What the updater answers: for `take` again and again until it is over."""
+
+    state: UpdateState | None = None
+    over: bool = False
+    errors: tuple[ErrorInfo, ...] = ()

@@ -37,7 +37,7 @@ DeviceId = Annotated[
     str,
     spelled(
         r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-        "not a device's id: letters, digits, '.', '_', '-', up to 64, the first a letter or digit",
+        "not an id: letters, digits, '.', '_', '-', up to 64, the first a letter or digit",
     ),
 ]
 Seconds = Annotated[float, Field(ge=0, le=32_503_680_000, description="Since 1970, UTC.")]

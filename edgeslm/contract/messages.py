@@ -141,6 +141,10 @@ class ModelState(TypedDict):
     verified: NotRequired[
         Annotated[Verified, Field(description="Where its exporter saw this form run.")]
     ]
+    slot: NotRequired[
+        Annotated[Literal["a", "b"], Field(description="Of the updater, that it was loaded from.")]
+    ]
+    trial: NotRequired[Annotated[bool, Field(description="It is not committed yet.")]]
     node_share: NotRequired[Annotated[float, Field(ge=0, le=1, description="Nodes on provider.")]]
     coverage: NotRequired[CoverageState]
     passed_over: NotRequired[

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from edgeslm.contract.base import Name, Typed
 from edgeslm.contract.manifest import Placement, Requirements, Tolerance, Verified
 
 Bucket = Annotated[int, Field(ge=4, le=8192)]
+
+
+def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) != len(values):
+        msg = "each once"
+        raise ValueError(msg)
+    return values
+
+
 Buckets = Annotated[
     tuple[Bucket, ...],
     Field(min_length=1, max_length=16, description="Sequence lengths, in tokens, ascending."),
@@ -27,9 +36,11 @@ class CpuTarget(Typed):
     """What the CPU provider of this device wants."""
 
     int8: Int8Recipe
-    precisions: tuple[Literal["int8-dynamic", "int8-static", "fp32"], ...] = Field(
-        ("int8-dynamic",), description="Variants to make, best first."
-    )
+    precisions: Annotated[
+        tuple[Literal["int8-dynamic", "int8-static", "fp32"], ...],
+        Field(min_length=1),
+        AfterValidator(_each_once),
+    ] = Field(("int8-dynamic",), description="Variants to make, best first.")
     graph_optimization: Literal["none", "basic", "extended"] = Field(
         "extended", description="Level at which the graph is saved; the device adds none."
     )
@@ -51,18 +62,18 @@ class CudaTarget(Typed):
     """What an NVIDIA GPU wants; see exporters/targets/cuda.py."""
 
     compute_capability: str = Field(description="8.7, 9.0, ...")
-    precisions: tuple[Literal["fp16", "int8"], ...] = Field(
-        ("fp16", "int8"), description="Variants to make, best first."
-    )
+    precisions: Annotated[
+        tuple[Literal["fp16", "int8"], ...], Field(min_length=1), AfterValidator(_each_once)
+    ] = Field(("fp16", "int8"), description="Variants to make, best first.")
     buckets: Buckets = (16, 32, 64, 128)
 
 
 class CoreMlTarget(Typed):
     """What Apple's Core ML wants; see exporters/targets/coreml.py."""
 
-    precisions: tuple[Literal["fp16", "int8-weights"], ...] = Field(
-        ("fp16", "int8-weights"), description="Variants to make, best first."
-    )
+    precisions: Annotated[
+        tuple[Literal["fp16", "int8-weights"], ...], Field(min_length=1), AfterValidator(_each_once)
+    ] = Field(("fp16", "int8-weights"), description="Variants to make, best first.")
     buckets: Buckets = (16, 32, 64, 128)
 
 
@@ -125,7 +136,7 @@ class DeviceProfile(Typed):
         "none", description="Where bundles for this profile have run before it was written."
     )
     requires: Requirements
-    providers: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
+    providers: Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(_each_once)] = Field(
         description="Keys of edgeslm/providers/, best first: a variant is made for each."
     )
     max_tokens: Annotated[int, Field(ge=4, le=8192, description="Longer texts are cut.")] = 128

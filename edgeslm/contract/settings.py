@@ -31,8 +31,9 @@ Pointer = Annotated[
         description="JSON pointer (RFC 6901) into the payload.",
     ),
 ]
-OTHER_VARIABLES = frozenset({"EDGESLM_CACHE", "EDGESLM_CASES"})
-"""Variables that are no settings: where exports are kept, where tests find their cases."""
+OTHER_VARIABLES = frozenset({"EDGESLM_CACHE", "EDGESLM_CASES", "EDGESLM_FLEET_PASSPHRASE"})
+"""Variables that are no settings: where exports are kept, where tests find their cases, and what
+unlocks the keys of `edgeslm fleet`."""
 REMEDY = "Correct it and start again; docs/settings.md lists every key."
 
 
@@ -99,7 +100,9 @@ class Broker(_Section):
 class ModelSettings(_Section):
     """One model on this device."""
 
-    bundle: Annotated[Path, Field(description="Bundle folder.")]
+    bundle: Annotated[
+        Path | None, Field(description="Bundle folder; absent: what the updater brings.")
+    ] = None
     workers: Annotated[
         int | None, Field(ge=1, le=64, description="Threads that call it; the cores, if absent.")
     ] = None
@@ -244,7 +247,11 @@ class AgentSettings(BaseSettings):
         "/run/edgeslm"
     )
     profile: Annotated[
-        str | None, Field(description="Device profile, name or file; the CPU's, if absent.")
+        str | None,
+        Field(
+            description="Device profile, name or file: whose providers, in its order, run models. "
+            "Absent: a bundle's own order."
+        ),
     ] = None
     uplink: Annotated[Broker, Field(description="Where results go.")] = Broker()
     input: Annotated[
@@ -276,25 +283,31 @@ class AgentSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if problem := self.contradiction():
+            raise ValueError(problem)
+        return self
+
+    def contradiction(self) -> str | None:
+        """Say which of these settings do not go together; None where all do."""
         own = f"{Topics(self.topic_root, self.device_id).base}/#"
+        for name, model in self.models.items():
+            if model.bundle is None and self.update is None:
+                return f"models.{name}.bundle: missing, and without [update] nobody brings one"
         for name, route in self.routes.items():
             unknown = sorted(set(route.models) - set(self.models))
             if unknown:
-                msg = f"routes.{name}.models: no [models.{unknown[0]}]"
-                raise ValueError(msg)
+                return f"routes.{name}.models: no [models.{unknown[0]}]"
             if overlap(route.topic, own):
-                msg = f"routes.{name}.topic: would read our own results under {own}"
-                raise ValueError(msg)
+                return f"routes.{name}.topic: would read our own results under {own}"
         for (name, route), (other, wide) in itertools.combinations(self.routes.items(), 2):
             a, b = route.topic, wide.topic
             apart = not set(route.models) & set(wide.models) or not overlap(a, b)
             if not (apart or covers(a, b) or covers(b, a)):
-                msg = (
+                return (
                     f"routes.{other}.topic: some topics match {b} and {a} of routes.{name}, but "
                     "neither holds the other: a model would get such messages twice"
                 )
-                raise ValueError(msg)
-        return self
+        return None
 
     @property
     def input_broker(self) -> Broker:

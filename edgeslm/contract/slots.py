@@ -42,7 +42,8 @@ class Operation(Typed):
     phase: Phase
     slot: SlotName | None = Field(None, description="That is filled, or on trial.")
     version: Version | None = None
-    bundle: Sha256 | None = None
+    bundle: Sha256 | None = Field(None, description="Its hash; or that of a configuration.")
+    config: DeviceConfig | None = Field(None, description="Where it is one that is changed.")
     blocks: Sha256 | None = Field(None, description="Of the block list.")
     attempts: Annotated[int, Field(ge=0)] = Field(0, description="Trials begun.")
     since: Annotated[float, Field(ge=0, description="Seconds since 1970, when it began.")] = 0.0

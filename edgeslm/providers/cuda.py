@@ -18,8 +18,8 @@ def problem() -> str | None:
     """See `edgeslm.ports.Provider`: a build with CUDA, and a GPU that its driver shows."""
     if _EP not in onnxruntime.get_available_providers():
         return (
-            "this ONNX Runtime has no CUDA provider; "
-            "pip uninstall onnxruntime && pip install 'edgeslm[cuda]'"
+            "this ONNX Runtime has no CUDA provider; pip uninstall onnxruntime onnxruntime-gpu && "
+            "pip install --no-deps onnxruntime-gpu (docs/dependencies.md says which version)"
         )
     if _gpus() == 0:
         return "the NVIDIA driver shows no GPU; look at nvidia-smi"

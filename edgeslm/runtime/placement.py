@@ -12,7 +12,7 @@ PROVED: Final[dict[Verified, str]] = {
     "silicon": "run on such a chip",
     "emulated": "run on its emulator",
     "static": "checked node by node, never run",
-    "none": "never run on its provider",
+    "none": "never run on such a device, nor on its emulator",
 }
 
 

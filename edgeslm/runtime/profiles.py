@@ -56,10 +56,11 @@ def detect_profile(device: Device | None = None) -> DeviceProfile:
     return max(fitting, key=_demands)
 
 
-def _demands(profile: DeviceProfile) -> tuple[bool, bool, int, str]:
+def _demands(profile: DeviceProfile) -> tuple[bool, bool, bool, int, str]:
     requires = profile.requires
     return (
         requires.soc is not None,
+        profile.providers[0] == "cpu",  # whether an accelerator is there, no profile can tell
         bool(requires.cpu_features_any),
         len(requires.cpu_features),
         profile.name,

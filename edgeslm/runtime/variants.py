@@ -78,11 +78,14 @@ def choose_variant(
         for name in names
         if variant in {None, name}
     ]
+    reasons: list[str] = []
     if profile is not None and stand_in is None:
         order = profile.providers
+        for name, graphs in candidates:
+            if (key := _key(graphs)) not in order:
+                reasons.append(f"{name or graphs[0].path}: profile {profile.name} has no {key!r}")
         candidates = [c for c in candidates if _key(c[1]) in order]
         candidates.sort(key=lambda candidate: order.index(_key(candidate[1])))
-    reasons: list[str] = []
     for name, graphs in candidates:
         key = stand_in or _key(graphs)
         provider = providers.load(key)

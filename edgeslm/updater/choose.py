@@ -27,13 +27,19 @@ class NoOfferError(RejectedError):
 
 
 def choose(
-    offers: Sequence[Offer], *, model: str, version: int, profile: DeviceProfile, device: Device
+    offers: Sequence[Offer],
+    *,
+    model: str,
+    version: int,
+    profile: DeviceProfile | None,
+    device: Device,
 ) -> Offer:
     """Return the bundle of a version that this device should run.
 
     Those that it can run at all, by architecture, processor, SoC and the providers of its profile;
     of them one made for its profile first, then the one whose best provider the profile likes most.
-    Whether a provider is really there, loading shows.
+    Without a profile, the one that demands most of a device. Whether a provider is really there,
+    loading shows.
 
     Raises:
         UnknownVersionError, NoOfferError: see there.
@@ -49,27 +55,32 @@ def choose(
         likes = [_rank(variant, profile, device) for variant in offer.bundle.variants]
         fitting = [found for found in likes if isinstance(found, int)]
         if fitting:
-            foreign = profile.name not in offer.bundle.profiles
+            foreign = profile is not None and profile.name not in offer.bundle.profiles
             ranked.append((foreign, min(fitting), offer.bundle.bundle, offer))
         else:
             reasons.append(f"{_called(offer.bundle)}: {'; '.join(map(str, likes))}")
     if not ranked:
+        here = profile.name if profile is not None else f"{device.arch}, no profile set"
         msg = (
-            f"{model} {version}: nothing for this device ({profile.name}): "
-            f"{' | '.join(reasons)}. Export it for this profile and add it."
+            f"{model} {version}: nothing for this device ({here}): {' | '.join(reasons)}. "
+            "Export it for this device and add it."
         )
         raise NoOfferError(msg)
     return min(ranked, key=lambda found: found[:3])[3]
 
 
-def _rank(variant: OfferedVariant, profile: DeviceProfile, device: Device) -> int | str:
-    """Return how much the profile likes a variant, 0 most; or why it cannot run here."""
+def _rank(variant: OfferedVariant, profile: DeviceProfile | None, device: Device) -> int | str:
+    """Return how much the device likes a variant, least is most; or why it cannot run here."""
     provider = variant.provider or _CPU
-    if provider not in profile.providers:
+    if profile is not None and provider not in profile.providers:
         return f"{variant.name or provider} is for {provider}, not one of this profile's providers"
     if lacking := device.lacks(variant.requires):
         return f"{variant.name or provider} {lacking}"
-    return profile.providers.index(provider)
+    if profile is not None:
+        return profile.providers.index(provider)
+    requires = variant.requires
+    demands = [requires.soc, *requires.cpu_features, *requires.cpu_features_any[:1]]
+    return -sum(demand is not None for demand in demands)
 
 
 def _called(bundle: BundleOffer) -> str:

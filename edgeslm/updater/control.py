@@ -28,6 +28,7 @@ REPLY_S: Final = 10.0
 _CHUNK: Final = 65_536
 _LATE: Final = "it did not answer in time"
 _GONE: Final = "it went away"
+_PASSING: Final = ("control.", "memory.", "agent.")  # codes of what another time may not be so
 
 
 class AgentAwayError(UnavailableError):
@@ -46,7 +47,7 @@ class OrderFailedError(RejectedError):
     """The agent could not do what it was ordered to; what served before serves.
 
     Args:
-        failed: what it said; `code` is the agent's own.
+        failed: what it said, with a code of its own.
     """
 
     code = "agent.order_failed"
@@ -54,6 +55,11 @@ class OrderFailedError(RejectedError):
     def __init__(self, failed: Failed) -> None:
         super().__init__(failed.error["message"])
         self.error = failed.error
+
+    @property
+    def at_fault(self) -> bool:
+        """Whether what was to be tried is at fault, and not how things are just now."""
+        return not self.error["code"].startswith(_PASSING)
 
 
 class Control:

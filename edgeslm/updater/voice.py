@@ -92,7 +92,9 @@ class Voice:
         log.info(event, **about, **detail)
         self._say(event, model, None, detail)
 
-    def failed(self, event: str, error: ErrorInfo, model: str | None, **detail: int | str) -> None:
+    def trouble(
+        self, event: str, error: ErrorInfo, model: str | None, detail: Mapping[str, int]
+    ) -> None:
         """A change came to nothing, and why; it stays in `update` until the next one succeeds."""
         about: dict[str, object] = {} if model is None else {"model": model}
         log.error(event, code=error["code"], message=error["message"], **about, **detail)
@@ -110,17 +112,8 @@ class Voice:
         self._send(self._topics.update, encode(self.state), True)  # noqa: FBT003 -- retained
 
     def _state(self) -> UpdateState:
-        table = self._table()
-        state: UpdateState = {
-            "schema": SCHEMA_VERSION,
-            "device": self._topics.device,
-            "time": self._clock.wall(),
-            "updater_version": __version__,
-            "phase": self._phase,
-            "seq": self._seq,
-            "config_seq": table.config_seq,
-            "models": [_model(name, slots) for name, slots in sorted(table.models.items())],
-        }
+        state = state_of(self._table(), device=self._topics.device, now=self._clock.wall())
+        state["phase"], state["seq"] = self._phase, self._seq
         model, version = self._what
         if model is not None:
             state["model"] = model
@@ -154,6 +147,20 @@ class Voice:
         if detail:
             message["detail"] = {**detail}
         self._send(self._topics.events, encode(message), False)  # noqa: FBT003 -- not retained
+
+
+def state_of(table: SlotTable, *, device: str, now: float) -> UpdateState:
+    """Return what can be said by the table of slots alone."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "device": device,
+        "time": now,
+        "updater_version": __version__,
+        "phase": table.operation.phase if table.operation else "idle",
+        "seq": 0,
+        "config_seq": table.config_seq,
+        "models": [_model(name, slots) for name, slots in sorted(table.models.items())],
+    }
 
 
 def _model(name: str, slots: ModelSlots) -> UpdatedModel:

@@ -8,11 +8,13 @@ from typing import Any, Final
 
 from edgeslm.contract.manifest import Artifact, Coverage
 from edgeslm.runtime.placement import PROVED, proved
+from exporters import targets
 from exporters.data import OUT_OF_SCOPE
 from exporters.report import plots
 from exporters.report.content import Content, Judgement
 from exporters.report.style import STYLE
 from exporters.report.svg import Plot, tell_apart
+from exporters.tune.run import tunable
 
 _MB: Final = 1e6
 _CONFUSED: Final = 12  # pairs that are listed
@@ -246,13 +248,16 @@ def _unsearched(content: Content, searches: Sequence[Mapping[str, Any]]) -> str:
     """Say which providers no recipe was searched for."""
     searched = {search["provider"] for search in searches}
     left = [provider for provider in content.profile.providers if provider not in searched]
-    if not left:
-        return ""
-    said = (
-        f"Not searched for {', '.join(left)}: export with --tune to learn which operators int8 "
-        "hurts, and what other recipes would come to, where a target knows several."
-    )
-    return f"<h2>Sensitivity</h2><p>{escape(said)}</p>"
+    known = [provider for provider in left if tunable(targets.load(provider)) is not None]
+    said = []
+    if known:
+        said.append(
+            f"Not searched for {', '.join(known)}: export with --tune to learn which operators "
+            "int8 hurts, and what other recipes would come to."
+        )
+    if one := [provider for provider in left if provider not in known]:
+        said.append(f"One recipe alone is known for {', '.join(one)}.")
+    return f"<h2>Sensitivity</h2><p>{escape(' '.join(said))}</p>" if said else ""
 
 
 def _notes(cautions: Sequence[str]) -> str:

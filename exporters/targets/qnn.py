@@ -119,7 +119,9 @@ def _name(length: int) -> str:
 
 
 def _copy(source: Path, other: Path) -> None:
-    shutil.copytree(source, other, dirs_exist_ok=True)
+    # Not the folder itself, which is ours alone: who reads the bundle is another user.
+    for file in source.iterdir():
+        shutil.copy2(file, other / file.name)
 
 
 def _verified() -> Verified:

@@ -113,7 +113,7 @@ def test_a_device_that_is_well(run: Run, write: Write, mosquitto: Mosquitto, bun
     assert report["counts"] == {"error": 0, "warning": len(idle), "ok": rest}
     said = {f["check"]: f["found"] for f in report["findings"]}
     assert f"(verified: {detect_profile().verified})" in said["cpu"]
-    assert "verified: none (never run on its provider)" in said["model.m"]
+    assert "verified: none (never run on such a device, nor on its emulator)" in said["model.m"]
     for folder in ("state", "run"):
         assert not (config.parent / folder).exists(), "it changes nothing"
 
@@ -443,7 +443,7 @@ def test_each_model_is_tried_by_itself(write: Write, bundle: Path, tmp_path: Pat
     found = examine(write(uplink=at(free_port()), models=models))
     assert found["model.good"].level == "ok"
     assert "2 of 2 nodes on cpu" in found["model.good"].found
-    assert "verified: none (never run on its provider)" in found["model.good"].found
+    assert "verified: none (never run on such a device" in found["model.good"].found
     assert {found[f"model.{name}"].code for name in ("none", "cut", "differs")} == {
         "bundle.missing",
         "bundle.tampered",

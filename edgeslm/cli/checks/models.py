@@ -2,39 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
+from edgeslm.agent.desired import Desired, Source
+from edgeslm.agent.shelf import Shelf
 from edgeslm.cli.checks import Finding, guarded, ok, warning
-from edgeslm.contract.settings import AgentSettings, ModelSettings
+from edgeslm.contract.settings import AgentSettings
 from edgeslm.runtime.model import load_model
 from edgeslm.runtime.placement import placed, proved, remarks
-from edgeslm.runtime.profiles import detect_profile, load_profile
+from edgeslm.runtime.profiles import load_profile
 
 _PLACE: Final = "Export for what this device has; `edgeslm doctor` lists its providers."
+_UPDATER: Final = "See that `edgeslm updater` runs; its log says what it does."
 _REMEDY: Final = "Copy a whole bundle for this device there, or export it again."
 
 
 def models(settings: AgentSettings | None) -> Iterator[Finding]:
     """Whether each model loads, and answers its golden file as it did where it was exported."""
-    if settings is not None:
-        for name, model in settings.models.items():
-            find = partial(_model, name, model, settings.profile)
-            yield from guarded(f"model.{name}", find, remedy=_REMEDY)
+    if settings is None:
+        return
+    told: list[str] = []
+    shelf = None if settings.update is None else Shelf(settings.update.dir)
+    desired = Desired(settings, shelf, lambda *trouble: told.append(trouble[2]))
+    desired.read()
+    plan = desired.fitting()
+    for problem in told:
+        yield warning("updates", problem, _UPDATER)
+    for name, sources in plan.sources.items():
+        find = partial(_model, name, sources, settings.profile)
+        yield from guarded(f"model.{name}", find, remedy=_REMEDY)
 
 
-def _model(name: str, settings: ModelSettings, profile: str | None) -> Iterator[Finding]:
-    """Load one.
+def _model(name: str, sources: Sequence[Source], profile: str | None) -> Iterator[Finding]:
+    """Load one, from where the agent would.
 
     Raises:
         EdgeSLMError: see `load_model`; ProfileError: there is no such profile, or none fits.
     """
+    if not sources:
+        yield warning(f"model.{name}", "no bundle yet: the updater brings it", _UPDATER)
+        return
     model = load_model(
-        settings.bundle,
-        profile=load_profile(profile) if profile else detect_profile(),
+        sources[0].path,
+        profile=load_profile(profile) if profile else None,
         cache_entries=0,
         verdict_dir=None,  # replayed each time
+        expected=sources[0].hash,
     )
     which = f"{model.ref['name']} {model.ref['version']} ({model.ref['hash'][:12]})"
     where = placed(model.coverage, model.provider)

@@ -1,0 +1,66 @@
+"""What the commands of `edgeslm fleet` share: their options, and the repository they open."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from edgeslm.fleet.errors import FleetExtraError
+
+if TYPE_CHECKING:
+    from edgeslm.fleet.repository import Repository
+
+NEEDED: Final = ("cryptography", "securesystemslib", "tuf")
+EPILOG: Final = """\
+exit status:
+  0   done
+  65  refused: says which file, what is wrong, and what to do
+  75  not now: a key is not there, the disk is full, another command writes, or a package is missing
+  78  fleet.toml, or a configuration, cannot be used
+"""
+
+
+def parser(prog: str, doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options that all of them have."""
+    made = argparse.ArgumentParser(
+        prog=prog,
+        description=(doc or "").partition(": ")[2],
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument(
+        "--repository", type=Path, default=Path("fleet"), metavar="DIR", help="default: fleet"
+    )
+    made.add_argument(
+        "--passphrase-file",
+        type=Path,
+        metavar="FILE",
+        help="passphrase of the keys; else EDGESLM_FLEET_PASSPHRASE, else it is asked for",
+    )
+    return made
+
+
+def require_extra() -> None:
+    """Say which extra is missing, before it is imported.
+
+    Raises:
+        FleetExtraError: one is.
+    """
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        msg = f"{', '.join(missing)}: not installed. pip install 'edgeslm[fleet]'"
+        raise FleetExtraError(msg)
+
+
+def opened(args: argparse.Namespace) -> Repository:
+    """Return the repository that the options name.
+
+    Raises:
+        EdgeSLMError: a package is missing, or there is no repository.
+    """
+    require_extra()
+    from edgeslm.fleet.passphrases import Passphrases  # noqa: PLC0415 -- needs the extra
+    from edgeslm.fleet.repository import Repository  # noqa: PLC0415
+
+    return Repository(args.repository, Passphrases(args.passphrase_file))

@@ -1,0 +1,35 @@
+"""`edgeslm fleet stick --to PATH`: write models and assignments for devices without a network."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeslm.cli.fleet import opened, parser
+from edgeslm.cli.text import megabytes, printable
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns its exit status."""
+    options = parser("edgeslm fleet stick", __doc__)
+    options.add_argument(
+        "--to", type=Path, required=True, metavar="PATH", help="an empty folder, or a file .tar"
+    )
+    options.add_argument(
+        "--device",
+        action="append",
+        default=[],
+        metavar="D",
+        help="whose assignment; may be given more than once; all that have one, if absent",
+    )
+    args = options.parse_args(argv)
+    repository = opened(args)
+    from edgeslm.fleet.stick import write_stick  # noqa: PLC0415 -- needs the extra
+
+    size = write_stick(repository, args.to, args.device)
+    days = repository.config.days.stick
+    sys.stdout.write(
+        printable(f"{args.to}: {megabytes(size)}; edgeslm update --from it within {days:g} days\n")
+    )
+    return 0

@@ -1,0 +1,37 @@
+"""`edgeslm updater`: fetch, try, keep and take back what the fleet assigns, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from edgeslm import logs
+from edgeslm.cli.broker_files import try_files
+from edgeslm.cli.updates import require_extra, update_of
+from edgeslm.contract.settings import load_settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the updater until SIGTERM or SIGINT, or until it was idle for long enough."""
+    parser = argparse.ArgumentParser(prog="edgeslm updater", description="Run the updater.")
+    parser.add_argument("--config", type=Path, required=True, help="settings, TOML, with [update]")
+    args = parser.parse_args(argv)
+    settings = load_settings(args.config)
+    update = update_of(settings)
+    try_files(args.config, "uplink", settings.uplink)
+    require_extra()
+    logs.configure(device=settings.device_id, level=settings.log_level)
+    from edgeslm.updater.wiring import opened  # noqa: PLC0415 -- imports tuf
+
+    with opened(settings, update, online=True) as updater:
+
+        def on_stop(_signal: int, _frame: FrameType | None) -> None:
+            updater.stop()
+
+        signal.signal(signal.SIGTERM, on_stop)
+        signal.signal(signal.SIGINT, on_stop)
+        updater.run()
+    return 0

@@ -1,0 +1,73 @@
+"""What `edgeslm updater`, `update` and `status` share."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Final
+
+from edgeslm.cli.text import megabytes
+from edgeslm.contract.messages import UpdateState
+from edgeslm.contract.settings import AgentSettings, UpdateSettings
+from edgeslm.errors import ConfigError, UnavailableError
+
+NEEDED: Final = ("bsdiff4", "cryptography", "securesystemslib", "tuf", "zstandard")
+
+
+class UpdateExtraError(UnavailableError):
+    """The packages that verify updates are not installed."""
+
+    code = "update.extra"
+
+
+def require_extra() -> None:
+    """Say which package is missing, before it is imported.
+
+    Raises:
+        UpdateExtraError: one is.
+    """
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        msg = f"{', '.join(missing)}: not installed. pip install 'edgeslm[update]'"
+        raise UpdateExtraError(msg)
+
+
+def update_of(settings: AgentSettings) -> UpdateSettings:
+    """Return [update].
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if settings.update is None:
+        file = "settings"
+        remedy = "Add it, with the root of trust of the device's fleet: docs/settings.md."
+        problem = ("update", "missing, so that this device takes no updates")
+        raise ConfigError(file, [problem], remedy=remedy)
+    return settings.update
+
+
+def described(state: UpdateState) -> list[str]:
+    """Return what an updater says of itself, a line each."""
+    lines = [f"updater   {_phase(state)}"]
+    lines += [f"          waits for the {state['waiting']}"] if "waiting" in state else []
+    if error := state.get("error"):
+        lines.append(f"          last failure: {error['message']} [{error['code']}]")
+    lines.append(f"assigned  {state['seq'] or 'nothing yet'}; configuration {_config(state)}")
+    for model in state["models"]:
+        runs = f"version {model['version']} ({model['bundle'][:12]})" if "version" in model else "-"
+        spare = f", spare: version {model['spare_version']}" if "spare_version" in model else ""
+        bad = f", failed here: {len(model['bad'])}" if model.get("bad") else ""
+        lines.append(f"model     {model['name']}: {runs}{spare}{bad}")
+    return lines
+
+
+def _phase(state: UpdateState) -> str:
+    phase = str(state["phase"])
+    if "model" in state:
+        version = f" {state['version']}" if "version" in state else ""
+        phase += f" {state['model']}{version}"
+    if "total_bytes" in state and "done_bytes" in state:
+        phase += f", {megabytes(state['done_bytes'])} of {megabytes(state['total_bytes'])}"
+    return phase
+
+
+def _config(state: UpdateState) -> str:
+    return f"of assignment {state['config_seq']}" if state["config_seq"] else "of the settings file"
