@@ -82,12 +82,15 @@ def node(folder: Path, bundle: Path) -> Enter:
     return enter
 
 
-def agent(bundle: Path, *, verdicts: Path | None = None) -> Enter:
+def agent(
+    bundle: Path, *, verdicts: Path | None = None, updates: tuple[Path, Path] | None = None
+) -> Enter:
     """Enter `edgeslm run` with one model and one route of plain texts.
 
     Args:
         bundle: what it serves.
         verdicts: a state folder that outlives this start, as on a device; by default a new one.
+        updates: an updater's directory, and a runtime folder in which it finds the agent.
     """
 
     def enter(broker: Broker, folder: Path) -> tuple[list[str], str]:
@@ -99,7 +102,7 @@ def agent(bundle: Path, *, verdicts: Path | None = None) -> Enter:
         lines = [
             f"device_id = {_toml(device)}",
             f"state_dir = {_toml(verdicts or folder / 'state')}",
-            f"runtime_dir = {_toml(folder / 'runtime')}",
+            f"runtime_dir = {_toml(updates[1] if updates else folder / 'runtime')}",
             "state_interval_s = 1",
             "[uplink]",
             'host = "127.0.0.1"',
@@ -112,6 +115,8 @@ def agent(bundle: Path, *, verdicts: Path | None = None) -> Enter:
             f"topic = {_toml(TOPIC)}",
             f"models = [{_toml(MODEL)}]",
         ]
+        if updates:
+            lines += ["[update]", f"dir = {_toml(updates[0])}"]
         config.write_text("\n".join((*lines, "")), "utf-8")
         argv = [sys.executable, "-m", "edgeslm", "run", "--config", str(config)]
         return argv, Topics(DEFAULT_ROOT, device).results(MODEL)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeslm.contract.manifest import Artifact
 from edgeslm.contract.messages import Cause
-from edgeslm.errors import UnavailableError
+from edgeslm.errors import RejectedError, UnavailableError
+
+if TYPE_CHECKING:  # the agent's start does without them
+    from edgeslm.contract.fleet import Assignment, BlockList, BundleOffer, Keys
+    from edgeslm.contract.slots import SlotName, SlotTable
 
 Tensor = NDArray[np.generic]
 P = TypeVar("P", bound="Publication")
@@ -194,7 +199,11 @@ class Received(NamedTuple):
 
 
 class Publication(Protocol):
-    """What a transport sends: always at QoS 1, so that it is confirmed."""
+    """What a transport sends.
+
+    At QoS 1 it is confirmed when the broker has acknowledged it. At QoS 0 when it has been written
+    to the connection: it may be lost there, and by a broker that has no room for it.
+    """
 
     @property
     def topic(self) -> str: ...
@@ -204,6 +213,19 @@ class Publication(Protocol):
     def properties(self) -> Mapping[str, object]: ...
     @property
     def retain(self) -> bool: ...
+    @property
+    def qos(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Letter:
+    """A publication that is nothing else; `eq=False`, so that it is its own key."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    qos: int = 1
+    properties: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +267,7 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Confirmed(Generic[P]):
-    """The broker acknowledged these publications, the very objects given to `publish`.
+    """These publications, the very objects given to `publish`, are with the broker.
 
     Args:
         publications: those it took, in order.
@@ -358,4 +380,210 @@ class Outbox(Protocol):
             OutboxUnavailableError: the disk refused; none was removed.
         """
 
+    def limit(self, *, max_rows: int, max_bytes: int) -> None:
+        """Hold no more than this from now on; what is held already stays."""
+
     def __len__(self) -> int: ...
+
+
+class NotThereError(UnavailableError):
+    """The repository has no such file; of root metadata that means: the newest is known."""
+
+    code = "trust.not_there"
+
+
+Fetch = Callable[[str, int], bytes]
+"""Returns a metadata file by its name, such as 7.snapshot.json, and at most so many bytes of it.
+
+Raises NotThereError where there is none, another UnavailableError where it cannot be had now.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A bundle that the repository has, as signed.
+
+    Args:
+        bundle: what it is, and what it needs.
+        sha256: of its block list.
+        length: of its block list, bytes.
+    """
+
+    bundle: BundleOffer
+    sha256: str
+    length: int
+
+
+class TrustedMetadata(Protocol):
+    """What is genuine, by the fleet's signatures and by what was trusted before. One thread's."""
+
+    def walk_roots(self) -> Keys:
+        """Follow the chain of roots to its end, which needs no clock; return who may sign times.
+
+        Raises:
+            EdgeSLMError: see `edgeslm/core/trust.py`.
+        """
+
+    def time_of(self, envelope: bytes, *, device: str, nonce: str) -> float:
+        """Return the time in a signed `TimeReply` to this device and nonce; it becomes a floor.
+
+        Raises:
+            ClockUntrustedError: it is not that, or before a time signed earlier.
+        """
+
+    @property
+    def time_floor(self) -> float:
+        """Seconds since 1970 before which it cannot be; 0 where no time was seen signed."""
+
+    def refresh(self, now: float) -> None:
+        """Bring the repository's metadata up to date, at a time that is trusted.
+
+        Raises:
+            EdgeSLMError: see `edgeslm/core/trust.py`; nothing is offered then until it succeeds.
+        """
+
+    def offers(self, model: str) -> list[Offer]:
+        """Return the bundles of a model, as of the last `refresh`; none where it is not known.
+
+        Raises:
+            EdgeSLMError: see `edgeslm/core/trust.py`.
+        """
+
+    def blocks(self, offer: Offer, raw: bytes) -> BlockList:
+        """Return the block list of an offer from bytes that came from anywhere.
+
+        Raises:
+            TrustMismatchError, TrustMalformedError: it is not that.
+        """
+
+    def assignment(self, envelope: bytes, *, device: str, now: float) -> Assignment:
+        """Return what a signed envelope assigns to this device; the floor stays where it is.
+
+        Raises:
+            EdgeSLMError: codes `assignment.*`.
+        """
+
+    def accept(self, assignment: Assignment) -> None:
+        """Keep the assignment that was verified last, and trust no older one from now on."""
+
+    @property
+    def kept(self) -> bytes | None:
+        """Envelope of the assignment accepted last, to be verified again; None: none was."""
+
+
+class DiskFullError(UnavailableError):
+    """There is no room on the disk for what an update needs; what serves is left alone."""
+
+    code = "disk.full"
+
+
+class UpdaterRunningError(UnavailableError):
+    """Another updater, or `edgeslm update`, holds this directory."""
+
+    code = "updater.running"
+
+
+class SlotsUnavailableError(UnavailableError):
+    """The updater's directory cannot be read or written."""
+
+    code = "slots.unavailable"
+
+
+class SlotStore(Protocol):
+    """A device's bundles and the table of them. One process's, and one thread's."""
+
+    def read(self) -> SlotTable:
+        """Return the table as it was written last.
+
+        Raises:
+            SlotsUnavailableError: the disk refused.
+        """
+
+    def write(self, table: SlotTable) -> None:
+        """Replace the table, durably; where that fails, `read` says which of the two there is.
+
+        Raises:
+            DiskFullError, SlotsUnavailableError: the disk refused.
+        """
+
+    def folder(self, model: str, slot: SlotName) -> Path:
+        """Return where a slot's bundle lies, or would: there may be nothing."""
+
+    def empty(self, model: str, slot: SlotName) -> Path:
+        """Remove all that is in a slot; return its folder, which is there and empty.
+
+        Raises:
+            IllegalStepError: it is active, or whole by the table.
+            DiskFullError, SlotsUnavailableError: the disk refused.
+        """
+
+
+class DamagedBlobError(RejectedError):
+    """All its bytes are here, and they are not those that were promised; what is wrong goes."""
+
+    code = "fetch.damaged"
+
+
+class Download(Protocol):
+    """One blob on its way to disk, block by block, in any order; it outlives a killed process.
+
+    Owned by one thread. All methods raise `DiskFullError` or `SlotsUnavailableError` where the
+    disk refuses; what was kept before is then still there.
+    """
+
+    @property
+    def missing(self) -> int:
+        """Blocks that are not here."""
+
+    def here(self) -> list[int]:
+        """Blocks that are, ascending."""
+
+    def put(self, block: int, data: bytes | memoryview) -> bool:
+        """Keep a block; return False where the bytes are not those of the block."""
+
+    def flush(self) -> None:
+        """Have the disk keep what was put so far."""
+
+    def finish(self) -> Path:
+        """Return the file, whole and flushed, its hash checked.
+
+        Raises:
+            DamagedBlobError: it is not what was promised; what is wrong of it counts as missing.
+        """
+
+    def close(self) -> None:
+        """Let go of the files; what was flushed stays."""
+
+
+class BlockStore(Protocol):
+    """A folder of blobs under way."""
+
+    def begin(self, blob: str, size: int, blocks: Sequence[str]) -> Download:
+        """Make room for a blob, or go on with it.
+
+        Args:
+            blob: SHA-256 of all of it.
+            size: its bytes.
+            blocks: SHA-256 of each block; empty where it has one block, or they are not known.
+
+        Raises:
+            DiskFullError: no room; nothing is left behind.
+            SlotsUnavailableError: the disk refused.
+        """
+
+    def held(self, blob: str) -> int:
+        """Bytes of disk that a blob takes already."""
+
+    def move(self, blob: str, to: Path) -> None:
+        """Put a finished blob in its place, durably; the folder of `to` is there.
+
+        Raises:
+            DiskFullError, SlotsUnavailableError: the disk refused.
+        """
+
+    def sweep(self, keep: Collection[str] = ()) -> None:
+        """Remove all but these blobs.
+
+        Raises:
+            SlotsUnavailableError: the disk refused.
+        """

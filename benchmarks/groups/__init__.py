@@ -23,6 +23,7 @@ MODULES: Final = {
     "unrepeated": "throughput",
     "latency": "latency",
     "footprint": "footprint",
+    "swap": "swap",
     "int8": "int8",
     "node": "node",
     "matrix": "matrix",

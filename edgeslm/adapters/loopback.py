@@ -74,6 +74,8 @@ class Bus:
         if message.retain:
             self._retained[message.topic] = message
         for name, session in self._sessions.items():
+            if not message.qos and name not in self._links:
+                continue  # nothing is kept for who is away
             if any(matches(f, message.topic) for f in session.filters):
                 session.queue.append((message, False))
                 self.push(name)
@@ -219,13 +221,14 @@ class Loopback(Generic[P]):
     def publish(self, publications: Sequence[P], *, epoch: int) -> None:
         if not self._up or epoch != self._epoch:
             return
+        confirmed: list[P] = []
         for item in publications:
-            message = Message(item.topic, item.payload, 1, item.retain, item.properties)
+            message = Message(item.topic, item.payload, item.qos, item.retain, item.properties)
             self._bus.publish(message)
-        if self._bus.confirming:
-            self._sink(Confirmed(list(publications)))
-        else:
-            self._unconfirmed += publications
+            at_once = self._bus.confirming or not item.qos
+            (confirmed if at_once else self._unconfirmed).append(item)
+        if confirmed:
+            self._sink(Confirmed(confirmed))
 
     def settle(self, messages: Sequence[Received]) -> None:
         if self._up:
@@ -286,6 +289,10 @@ class MemoryOutbox:
     def remove(self, ids: Sequence[int]) -> None:
         for id_ in ids:
             self._rows.pop(id_, None)
+
+    def limit(self, *, max_rows: int, max_bytes: int) -> None:
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
 
     def __len__(self) -> int:
         return len(self._rows)

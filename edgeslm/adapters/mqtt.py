@@ -205,8 +205,7 @@ class _Connection(Generic[P]):
                     break
             if self._up:
                 self._obey(now)
-            if client.want_write():
-                client.loop_write()
+            self._write()
             if client.socket() is None:
                 break
             busy = self._watch(sock.fileno(), now)
@@ -223,6 +222,14 @@ class _Connection(Generic[P]):
                 elif count > RATE * (now - read_at):
                     time.sleep(GATHER_S)
                 read_at = now
+
+    def _write(self) -> None:
+        """Write what the connection takes; at QoS 0 that is all that can be known of it."""
+        client = self._client
+        if client.want_write():
+            client.loop_write()
+            if client.confirmed:
+                self._tell()
 
     def _watch(self, fd: int, now: float) -> bool:
         """Poll `fd` for what is wanted now; return whether bytes are waiting already."""

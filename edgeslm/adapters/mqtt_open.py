@@ -35,6 +35,7 @@ class LinkConfig:
         will: (topic, payload), retained, published by the broker when we are lost.
         held: filters the broker may hold for the session from an earlier life; those no longer
             wanted are given up.
+        max_packet_bytes: the largest packet that we take, announced where the protocol can.
     """
 
     client_id: str
@@ -44,6 +45,7 @@ class LinkConfig:
     window: int = 64
     will: tuple[str, bytes] | None = None
     held: frozenset[str] = frozenset()
+    max_packet_bytes: int = MAX_PACKET_BYTES
 
 
 def open_client(config: LinkConfig, *, epoch: int) -> StockClient:
@@ -68,7 +70,7 @@ def open_client(config: LinkConfig, *, epoch: int) -> StockClient:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho's
         properties.SessionExpiryInterval = config.session_expiry_s
         properties.ReceiveMaximum = config.receive_maximum
-        properties.MaximumPacketSize = MAX_PACKET_BYTES
+        properties.MaximumPacketSize = config.max_packet_bytes
         client.connect(
             broker.host,
             broker.effective_port,

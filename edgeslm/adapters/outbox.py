@@ -118,6 +118,10 @@ class SqliteOutbox:
         self._rows -= rows
         self._bytes -= size
 
+    def limit(self, *, max_rows: int, max_bytes: int) -> None:
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+
     def close(self) -> None:
         """Fold the log into the database and let go of it."""
         if self._opened is not None:

@@ -1,9 +1,10 @@
 """A faster paho client for the versions of paho it was tested with; the stock one otherwise.
 
 Stock paho makes three or more system calls and builds a 22 us object of properties for each
-message. This one reads 64 KB at a time and decodes PUBLISH and PUBACK itself; all other packets
-go to paho's own handlers. It overrides private methods, so it is used only on versions in
-`TESTED`: adding one takes a green run of tests/contract/test_transport.py and tests/adapters/.
+message. This one reads 64 KB at a time, longer packets in larger pieces, and decodes PUBLISH and
+PUBACK itself; all other packets go to paho's own handlers. It overrides private methods, so it is
+used only on versions in `TESTED`: adding one takes a green run of tests/contract/test_transport.py
+and tests/adapters/.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 import paho.mqtt
-from paho.mqtt.client import PUBACK, PUBLISH
+from paho.mqtt.client import PUBACK, PUBLISH, MQTTMessageInfo
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.exception import MQTTException
 
@@ -22,6 +23,7 @@ from edgeslm.ports import Publication, Received
 
 TESTED: Final = frozenset({"2.2.0"})
 READ_AHEAD: Final = 65_536
+READ_MOST: Final = 1 << 20  # at once, while a packet that is longer than that comes in
 MAX_TOPICS: Final = 4096  # whose decoded form is kept
 _QOS: Final = 0x06
 _QOS_1: Final = 0x02
@@ -54,7 +56,7 @@ class FastClient(StockClient):
         if self._sock is None:
             return MQTTErrorCode.MQTT_ERR_NO_CONN
         try:
-            data = self._sock_recv(READ_AHEAD)
+            data = self._sock_recv(READ_AHEAD if self._need <= READ_AHEAD else READ_MOST)
         except BlockingIOError:
             return MQTTErrorCode.MQTT_ERR_SUCCESS
         except OSError:
@@ -64,10 +66,10 @@ class FastClient(StockClient):
         with self._msgtime_mutex:
             self._last_bytes_received = self.received_at
         if self._held:
-            self._held += data
-            if len(self._held) < self._need:
+            if len(self._held) + len(data) < self._need:
+                self._held += data
                 return MQTTErrorCode.MQTT_ERR_SUCCESS
-            data = bytes(self._held)
+            data = b"".join((self._held, data))
             self._held.clear()
         try:
             rc = self._take(data)
@@ -87,23 +89,46 @@ class FastClient(StockClient):
                 properties = _encode_properties(item.properties) if item.properties else b"\0"
             payload = item.payload
             size = 4 + len(topic) + len(properties) + len(payload)
-            parts += (
-                _HEADS[item.retain],
-                _encode_length(size),
+            if item.qos:
+                parts += (
+                    _HEADS[item.retain],
+                    _encode_length(size),
+                    _U16.pack(len(topic)),
+                    topic,
+                    _U16.pack(mid),
+                    properties,
+                    payload,
+                )
+                continue
+            self._queue(parts)
+            parts = [
+                _HEADS_0[item.retain],
+                _encode_length(size - 2),
                 _U16.pack(len(topic)),
                 topic,
-                _U16.pack(mid),
                 properties,
                 payload,
-            )
-        # For paho one packet, whatever is in it: it writes bytes and looks at the kind alone.
-        self._packet_queue(PUBLISH, b"".join(parts), 0, 1)
+            ]
+            # A view: what a write leaves of a long packet is not copied for the next. When it is
+            # written, paho says so by the number.
+            packet = memoryview(b"".join(parts))
+            self._packet_queue(PUBLISH, packet, mid, 0, MQTTMessageInfo(mid))  # type: ignore[arg-type]
+            parts = []
+        self._queue(parts)
         return mids
 
     def acknowledge(self, mids: Iterable[int]) -> None:
         pack = _PUBACK.pack
         if packets := b"".join([pack(PUBACK, 2, mid) for mid in mids]):
             self._packet_queue(PUBACK, packets, 0, 1)
+
+    def _queue(self, parts: list[bytes]) -> None:
+        """Queue packets at QoS 1.
+
+        For paho one packet, whatever is in it: it writes bytes and looks at the kind alone.
+        """
+        if parts:
+            self._packet_queue(PUBLISH, b"".join(parts), 0, 1)
 
     def _take(self, data: bytes) -> MQTTErrorCode:
         """Handle every whole packet in `data`, keep the rest."""
@@ -188,6 +213,7 @@ class FastClient(StockClient):
 
 
 _HEADS: Final = (bytes([PUBLISH | _QOS_1]), bytes([PUBLISH | _QOS_1 | 1]))  # by retain
+_HEADS_0: Final = (bytes([PUBLISH]), bytes([PUBLISH | 1]))
 
 
 def _encode_length(size: int) -> bytes:

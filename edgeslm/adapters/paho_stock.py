@@ -35,7 +35,8 @@ class StockClient(paho.Client):
 
     Attributes:
         arrived: messages since the owner looked.
-        confirmed: (packet id, reason code) of publications since the owner looked.
+        confirmed: (packet id, reason code) of publications since the owner looked; those at QoS 0
+            when they have been written.
         session_present: None until the broker has accepted the connection.
         trouble: why the connection was refused or is gone; "" while it is not.
         refusal: MQTT 5 reason code with which the broker said no; 0: it did not.
@@ -87,7 +88,7 @@ class StockClient(paho.Client):
                 properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call] # paho's
                 for name, value in item.properties.items():
                     setattr(properties, name, value)
-            done = self.publish(item.topic, item.payload, 1, item.retain, properties)
+            done = self.publish(item.topic, item.payload, item.qos, item.retain, properties)
             mids.append(done.mid)
         return mids
 

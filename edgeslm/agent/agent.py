@@ -12,25 +12,29 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from edgeslm import __version__
 from edgeslm.adapters.process import rss_mb
-from edgeslm.adapters.systemd import Notifier
+from edgeslm.agent.desired import Desired, Plan
 from edgeslm.agent.forwarder import Forwarder
-from edgeslm.agent.models import Loaded, Loader
-from edgeslm.agent.roster import Office, Roster, RosterParts
+from edgeslm.agent.models import Loaded, Loader, Rechecked
+from edgeslm.agent.parts import Office, Parts
+from edgeslm.agent.roster import Roster
 from edgeslm.agent.session import Job
 from edgeslm.agent.voice import Troubles, Voice
-from edgeslm.agent.workers import Model, Pool, Responder
+from edgeslm.agent.workers import Pool, Responder
 from edgeslm.contract.messages import SCHEMA_VERSION
-from edgeslm.contract.settings import AgentSettings, ModelSettings
+from edgeslm.contract.settings import AgentSettings
 from edgeslm.core.delivery import Parcel
 from edgeslm.errors import ConfigError
 from edgeslm.logs import Log
-from edgeslm.ports import Arrived, Clock, Down, Outbox, Report, Sink, Subscribed, Transport, Up
+from edgeslm.ports import Arrived, Down, Report, Sink, Subscribed, Up
+
+if TYPE_CHECKING:  # loaded only where there is an updater
+    from edgeslm.agent.control import Controller
 
 log = Log(__name__)
 DRAIN_S: Final = 2.5  # at the end, for inputs that are being answered
@@ -41,36 +45,6 @@ MAX_WAIT_S: Final = 5.0
 BUSY: Final = 256  # inputs with the workers: enough for a while, however quick they are
 GATHER_S: Final = 0.01  # between two turns while they are
 SAVE_S: Final = 1.0  # between two times that what was answered is saved
-
-
-class Parts(RosterParts, Protocol):
-    """What the agent is made of; `edgeslm.agent.wiring` has the real ones."""
-
-    @property
-    def clock(self) -> Clock: ...
-    @property
-    def outbox(self) -> Outbox: ...
-    @property
-    def notifier(self) -> Notifier: ...
-    @property
-    def set_aside(self) -> Path | None:
-        """Where the outbox was moved that could not be read at the start; None if none was."""
-
-    def load(self, name: str, settings: ModelSettings, known: str | None) -> Model | None:
-        """Return a loaded model; None if the bundle still has the hash `known`.
-
-        Called on the loader's thread; `EdgeSLMError` says why it cannot be loaded.
-        """
-
-    def uplink(self, settings: AgentSettings, sink: Sink, will: Parcel) -> Transport[Parcel]:
-        """Return the link that results leave by."""
-
-    def reload(self) -> AgentSettings:
-        """Return the settings as they are now.
-
-        Raises:
-            ConfigError: they cannot be used.
-        """
 
 
 class Doorbell:
@@ -110,7 +84,7 @@ class Agent:
         self._asked = _Asked([], [])
         self._reports: deque[tuple[str | None, Report]] = deque()  # None: the uplink's
         self._done: deque[Job] = deque()
-        self._loads: deque[Loaded] = deque()
+        self._loads: deque[Loaded | Rechecked] = deque()
         self._drops: Counter[str] = Counter()
         self._downs: dict[str | None, Troubles] = defaultdict(Troubles)  # why links are down
         self._began = self._clock.monotonic()
@@ -127,19 +101,16 @@ class Agent:
             ack_timeout_s=settings.outbox.ack_timeout_s,
             on_trouble=self._trouble,
         )
-        self._roster = Roster(
-            settings,
-            parts,
-            Office(
-                clock=parts.clock,
-                sink=self._sink,
-                pool=self._pool,
-                trouble=self._trouble,
-                event=self._event,
-            ),
-            loader=self._loader,
-            drops=self._drops,
+        self._office = Office(
+            clock=parts.clock,
+            sink=self._sink,
+            pool=self._pool,
+            trouble=self._trouble,
+            event=self._event,
         )
+        self._roster = Roster(settings, parts, self._office, loader=self._loader, drops=self._drops)
+        self._desired = Desired(settings, parts.shelf(), self._trouble)
+        self._controller: Controller | None = None
 
     def stop(self) -> None:
         """Ask for the end; may be called from a signal handler."""
@@ -156,10 +127,14 @@ class Agent:
 
         Where one has not, the interpreter must not be taken down under it.
         """
-        self._roster.begin()
+        self._desired.read()
+        plan = self._desired.fitting()
+        self._live_by(plan.settings)
+        self._roster.begin(plan)
         self._forwarder.link.start()
         if (damaged := self._parts.set_aside) is not None:
             self._trouble("outbox_set_aside", "outbox.damaged", f"kept as {damaged}")
+        self._open_control()
         while not self._asked.stop:
             self._turn()
             if self._asked.reload:
@@ -178,7 +153,9 @@ class Agent:
         while self._reports:
             self._take_report(*self._reports.popleft())
         while self._loads:
-            self._roster.take_load(self._loads.popleft())
+            self._take_job(self._loads.popleft())
+        if self._controller is not None:
+            self._controller.turn(self._clock.monotonic())
         self._finish()
         forwarder = self._forwarder
         slots = list(self._roster.slots.values())
@@ -240,18 +217,33 @@ class Agent:
 
     def _finish(self) -> None:
         """Count what the workers have done."""
-        done = self._done
+        done, slots = self._done, self._roster.slots
         while done:
             job = done.popleft()
             job.answered = True
-            self._roster.slots[job.session.model].counts[job.outcome] += 1
+            slot = slots[job.session.model]
+            slot.counts[job.outcome] += 1
+            if (parcel := job.parcel) is not None:
+                slot.latencies.add(parcel.born, parcel.born - job.message.received_at)
             self._roster.dispatcher.finished(job)
 
     # Models and routes.
 
-    def _take_load(self, loaded: Loaded) -> None:
+    def _take_load(self, loaded: Loaded | Rechecked) -> None:
         self._loads.append(loaded)
         self._bell.ring()
+
+    def _take_job(self, result: Loaded | Rechecked) -> None:
+        controller = self._controller
+        match result:
+            case Rechecked() if controller is not None:
+                controller.rechecked(result)
+            case Loaded() if controller is not None and result.wanted.on_trial:
+                controller.loaded(result)
+            case Loaded():
+                self._roster.take_load(result)
+            case _:
+                pass
 
     def _pool(self, name: str, threads: int, responder: Responder) -> Pool:
         done, wake = self._done, self._bell.ring
@@ -263,9 +255,43 @@ class Agent:
         except ConfigError as err:
             self._trouble("reload_failed", err.code, str(err))
             return
-        self._settings, wait = self._roster.keep_fixed(new)
-        self._roster.apply(self._settings)
+        self._desired.file, wait = self._roster.keep_fixed(new)
+        self._desired.read()
+        self.adopt(self._desired.fitting(), look=True)
         self._event("reloaded", None, {"restart_needed": ", ".join(wait)})
+
+    def settle(self) -> None:
+        """Live by what is desired, as far as it fits."""
+        self.adopt(self._desired.fitting())
+
+    def adopt(self, plan: Plan, *, look: bool = False) -> None:
+        """Live by `plan` from now on; `look` is that of `Roster.apply`."""
+        self._live_by(plan.settings)
+        self._roster.apply(plan, look=look)
+
+    def _live_by(self, settings: AgentSettings) -> None:
+        self._settings = settings
+        limits = settings.outbox
+        self._parts.outbox.limit(max_rows=limits.max_results, max_bytes=limits.max_mb * 2**20)
+        self._forwarder.set_ack_timeout(limits.ack_timeout_s)
+        self._state_at = 0.0
+
+    def _open_control(self) -> None:
+        """Listen to the updater, where there is one."""
+        if (shelf := self._desired.shelf) is None:
+            return
+        from edgeslm.agent.control import Controller  # noqa: PLC0415 -- others do without it
+
+        self._controller = Controller(
+            self._desired,
+            shelf,
+            roster=self._roster,
+            loader=self._loader,
+            office=self._office,
+            home=self,
+            wake=self._bell.ring,
+            listen=partial(self._parts.control, self._settings),
+        )
 
     # What is told.
 
@@ -283,6 +309,7 @@ class Agent:
         notifier = self._parts.notifier
         if not self._ready and not roster.loading:
             self._ready = True
+            self._loader.give_way()
             notifier.ready(f"{len(roster.slots)} models")
             log.info("ready", models=sorted(roster.slots))
         interval_s = notifier.interval_s
@@ -302,6 +329,8 @@ class Agent:
         if (due := self._forwarder.due_at()) is not None:
             moments.append(due)
         moments += self._roster.due_at()
+        if self._controller is not None:
+            moments.append(self._controller.due_at())
         return min(moments)
 
     def _state(self) -> Parcel:
@@ -333,6 +362,8 @@ class Agent:
     def _end(self) -> bool:
         """Answer what is being answered, bring results to safety, say goodbye: under 5 s."""
         self._parts.notifier.stopping()
+        if self._controller is not None:
+            self._controller.leave()  # first: whatever ends us before we are done is no crash
         slots = list(self._roster.slots.values())
         dispatcher, pools = self._roster.dispatcher, self._roster.pools
         log.info("stopping", inputs=sum(len(s.session.lane) for s in slots))

@@ -94,6 +94,10 @@ class Forwarder:
         """Whether no result is in memory alone."""
         return self._uplink.idle
 
+    def set_ack_timeout(self, ack_timeout_s: float) -> None:
+        """See `OutboxSettings`; from now on."""
+        self._uplink.ack_timeout_s = ack_timeout_s
+
     def take(self, report: Report, *, now: float) -> None:
         """Take what the link reports."""
         match report:

@@ -2,37 +2,104 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
+import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, Protocol
 
-from edgeslm.adapters.process import cores
+from edgeslm.adapters.process import cores, trim
+from edgeslm.agent.desired import Source
+from edgeslm.agent.latencies import Latencies
 from edgeslm.agent.session import InputSession, Job
 from edgeslm.agent.workers import AbsentModel, Model, Pool, Responder
 from edgeslm.contract.messages import ErrorInfo, ModelState
 from edgeslm.contract.settings import ModelSettings
-from edgeslm.errors import EdgeSLMError
+from edgeslm.errors import EdgeSLMError, UnavailableError
 from edgeslm.logs import Log
 from edgeslm.runtime.coverage import coverage_state
 
 log = Log(__name__)
 INTERNAL: Final = "internal"
+NICE: Final = 10  # of a thread that loads while others answer
+FREED_S: Final = 2.0  # for a model that is not needed any more to be gone
+POLL_S: Final = 0.01
 
-Load = Callable[[str, ModelSettings, str | None], Model | None]
-"""See `edgeslm.agent.agent.Parts.load`."""
+
+class NoBundleError(UnavailableError):
+    """The settings name no bundle for a model, and the updater has not brought one yet."""
+
+    code = "model.no_bundle"
+
+
+class ModelMemoryError(UnavailableError):
+    """There is not enough memory to load a model."""
+
+    code = "model.memory"
+
+
+class Load(Protocol):
+    """See `edgeslm.agent.parts.Parts.load`."""
+
+    def __call__(
+        self, name: str, source: Source, *, cache_entries: int, known: str | None, anew: bool
+    ) -> Model | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A model that is to be loaded.
+
+    Args:
+        name: key of [models].
+        sources: where its bundle may come from, best first; at least one.
+        cache_entries: model outputs that it keeps.
+        serving: what serves now, with its hash: not loaded again. None: nothing does.
+        on_trial: load it all the same, and replay its golden file whatever is remembered.
+    """
+
+    name: str
+    sources: tuple[Source, ...]
+    cache_entries: int
+    serving: Source | None = None
+    on_trial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What came of loading one model: the model, or an error; neither where nothing changed."""
+    """What came of it.
+
+    Args:
+        wanted: what was asked for.
+        source: that served; None where none did.
+        model: None where it serves already, or `source` is None.
+        errors: of the sources before it, or of all.
+    """
+
+    wanted: Wanted
+    source: Source | None
+    model: Model | None
+    errors: tuple[ErrorInfo, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rechecked:
+    """What came of replaying a model's golden file once more.
+
+    Args:
+        name: key of [models].
+        error: None: it passed.
+    """
 
     name: str
-    settings: ModelSettings
-    model: Model | None
-    error: ErrorInfo | None = None
+    error: ErrorInfo | None
 
 
 class Loader:
@@ -43,22 +110,34 @@ class Loader:
         done: takes what came of it, on the loader's thread.
     """
 
-    def __init__(self, load: Load, done: Callable[[Loaded], None]) -> None:
+    def __init__(self, load: Load, done: Callable[[Loaded | Rechecked], None]) -> None:
         self._load = load
         self._done = done
-        self._wanted: SimpleQueue[tuple[str, ModelSettings, str | None] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
         self._thread.start()
 
-    def want(self, name: str, settings: ModelSettings, *, known: str | None = None) -> None:
-        """Load this one too, unless its bundle has the hash `known`."""
-        self._wanted.put((name, settings, known))
+    def want(self, wanted: Wanted) -> None:
+        """Load this one too."""
+        self._jobs.put(partial(self._load_one, wanted))
+
+    def recheck(self, name: str, model: Model) -> None:
+        """Replay the golden file of `model`, which serves meanwhile."""
+        self._jobs.put(partial(self._recheck, name, model))
+
+    def free(self, model: Model | None) -> None:
+        """Give memory back to the system, once nobody holds `model` any more."""
+        self._jobs.put(partial(_free, None if model is None else weakref.ref(model)))
+
+    def give_way(self) -> None:
+        """Leave the processors to those who answer, from the next one on."""
+        self._jobs.put(_give_way)
 
     def end(self) -> None:
         """Begin no more."""
         self._ended = True
-        self._wanted.put(None)
+        self._jobs.put(None)
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread; return whether it has ended."""
@@ -66,18 +145,71 @@ class Loader:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while (wanted := self._wanted.get()) is not None and not self._ended:
-            name, settings, known = wanted
+        while (job := self._jobs.get()) is not None and not self._ended:
+            job()
+            del job  # it may hold a model
+
+    def _load_one(self, wanted: Wanted) -> None:
+        errors: list[ErrorInfo] = []
+        for source in wanted.sources:
+            serving = None if wanted.on_trial else wanted.serving
+            known = None if serving is None or serving.path != source.path else serving.hash
             try:
-                report = Loaded(name, settings, self._load(name, settings, known))
-            except EdgeSLMError as err:
-                report = Loaded(name, settings, None, {"code": err.code, "message": str(err)})
-            except Exception as err:  # noqa: BLE001 -- a bundle must not end the agent
-                log.fault("load_failed", err, model=name)
-                report = Loaded(
-                    name, settings, None, {"code": INTERNAL, "message": type(err).__name__}
+                model = self._load(
+                    wanted.name,
+                    source,
+                    cache_entries=wanted.cache_entries,
+                    known=known,
+                    anew=wanted.on_trial,
                 )
-            self._done(report)
+            except Exception as err:  # noqa: BLE001 -- a bundle must not end the agent
+                errors.append(_told(wanted.name, err))
+            else:
+                self._done(Loaded(wanted, source, model, tuple(errors)))
+                return
+        self._done(Loaded(wanted, None, None, tuple(errors)))
+
+    def _recheck(self, name: str, model: Model) -> None:
+        error = None
+        try:
+            model.replay_golden()
+        except Exception as err:  # noqa: BLE001 -- as above
+            error = _told(name, err)
+        self._done(Rechecked(name, error))
+
+
+def _told(name: str, err: Exception) -> ErrorInfo:
+    if isinstance(err, EdgeSLMError):
+        return {"code": err.code, "message": str(err)}
+    if isinstance(err, MemoryError):
+        return {"code": ModelMemoryError.code, "message": f"{name}: not enough memory for it"}
+    log.fault("load_failed", err, model=name)
+    return {"code": INTERNAL, "message": type(err).__name__}
+
+
+def _free(last: weakref.ref[Model] | None) -> None:
+    until = time.monotonic() + FREED_S
+    while last is not None and last() is not None and time.monotonic() < until:
+        time.sleep(POLL_S)  # somebody still answers by it
+    trim()
+
+
+def _give_way() -> None:
+    """Lower the priority of this thread; where the system does not let us, it stays."""
+    if sys.platform == "linux":  # elsewhere threads have none of their own
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A bundle that serves a model and is not committed.
+
+    Args:
+        before: what served before it, and where that came from; None: nothing did.
+    """
+
+    before: tuple[Model, Source] | None
 
 
 class ModelSlot:
@@ -85,15 +217,19 @@ class ModelSlot:
 
     Args:
         name: key of [models].
-        settings: those it answers by.
+        settings: those it lives by.
         session: where its inputs come from.
 
     Attributes:
-        wanted: the newest settings; those it answers by, once they are loaded.
+        sources: where its bundle may come from, best first.
         receive_maximum: of its session, for as long as that lives.
         responder: None until the model was loaded once.
+        source: where the model came from that answers.
+        trial: None: what answers is committed.
         backlog: inputs that wait for the model.
         counts: "answered", "error", "expired".
+        latencies: of the model that answers.
+        error: why the best source does not serve; None where it does.
         retiring: no longer in the settings: answers what still comes, and ends.
         quiet_until: then, if it owes nothing and hears nothing before.
     """
@@ -101,40 +237,45 @@ class ModelSlot:
     def __init__(self, name: str, settings: ModelSettings, session: InputSession) -> None:
         self.name = name
         self.settings = settings
-        self.wanted = settings
+        self.sources: tuple[Source, ...] = ()
         self.receive_maximum = settings.receive_maximum
         self.session = session
         self.responder: Responder | None = None
         self.pool: Pool | None = None
+        self.source: Source | None = None
+        self.trial: Trial | None = None
         self.loading = True
         self.error: ErrorInfo | None = None
         self.backlog: deque[Job] = deque()
         self.counts: Counter[str] = Counter()
+        self.latencies = Latencies()
         self.retiring = False
         self.quiet_until = 0.0
 
-    def serve(self, responder: Responder, pool: Pool, settings: ModelSettings) -> None:
+    @property
+    def serving(self) -> Source | None:
+        """Where the model came from that answers, with its hash; None where none does."""
+        if self.responder is None or self.source is None:
+            return None
+        return replace(self.source, hash=self.responder.model.ref["hash"])
+
+    def serve(self, responder: Responder, pool: Pool) -> None:
         """Answer by these from now on; what was begun is finished by the old ones."""
         if self.pool is not None and self.pool is not pool:
             self.pool.stop()
         self.responder = responder
         self.pool = pool
-        self.settings = settings
+
+    def silence(self) -> None:
+        """Let inputs wait; what was begun is finished."""
+        if self.pool is not None:
+            self.pool.stop()
+        self.pool = self.responder = self.source = None
 
     def dismiss_stand_in(self) -> None:
         """Let inputs wait again, where they were refused for want of a model."""
-        responder = self.responder
-        if self.pool is not None and responder and isinstance(responder.model, AbsentModel):
-            self.pool.stop()
-            self.pool = self.responder = None
-
-    def known(self, settings: ModelSettings) -> str | None:
-        """Hash of the bundle that need not be loaded again for `settings`; None if it must be."""
-        same = (settings.bundle, settings.cache_entries) == (
-            self.settings.bundle,
-            self.settings.cache_entries,
-        )
-        return self.responder.model.ref["hash"] if self.responder is not None and same else None
+        if self.responder is not None and isinstance(self.responder.model, AbsentModel):
+            self.silence()
 
     def state(self) -> ModelState:
         """Its part of the `state` message."""
@@ -158,6 +299,10 @@ class ModelSlot:
             state["node_share"] = model.node_share
             if model.variant is not None:
                 state["variant"] = model.variant
+            if self.source is not None and self.source.slot is not None:
+                state["slot"] = self.source.slot
+            if self.trial is not None:
+                state["trial"] = True
             if model.coverage is not None:
                 state["coverage"] = coverage_state(model.provider, model.coverage)
             if model.passed_over:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Iterable
+from typing import Final
 
-from edgeslm.adapters.process import trim
-from edgeslm.adapters.ring import Ring
+from edgeslm.agent.desired import Plan, Source
 from edgeslm.agent.dispatch import Dispatcher
-from edgeslm.agent.models import Loaded, Loader, ModelSlot, failed_state, threads_of
-from edgeslm.agent.retained import Retained
+from edgeslm.agent.models import (
+    Loaded,
+    Loader,
+    ModelSlot,
+    NoBundleError,
+    Wanted,
+    failed_state,
+    threads_of,
+)
+from edgeslm.agent.parts import Office, RosterParts
 from edgeslm.agent.session import InputSession, Job, routes_of
-from edgeslm.agent.workers import AbsentModel, Pool, Responder
+from edgeslm.agent.workers import AbsentModel, Model, Pool, Responder
 from edgeslm.contract.messages import ErrorInfo, ModelState
 from edgeslm.contract.settings import AgentSettings, ModelSettings
 from edgeslm.core.delivery import Parcel
 from edgeslm.errors import EdgeSLMError
 from edgeslm.logs import Log
-from edgeslm.ports import Clock, Sink, Subscribed, Transport
+from edgeslm.ports import Subscribed, Transport
 
 log = Log(__name__)
 QUIET_S: Final = 3.0  # a model that is not wanted any more hears nothing for so long, and ends
@@ -36,61 +42,16 @@ FIXED: Final = (
     "profile",
     "uplink",
     "input",
-    "outbox",
+    "update",
     "log_level",
 )
-
-
-class RosterParts(Protocol):
-    """What models are made of."""
-
-    def input(self, settings: AgentSettings, model: str, sink: Sink) -> Transport[Parcel]:
-        """Return the link of a model's input session."""
-
-    def ring(self, model: str, *, unacknowledged: int) -> Ring:
-        """Return the ring of a model's input session.
-
-        Raises:
-            RingUnavailableError: it cannot be made.
-        """
-
-    def retained(self, model: str) -> Retained:
-        """Return what is known of the retained inputs that a model has answered."""
-
-    def held(self, model: str, filters: frozenset[str]) -> None:
-        """Remember which filters the broker holds for a model's input session."""
-
-    def remembered(self) -> list[str]:
-        """Models with a session that the broker may keep."""
-
-    def forget(self, model: str) -> None:
-        """Forget what is remembered of a model: it is gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Office:
-    """What the roster needs of the agent.
-
-    Args:
-        clock: for times in results.
-        sink: makes the sink of a model's link.
-        pool: makes the threads of a model: name, how many, who answers.
-        trouble: tells an event with an error: event, code, message, model.
-        event: tells an event: event, model, detail.
-    """
-
-    clock: Clock
-    sink: Callable[[str], Sink]
-    pool: Callable[[str, int, Responder], Pool]
-    trouble: Callable[[str, str, str, str | None], None]
-    event: Callable[[str, str | None, Mapping[str, str | float]], None]
 
 
 class Roster:
     """Owned by the agent's main thread.
 
     Args:
-        settings: as at the start; `apply` makes them true.
+        settings: as at the start.
         parts: see there.
         office: see there.
         loader: loads models; what comes of it is given to `take_load`.
@@ -99,6 +60,7 @@ class Roster:
     Attributes:
         slots: the models that have a session, by name.
         pools: all threads that may still compute.
+        unfit: models that could not even get a session, and why.
         changed: what `state` reports has changed; the reader resets it.
     """
 
@@ -113,6 +75,7 @@ class Roster:
     ) -> None:
         self.slots: dict[str, ModelSlot] = {}
         self.pools: list[Pool] = []
+        self.unfit: dict[str, ErrorInfo] = {}
         self.changed = False
         self.dispatcher = Dispatcher(self._put)
         self._started = settings
@@ -121,7 +84,6 @@ class Roster:
         self._loader = loader
         self._drops = drops
         self._topics = settings.topics
-        self._unfit: dict[str, ErrorInfo] = {}  # models that could not even get a session
         self._leaving: dict[str, Transport[Parcel]] = {}  # of models that are gone
         self._awaited: set[tuple[str, str]] = set()  # (model, filter) asked for, not yet held
         self._move_until = 0.0
@@ -134,7 +96,7 @@ class Roster:
     def states(self) -> list[ModelState]:
         """Their parts of the `state` message."""
         states = [slot.state() for slot in self.slots.values()]
-        return states + [failed_state(name, error) for name, error in self._unfit.items()]
+        return states + [failed_state(name, error) for name, error in self.unfit.items()]
 
     def due_at(self) -> list[float]:
         """When `tend` has something to do though nothing happens."""
@@ -142,12 +104,12 @@ class Roster:
         moments += [at for _, at in self._retries.values()]
         return [self._move_until] if self._awaited else moments
 
-    def begin(self) -> None:
-        """Take up the models of the settings, and end the sessions of models that are gone."""
-        self.apply(self._started)
+    def begin(self, plan: Plan) -> None:
+        """Take up the models of the plan, and end the sessions of models that are gone."""
+        self.apply(plan)
         for name in self._parts.remembered():
-            if name not in self._started.models:
-                self._add(name, self._started, None)
+            if name not in plan.settings.models:
+                self._add(name, plan, None)
         self._let_go()
 
     def keep_fixed(self, new: AgentSettings) -> tuple[AgentSettings, list[str]]:
@@ -164,23 +126,25 @@ class Roster:
         kept: dict[str, object] = {key: getattr(started, key) for key in FIXED}
         return new.model_copy(update={**kept, "models": models}), wait
 
-    def apply(self, settings: AgentSettings) -> None:
-        """Make models and routes those of `settings`.
+    def apply(self, plan: Plan, *, look: bool = True) -> None:
+        """Make models and routes those of the plan.
+
+        With `look` bundles that lie where they lay are looked at too: they may be others by now.
 
         Filters that are no longer wanted stay until the broker holds those that are new: what
         moves from one model to another is heard by both rather than by neither.
         """
         before = {name: slot.session.asked for name, slot in self.slots.items()}
-        self._unfit.clear()
-        for name, model in settings.models.items():
+        self.unfit.clear()
+        for name, model in plan.settings.models.items():
             if name not in self.slots:
-                self._add(name, settings, model)
+                self._add(name, plan, model)
             else:
-                self._want(self.slots[name], model)
+                self._want(self.slots[name], model, plan.sources[name], look=look)
         for name, slot in self.slots.items():
-            slot.retiring = name not in settings.models
+            slot.retiring = name not in plan.settings.models
             # None of a model that is gone.
-            slot.session.set_routes(routes_of(settings.routes, name), keep=True)
+            slot.session.set_routes(routes_of(plan.settings.routes, name), keep=True)
         self._awaited = {
             (name, topic)
             for name, slot in self.slots.items()
@@ -224,28 +188,77 @@ class Roster:
                 self._retire(slot, now)
             elif slot.name in self._retries and now >= self._retries[slot.name][1]:
                 self._retries[slot.name] = self._retries[slot.name][0], math.inf
-                self._loader.want(slot.name, slot.wanted)
+                self._loader.want(self._wanted(slot))
 
     def take_load(self, loaded: Loaded) -> None:
         """Put a loaded model to work, or say why it could not be loaded."""
-        slot = self.slots.get(loaded.name)
-        if slot is None or loaded.settings != slot.wanted:
-            return  # gone, or newer settings wait for their turn
-        told, slot.error = slot.error, loaded.error
+        slot = self.slots.get(loaded.wanted.name)
+        if slot is None or slot.trial is not None or loaded.wanted.sources != slot.sources:
+            return  # gone; or another serves, or is to serve, and waits for its turn
+        told, slot.error = slot.error, loaded.errors[0] if loaded.errors else None
         again, slot.loading = not slot.loading, False
-        if loaded.error is None:
-            self._retries.pop(slot.name, None)
-            self._equip(slot, loaded)
+        before: Model | None = None
+        is_news = slot.error is not None and not (again and told == slot.error)
+        if loaded.source is not None:
+            if loaded.model is not None:
+                before = self.equip(slot, loaded.model, loaded.source)
+            if is_news:
+                self._fell_back(slot, loaded.source)
         else:
-            if not (again and told == loaded.error):
-                self._office.trouble(
-                    "model_failed", loaded.error["code"], loaded.error["message"], slot.name
-                )
+            if is_news:
+                self._failed(slot)
             if slot.responder is None:  # else the model before it serves
                 self._retry_later(slot.name)
         self.changed = True
-        if not self.loading:
-            trim()
+        if not self.loading and (loaded.model is not None or loaded.errors):
+            self._loader.free(before)
+
+    def equip(self, slot: ModelSlot, model: Model, source: Source) -> Model | None:
+        """Let a model answer from the next input on; return the one that it takes the place of."""
+        before = None if slot.serving is None or not slot.responder else slot.responder.model
+        model.resize(slot.settings.cache_entries)  # they may have changed while it was loaded
+        slot.source, slot.loading = source, False
+        self._retries.pop(slot.name, None)
+        slot.latencies.clear()
+        if slot.responder is None:
+            responder = Responder(
+                model,
+                device=self._started.device_id,
+                topic=self._topics.results(slot.name),
+                clock=self._office.clock,
+            )
+            self._serve(slot, responder)
+        else:
+            slot.responder.model = model
+        detail: dict[str, str | float] = {"version": model.ref["version"]}
+        if source.slot is not None:
+            detail["slot"] = source.slot
+        self._office.event("model_loaded", slot.name, detail)
+        self.changed = True
+        return before
+
+    def look(self, slot: ModelSlot) -> None:
+        """Load the best bundle that a model has now, unless it serves already."""
+        self._retries.pop(slot.name, None)
+        slot.loading = slot.responder is None
+        if slot.sources:
+            self._loader.want(self._wanted(slot))
+            return
+        slot.loading = False
+        if slot.responder is None:
+            why = f"models.{slot.name} names no bundle, and the updater has not brought one"
+            told, slot.error = slot.error, {"code": NoBundleError.code, "message": why}
+            if told != slot.error:
+                self._failed(slot)
+
+    def _failed(self, slot: ModelSlot) -> None:
+        assert slot.error is not None  # noqa: S101 -- set by both callers
+        self._office.trouble("model_failed", slot.error["code"], slot.error["message"], slot.name)
+
+    def _fell_back(self, slot: ModelSlot, source: Source) -> None:
+        assert slot.error is not None  # noqa: S101 -- set by the caller
+        why = f"served from {source}, since: {slot.error['message']}"
+        self._office.trouble("model_fell_back", slot.error["code"], why, slot.name)
 
     def _retry_later(self, name: str) -> None:
         """Try a model that failed again: its bundle may come with a disk that is mounted late."""
@@ -258,22 +271,22 @@ class Roster:
         for slot in self.slots.values():
             slot.session.retained.save()
 
-    def _add(self, name: str, settings: AgentSettings, model: ModelSettings | None) -> None:
+    def _add(self, name: str, plan: Plan, model: ModelSettings | None) -> None:
         """Take up a model; None: only to end the session that it left behind."""
         if (old := self._leaving.pop(name, None)) is not None:
             old.join(REJOIN_S)  # its session has the same name: it would end the new one
-        wanted = model or ModelSettings(bundle=settings.state_dir)
+        wanted = model or ModelSettings()
         try:
             session = InputSession(
                 name,
-                link=self._parts.input(settings, name, self._office.sink(name)),
+                link=self._parts.input(plan.settings, name, self._office.sink(name)),
                 ring=self._parts.ring(name, unacknowledged=wanted.receive_maximum),
                 own=f"{self._topics.base}/",
                 drops=self._drops,
                 retained=self._parts.retained(name),
             )
         except EdgeSLMError as err:
-            self._unfit[name] = {"code": err.code, "message": str(err)}
+            self.unfit[name] = {"code": err.code, "message": str(err)}
             self._office.trouble("model_failed", err.code, str(err), name)
             return
         slot = self.slots[name] = ModelSlot(name, wanted, session)
@@ -281,16 +294,28 @@ class Roster:
         if model is None:
             slot.retiring = True
         else:
-            self._want(slot, model)
-            session.set_routes(routes_of(settings.routes, name))
+            self._want(slot, model, plan.sources[name], look=True)
+            session.set_routes(routes_of(plan.settings.routes, name))
         session.link.start()
 
-    def _want(self, slot: ModelSlot, model: ModelSettings) -> None:
-        slot.wanted = model
-        self._retries.pop(slot.name, None)
+    def _want(
+        self, slot: ModelSlot, model: ModelSettings, sources: tuple[Source, ...], *, look: bool
+    ) -> None:
+        before, slot.settings = slot.settings, model
+        look = look or sources != slot.sources
+        slot.sources = sources
         slot.dismiss_stand_in()
-        slot.loading = slot.responder is None
-        self._loader.want(slot.name, model, known=slot.known(model))
+        responder = slot.responder
+        if responder is not None:
+            responder.model.resize(model.cache_entries)
+            if threads_of(model) != threads_of(before):
+                self._serve(slot, responder)
+        if slot.trial is None and (look or responder is None):
+            self.look(slot)
+
+    @staticmethod
+    def _wanted(slot: ModelSlot) -> Wanted:
+        return Wanted(slot.name, slot.sources, slot.settings.cache_entries, serving=slot.serving)
 
     def _let_go(self) -> None:
         """Leave the filters that only waited for others."""
@@ -311,7 +336,7 @@ class Roster:
                 topic=self._topics.results(slot.name),
                 clock=self._office.clock,
             )
-            self._serve(slot, stand_in, slot.wanted)
+            self._serve(slot, stand_in)
         if len(slot.session.lane) or not slot.session.connected:
             slot.quiet_until = now + QUIET_S
         elif now >= slot.quiet_until:
@@ -329,30 +354,12 @@ class Roster:
         log.info("model_removed", model=slot.name)
         self.changed = True
 
-    def _equip(self, slot: ModelSlot, loaded: Loaded) -> None:
-        """Let a slot answer by what was loaded, or by what it has with other settings."""
-        responder = slot.responder
-        if loaded.model is not None:
-            if responder is None:
-                responder = Responder(
-                    loaded.model,
-                    device=self._started.device_id,
-                    topic=self._topics.results(slot.name),
-                    clock=self._office.clock,
-                )
-            responder.model = loaded.model
-            version = loaded.model.ref["version"]
-            self._office.event("model_loaded", slot.name, {"version": version})
-        if responder is not None:
-            self._serve(slot, responder, loaded.settings)
-
-    def _serve(self, slot: ModelSlot, responder: Responder, settings: ModelSettings) -> None:
-        threads = threads_of(settings)
-        pool = slot.pool
-        if pool is None or threads != threads_of(slot.settings):
-            pool = self._office.pool(f"work {slot.name}", threads, responder)
-            self.pools = [p for p in self.pools if p.alive] + [pool]
-        slot.serve(responder, pool, settings)
+    def _serve(self, slot: ModelSlot, responder: Responder) -> None:
+        """Let `responder` answer by threads of its own, what waits first."""
+        threads = threads_of(slot.settings)
+        pool = self._office.pool(f"work {slot.name}", threads, responder)
+        self.pools = [p for p in self.pools if p.alive] + [pool]
+        slot.serve(responder, pool)
         backlog, slot.backlog = slot.backlog, type(slot.backlog)()
         for job in backlog:
             self.dispatcher.take(job)

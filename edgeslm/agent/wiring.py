@@ -6,8 +6,10 @@ import contextlib
 import fcntl
 import json
 import os
+import pwd
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from edgeslm.adapters.clock import SystemClock
 from edgeslm.adapters.fs import write_durably
@@ -16,6 +18,7 @@ from edgeslm.adapters.mqtt_open import LinkConfig
 from edgeslm.adapters.outbox import SqliteOutbox
 from edgeslm.adapters.ring import Ring
 from edgeslm.adapters.systemd import Notifier
+from edgeslm.agent.desired import Source
 from edgeslm.agent.retained import Retained
 from edgeslm.contract.settings import AgentSettings, ModelSettings, load_settings
 from edgeslm.core.delivery import Parcel
@@ -24,7 +27,11 @@ from edgeslm.logs import Log
 from edgeslm.ports import Clock, Sink, Transport
 from edgeslm.runtime.bundle import open_bundle
 from edgeslm.runtime.model import Model, load_model
-from edgeslm.runtime.profiles import detect_profile, load_profile
+from edgeslm.runtime.profiles import load_profile
+
+if TYPE_CHECKING:  # loaded only where there is an updater
+    from edgeslm.adapters.unix_socket import LineServer, LineSink
+    from edgeslm.agent.shelf import Shelf
 
 log = Log(__name__)
 WINDOW: Final = 256  # results sent to the broker and not confirmed, where it takes so many
@@ -32,6 +39,7 @@ OUTBOX: Final = "outbox.sqlite"
 RETAINED: Final = "retained-{device}-{model}.json"
 FILTERS: Final = "filters.json"
 LOCK: Final = "agent.lock"
+CONTROL: Final = "control.sock"
 
 
 class FolderUnavailableError(UnavailableError):
@@ -47,7 +55,7 @@ class AlreadyRunningError(UnavailableError):
 
 
 class RealParts:
-    """Implements `edgeslm.agent.agent.Parts` on this machine.
+    """Implements `edgeslm.agent.parts.Parts` on this machine.
 
     Args:
         path: the settings file, read again at `reload`.
@@ -75,26 +83,33 @@ class RealParts:
         self.set_aside = self.outbox.set_aside
         self.notifier = Notifier.from_environment()
         self._profile = settings.profile
+        self._update = settings.update
         broker = settings.input_broker
         session = f"{settings.device_id}@{broker.host}:{broker.effective_port}"
         self._all_filters = self._read_filters()
         self._filters = self._all_filters.setdefault(session, {})
 
-    def load(self, name: str, settings: ModelSettings, known: str | None) -> Model | None:
+    def load(
+        self, name: str, source: Source, *, cache_entries: int, known: str | None, anew: bool
+    ) -> Model | None:
         """Return the model in a bundle, verified and tried; None if its hash is `known`.
 
         Raises:
             EdgeSLMError: see `edgeslm.runtime.model.load_model`.
         """
-        if known is not None and open_bundle(settings.bundle, verify=False).hash == known:
-            return None
-        profile = load_profile(self._profile) if self._profile else detect_profile()
+        if known is not None:
+            opened = open_bundle(source.path, verify=False, expected=source.hash)
+            if opened.hash == known:
+                return None
+        profile = load_profile(self._profile) if self._profile else None
         verdicts = self._state_dir / "verdicts"
         model = load_model(
-            settings.bundle,
+            source.path,
             profile=profile,
-            cache_entries=settings.cache_entries,
+            cache_entries=cache_entries,
             verdict_dir=verdicts,
+            anew=anew,
+            expected=source.hash,
         )
         log.info("bundle_loaded", model=name, hash=model.ref["hash"], provider=model.provider)
         return model
@@ -119,7 +134,7 @@ class RealParts:
         if model in settings.models:
             maximum = settings.models[model].receive_maximum
         else:  # it left a session behind, which is to end
-            maximum = ModelSettings(bundle=self._state_dir).receive_maximum
+            maximum = ModelSettings().receive_maximum
         config = LinkConfig(
             client_id=f"{settings.device_id}-in-{model}",
             broker=broker,
@@ -166,6 +181,36 @@ class RealParts:
         except OSError as err:
             log.warning("filters_not_saved", reason=str(err))
 
+    def shelf(self) -> Shelf | None:
+        """Return the updater's slots; None where there is no updater."""
+        if self._update is None:
+            return None
+        from edgeslm.agent.shelf import Shelf  # noqa: PLC0415 -- others do without it
+
+        return Shelf(self._update.dir)
+
+    def control(
+        self, settings: AgentSettings, sink: LineSink, room: Callable[[], bool]
+    ) -> LineServer:
+        """Return the socket that the updater orders by.
+
+        Raises:
+            SocketUnavailableError: it cannot be made.
+        """
+        from edgeslm.adapters.unix_socket import LineServer  # noqa: PLC0415 -- as above
+        from edgeslm.agent.intake import BUSY  # noqa: PLC0415 -- as above
+        from edgeslm.contract.control import MAX_LINE_BYTES  # noqa: PLC0415 -- as above
+
+        user = None if settings.update is None else settings.update.user
+        return LineServer(
+            self._runtime_dir / CONTROL,
+            uids=_heard(user),
+            max_bytes=MAX_LINE_BYTES,
+            busy=BUSY,
+            sink=sink,
+            room=room,
+        )
+
     def reload(self) -> AgentSettings:
         """Return the settings as they are now.
 
@@ -190,6 +235,17 @@ class RealParts:
         except (OSError, ValueError, TypeError, AttributeError) as err:
             log.warning("filters_not_read", reason=str(err))
             return {}
+
+
+def _heard(user: str | None) -> frozenset[int]:
+    """Users whose processes may order this agent about: root, our own, and the updater's."""
+    uids = {0, os.geteuid()}
+    if user is not None:
+        try:
+            uids.add(pwd.getpwnam(user).pw_uid)
+        except KeyError:
+            log.warning("updater_unknown", user=user)
+    return frozenset(uids)
 
 
 def make_folder(folder: Path) -> None:

@@ -24,6 +24,7 @@ log = Log(__name__)
 TOGETHER: Final = 32
 """Most inputs that a thread takes at once: the first of them waits for the last."""
 QUIET_S: Final = 10.0  # between two log lines about faults of ours
+_NEVER: Final = "the model could not be loaded before it was removed"
 
 
 class Model(Protocol):
@@ -49,10 +50,12 @@ class Model(Protocol):
     @property
     def cache_misses(self) -> int: ...
     def answer_all(self, requests: Sequence[Request]) -> list[Answer | Exception]: ...
+    def replay_golden(self) -> object: ...
+    def resize(self, cache_entries: int) -> None: ...
 
 
 class ModelUnavailableError(UnavailableError):
-    """The model was removed from the settings without ever having been loaded."""
+    """There is no such model, or it was removed without ever having been loaded."""
 
     code = "model.unavailable"
 
@@ -80,8 +83,14 @@ class AbsentModel:
 
     def answer_all(self, requests: Sequence[Request]) -> list[Answer | Exception]:
         """Refuse each."""
-        msg = "the model could not be loaded before it was removed"
-        return [ModelUnavailableError(msg) for _ in requests]
+        return [ModelUnavailableError(_NEVER) for _ in requests]
+
+    def replay_golden(self) -> object:
+        """Refuse."""
+        raise ModelUnavailableError(_NEVER)
+
+    def resize(self, cache_entries: int) -> None:
+        """It keeps nothing."""
 
 
 class Responder:

@@ -29,6 +29,7 @@ COMMANDS: Final = {
     ("fleet", "keys"): ("edgeslm.cli.fleet_keys", "list, replace and export its keys"),
     ("fleet", "add"): ("edgeslm.cli.fleet_add", "sign bundles for the fleet"),
     ("fleet", "assign"): ("edgeslm.cli.fleet_assign", "say what a device is to run"),
+    ("fleet", "publish"): ("edgeslm.cli.fleet_publish", "serve the fleet's devices over MQTT"),
     ("fleet", "stick"): ("edgeslm.cli.fleet_stick", "write models for devices without a network"),
 }
 EXIT_SHORT: Final = 1  # `edgeslm demo` broke a promise of its own; `shortfalls` says which

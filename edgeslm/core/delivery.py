@@ -81,6 +81,7 @@ class Parcel:
     properties: Mapping[str, object] = field(default_factory=lambda: NO_PROPERTIES)
     retain: bool = False
     row: int | None = None
+    qos: int = 1
 
 
 Row = tuple[int, str, bytes, Mapping[str, object]]
@@ -117,7 +118,7 @@ class Uplink:
         self.rows = rows
         self.blocked = False  # the disk is full or broken: acknowledgements are withheld
         self._window = window
-        self._ack_timeout_s = ack_timeout_s
+        self.ack_timeout_s = ack_timeout_s
         self._batch = batch
         self._batch_wait_s = batch_wait_s
         self._retry_s = retry_s
@@ -261,7 +262,7 @@ class Uplink:
         due = now >= oldest.born + self._batch_wait_s
         if not self._taking:
             due = due or len(self._waiting) >= self._batch
-        elif now < oldest.born + self._ack_timeout_s:
+        elif now < oldest.born + self.ack_timeout_s:
             size = min(self._batch, len(self._waiting))
             # Rows wait on disk and these behind them: none of these is in flight.
             full = len(self._waiting) >= self._batch
@@ -329,7 +330,7 @@ class Uplink:
         oldest = self._oldest()
         if oldest is not None:
             late = not self._taking or (self._unsent > 0 and self._credit >= 2 * self._batch)
-            wait_s = self._batch_wait_s if late else self._ack_timeout_s
+            wait_s = self._batch_wait_s if late else self.ack_timeout_s
             moments.append(oldest.born + wait_s)
         if self._gone_since is not None:
             moments.append(self._gone_since + self._batch_wait_s)

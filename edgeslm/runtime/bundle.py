@@ -46,6 +46,12 @@ class BundleTamperedError(RejectedError):
     code = "bundle.tampered"
 
 
+class BundleWrongError(RejectedError):
+    """The bundle at this path is another than the one that should be there."""
+
+    code = "bundle.wrong"
+
+
 class _Header(BaseModel):
     """What any schema version of a manifest begins with; the rest is read when this fits."""
 
@@ -107,10 +113,16 @@ class VariantFiles:
         return data
 
 
-def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
+def open_bundle(path: Path, *, verify: bool = True, expected: str | None = None) -> Bundle:
     """Read the manifest in folder `path`, and with `verify` hold every file against it.
 
+    Args:
+        path: the folder.
+        verify: hold every file against the manifest.
+        expected: the hash that the bundle must have; None: any.
+
     Raises:
+        BundleWrongError: its hash is not the one expected.
         BundleMissingError: no folder, no manifest, or not readable.
         BundleInvalidError: the manifest is not one; names each field.
         BundleForeignError: another schema version, or an unknown feature.
@@ -118,6 +130,10 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
     """
     raw = _read_manifest(path)
     file = str(path / MANIFEST)
+    digest = hashlib.sha256(raw).hexdigest()
+    if expected not in {None, digest}:
+        msg = f"{path}: holds bundle {digest[:12]}, and {str(expected)[:12]} should be there"
+        raise BundleWrongError(msg)
     header = parse_json(_Header, raw, file=file, remedy=_REMEDY, error=BundleInvalidError)
     if header.schema_version != SCHEMA_VERSION:
         msg = (
@@ -140,7 +156,7 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
             )
             raise BundleForeignError(msg) from None
         raise
-    bundle = Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
+    bundle = Bundle(path, manifest, digest)
     if verify:
         _verify(bundle)
     return bundle

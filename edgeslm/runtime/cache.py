@@ -47,11 +47,12 @@ class Cache(Generic[V]):
                 other = self._computing.get(key)
                 if other is None:
                     self.misses += 1
-                    if self._capacity:
+                    keep = self._capacity > 0
+                    if keep:
                         self._computing[key] = threading.Event()
                     break
             other.wait()
-        if not self._capacity:
+        if not keep:
             return compute(text)
         return self._compute(key, text, compute)
 
@@ -93,6 +94,12 @@ class Cache(Generic[V]):
         # Nobody waits for this caller any more, so it may wait for others.
         return [found[t] if t in found else self._wait_for(t, compute) for t in texts]
 
+    def resize(self, capacity: int) -> None:
+        """Keep so many from now on."""
+        with self._lock:
+            self._capacity = capacity
+            self._evict()
+
     def clear(self) -> None:
         """Forget every value and count."""
         with self._lock:
@@ -110,11 +117,17 @@ class Cache(Generic[V]):
                 self._computing.pop(key).set()
             raise
         with self._lock:
-            self._kept[key] = value
-            if len(self._kept) > self._capacity:
-                self._kept.popitem(last=False)
+            self._keep(key, value)
             self._computing.pop(key).set()
         return value
+
+    def _keep(self, key: str | bytes, value: V) -> None:
+        self._kept[key] = value
+        self._evict()
+
+    def _evict(self) -> None:
+        while len(self._kept) > self._capacity:
+            self._kept.popitem(last=False)
 
     def _compute_all(
         self,
@@ -128,9 +141,7 @@ class Cache(Generic[V]):
             with self._lock:
                 for key, value in zip(own.values(), values, strict=False):
                     if not isinstance(value, Exception):
-                        self._kept[key] = value
-                        if len(self._kept) > self._capacity:
-                            self._kept.popitem(last=False)
+                        self._keep(key, value)
                 for key in own.values():
                     self._computing.pop(key).set()
         return values

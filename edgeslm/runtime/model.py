@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import ParamSpec, TypeVar
 
 from edgeslm import tasks
 from edgeslm.adapters.ort import GraphError, InferenceError
+from edgeslm.contract.golden import GoldenCase
 from edgeslm.contract.manifest import Coverage
 from edgeslm.contract.messages import ModelRef
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.ports import Answer, Prepared, Request, Session, Task, Tensor
 from edgeslm.runtime.batches import MASK, groups, stack
 from edgeslm.runtime.buckets import LENGTH_FROM, Buckets
-from edgeslm.runtime.bundle import Bundle, VariantFiles, open_bundle
+from edgeslm.runtime.bundle import Bundle, BundleTamperedError, VariantFiles, open_bundle
 from edgeslm.runtime.cache import Cache
 from edgeslm.runtime.coverage import check, coverage, open_graph, read_costs, share
 from edgeslm.runtime.device import this_device
@@ -135,6 +137,29 @@ class Model:
         self.batch_invariant = together == list(map(self.answer, requests))
         return self.batch_invariant
 
+    def replay_golden(self, *, cached: bool = False) -> list[GoldenCase]:
+        """Hold the golden file against what the provider says now; return it.
+
+        May be called while others are answered. With `cached` what the cache holds is not asked
+        for again: for a model that has just been loaded.
+
+        Raises:
+            BundleTamperedError: the file is not the one that was loaded.
+            GoldenInvalidError, GoldenFailedError: see edgeslm/runtime/golden.py.
+        """
+        raw, artifact = self.files.read("golden"), self.files.artifacts("golden")[0]
+        if hashlib.sha256(raw).hexdigest() != artifact.sha256:
+            msg = f"{self.files.path}: {artifact.path} is not the file that was loaded"
+            raise BundleTamperedError(msg)
+        assert artifact.tolerance is not None  # noqa: S101 -- the manifest's own rule
+        cases = parse_golden(raw)
+        replay(cases, self.answer if cached else self._answer_anew, artifact.tolerance)
+        return cases
+
+    def resize(self, cache_entries: int) -> None:
+        """Keep so many model outputs from now on."""
+        self._cache.resize(cache_entries)
+
     def tokens(self, request: Request) -> int:
         """Return how many tokens the model reads to answer `request`; 0 where it is not asked."""
         text = self._prepare(request).model_text
@@ -143,6 +168,13 @@ class Model:
     def forget(self) -> None:
         """Empty the cache and its counts."""
         self._cache.clear()
+
+    def _answer_anew(self, request: Request) -> Answer:
+        prepared = self._prepare(request)
+        if prepared.model_text is None:
+            return self._finish(prepared, None, truncated=False)
+        outputs, truncated = self._infer(prepared.model_text)
+        return self._finish(prepared, outputs, truncated=truncated)
 
     def _close(self, prepared: Prepared, rows: Mapping[str, Row | Exception]) -> Answer:
         if prepared.model_text is None:
@@ -184,6 +216,8 @@ def load_model(  # noqa: PLR0913 -- by name
     cache_entries: int = 4096,
     verdict_dir: Path | None = None,
     golden: bool = True,
+    anew: bool = False,
+    expected: str | None = None,
     variant: str | None = None,
     stand_in: str | None = None,
 ) -> Model:
@@ -195,20 +229,22 @@ def load_model(  # noqa: PLR0913 -- by name
         cache_entries: model outputs to keep.
         verdict_dir: where passed replays are remembered; None: replay now and remember nothing.
         golden: replay at all.
+        anew: replay though it is remembered that the bundle has passed.
+        expected: the hash that the bundle must have; None: any.
         variant: take this one; None: the first that this device can run.
         stand_in: key of a provider that runs the graphs in place of theirs, whatever they require:
             how an exporter judges what it cannot run. Nothing is then proved of their placement.
 
     Raises:
-        BundleMissingError, BundleInvalidError, BundleForeignError, BundleTamperedError: see
-            `open_bundle`.
+        BundleMissingError, BundleInvalidError, BundleForeignError, BundleTamperedError,
+            BundleWrongError: see `open_bundle`.
         UnknownTaskError, NoArtifactError, GraphError, TokenizerError: what it needs is not here,
             or one of its files is not what it should be.
         CoverageError: the provider took less of a graph than the bundle asks for.
         InvalidFileError: its parameters are not those of its task.
         GoldenInvalidError, GoldenFailedError: see edgeslm/runtime/golden.py.
     """
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, expected=expected)
     manifest = opened.manifest
     device = this_device()
     make_task = tasks.load(manifest.task)
@@ -216,12 +252,14 @@ def load_model(  # noqa: PLR0913 -- by name
         opened, device=device, profile=profile, variant=variant, stand_in=stand_in
     )
     files = opened.of(chosen.name)
-    cases = parse_golden(files.read("golden")) if golden else []
+    if golden:  # before the graph, whose loading takes longer
+        parse_golden(files.read("golden"))
     task = make_task(files.read("parameters"))
     key = chosen.graphs[0].provider or CPU
     session, took = _open_graphs(files, chosen, placed=stand_in in {None, key})
     longest = session.longest if isinstance(session, Buckets) else manifest.max_tokens
-    tokenizer = Tokenizer(files.read("tokenizer"), max_tokens=min(manifest.max_tokens, longest))
+    limit = min(manifest.max_tokens, longest)
+    tokenizer = Tokenizer.shared(files.read("tokenizer"), max_tokens=limit)
     model = Model(
         opened,
         variant=chosen,
@@ -238,10 +276,8 @@ def load_model(  # noqa: PLR0913 -- by name
         runtime=f"{session.provider} {provider.runtime()}",
         variant=chosen.name,
     )
-    if cases and not verdicts.passed(opened.hash):
-        allowed = files.artifacts("golden")[0].tolerance
-        assert allowed is not None  # noqa: S101 -- the manifest's own rule
-        replay(cases, model.answer, allowed)
+    if golden and (anew or not verdicts.passed(opened.hash)):
+        cases = model.replay_golden(cached=True)
         if model.check_batches([Request(c.request.text, c.request.source) for c in cases]):
             verdicts.remember(opened.hash)
         model.forget()

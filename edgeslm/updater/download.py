@@ -26,8 +26,10 @@ from edgeslm.ports import BlockStore, Clock, DamagedBlobError, Download, Receive
 from edgeslm.updater.mailbox import Mailbox
 
 CHECK_S: Final = 0.25  # between two looks at whether it is still wanted
-LISTEN_S: Final = 0.1  # before the first request, for what others have asked for
-LISTEN_BLOCKS: Final = 32  # of a blob; a shorter one is not worth the wait
+# Before the first request, for those who begin a little later: whoever listens misses nothing.
+LISTEN_S: Final = 1.0  # at most
+LISTEN_BLOCK_S: Final = 0.0025  # for each block: as long as a fast network takes
+LISTEN_BLOCKS: Final = 32  # a shorter blob is not worth the wait
 SILENT: Final = 3  # so many silences in a row: the server is not there
 MISSING: Final = 3  # so many times in a row a server says that it has no such blob
 ATTEMPTS: Final = 2  # at a blob whose bytes, when all are here, are not it
@@ -116,7 +118,14 @@ class Fetcher:
             DamagedBlobError: its blocks came twice and were not it.
             DiskFullError, SlotsUnavailableError: the disk refused.
         """
-        download = self.store.begin(blob, size, blocks)
+        topic = self.fleet.blob(blob)
+        if self.may_fetch():
+            self.listen(topic)  # the disk takes its time, and others may be served already
+        try:
+            download = self.store.begin(blob, size, blocks)
+        except BaseException:
+            self.leave(topic)
+            raise
         try:
             for attempt in range(1, ATTEMPTS + 1):
                 _Transfer(self, download, blob, size, check, advance).run()
@@ -127,6 +136,7 @@ class Fetcher:
                     if attempt == ATTEMPTS or not download.missing:
                         raise
         finally:
+            self.leave(topic)
             download.close()
         raise AssertionError  # the last attempt returns or raises
 
@@ -183,6 +193,11 @@ class Fetcher:
         finally:
             self.leave(topic)
 
+    def may_fetch(self) -> bool:
+        """Whether this is one of the hours in which to fetch."""
+        local = time.localtime(self.clock.wall())
+        return is_open(self.settings.hours, local.tm_hour * 60 + local.tm_min)
+
     def listen(self, *topics: str) -> None:
         """Add topics to the mailbox's filters."""
         self.mailbox.subscribe(self.mailbox.wanted | set(topics))
@@ -220,7 +235,7 @@ class _Transfer:
         self._window = Window(codec.count_of(size), here, limit=limit, rate=rate)
         self._here = sum(codec.length_of(block, size) for block in here)
         self._epoch = 0
-        self._listens = False
+        self._listened = False
         self._missing = 0
         self._began = self._progress_at = fetcher.clock.monotonic()
 
@@ -264,8 +279,7 @@ class _Transfer:
     def _see_to_listening(self, now: float) -> None:
         """Be on the blob's topic when we may, and say what we wait for."""
         fetcher, window = self._fetcher, self._window
-        local = time.localtime(fetcher.clock.wall())
-        in_hours = is_open(fetcher.settings.hours, local.tm_hour * 60 + local.tm_min)
+        in_hours = fetcher.may_fetch()
         listens = self._data in self._mailbox.wanted
         if not in_hours:
             self._progress_at = now
@@ -291,11 +305,12 @@ class _Transfer:
             self._epoch = self._mailbox.epoch
             self._window.disconnected()
             self._download.flush()
-        listened, self._listens = self._listens, self._data in self._mailbox.held
-        if not self._listens or self._data not in self._mailbox.wanted:
+        if not {self._data} <= self._mailbox.held & self._mailbox.wanted:
             return CHECK_S
-        if not listened and self._window.missing > LISTEN_BLOCKS:
-            self._window.listen(now + LISTEN_S)
+        if not self._listened:
+            self._listened = True
+            if (missing := self._window.missing) > LISTEN_BLOCKS:
+                self._window.listen(now + min(LISTEN_S, missing * LISTEN_BLOCK_S))
         for request in self._window.ask(now):
             self._send(request)
         due_at = self._window.due_at(now)

@@ -441,6 +441,7 @@ class Driver:
             voice.trouble("config_failed", error, None, detail)
         else:
             voice.trouble("update_failed", error, about.model, detail)
+        voice.tell()
 
     def _info(self) -> ErrorInfo:
         err = self._error

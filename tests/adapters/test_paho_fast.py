@@ -80,7 +80,9 @@ properties = st.fixed_dictionaries(
         "TopicAlias": st.integers(1, 65_535),
     },
 )
-payloads = st.binary(max_size=40) | st.sampled_from([bytes(200), bytes(20_000), bytes(70_000)])
+payloads = st.binary(max_size=40) | st.sampled_from(
+    [bytes(200), bytes(20_000), bytes(70_000), bytes(131_088), bytes(1_200_000)]
+)
 
 
 @st.composite
@@ -180,6 +182,7 @@ def test_a_malformed_packet_ends_the_connection(packet: bytes) -> None:
             st.just(0.0),
             properties=st.just({}) | st.builds(lambda b: {"CorrelationData": b}, st.binary()),
             retain=st.booleans(),
+            qos=st.integers(0, 1),
         ),
         min_size=1,
         max_size=5,
@@ -195,9 +198,12 @@ def test_paho_reads_what_is_written(
         mids = made.send(parcels)
         made.acknowledge([5, 65_535])
         got = b""
+        assert made.confirmed == []
         while made.want_write():
             made.loop_write()
             got += broker.recv(1 << 20)
+        written = [mid for parcel, mid in zip(parcels, mids, strict=True) if not parcel.qos]
+        assert made.confirmed == [(mid, 0) for mid in written]
         broker.settimeout(0)
         with contextlib.suppress(BlockingIOError):
             while chunk := broker.recv(1 << 20):
@@ -206,7 +212,8 @@ def test_paho_reads_what_is_written(
         head, size, got = split(got)
         packet = _packet.decode_publish(head, size, protocol)
         assert packet.topic.decode() == parcel.topic
-        assert (packet.payload, packet.mid, packet.qos) == (parcel.payload, mid, 1)
+        assert (packet.payload, packet.qos) == (parcel.payload, parcel.qos)
+        assert packet.mid == (mid if parcel.qos else 0)
         assert packet.retain == parcel.retain
         assert not packet.dup
         if v5:

@@ -26,13 +26,17 @@ from tests.runtime import tiny
 
 WAIT_S = 30.0
 BASE = "edgeslm/v1/dev1"
-GOLDEN = b'{"request": {"text": "ok"}, "expect": {"label": "read", "score": 2, "confidence": 1}}\n'
 
 
-def brittle_bundle(folder: Path, **manifest: Any) -> Path:
+def brittle_bundle(folder: Path, *, label: str = "read", **manifest: Any) -> Path:
     """A bundle whose task obeys its texts (tests/agent/tasks/brittle.py)."""
     fields = {"task": "brittle", "name": "brittle", **manifest}
-    return tiny.write_bundle(folder, files={"golden.jsonl": GOLDEN}, **fields)
+    expect = {"label": label, "score": 2, "confidence": 1}
+    files = {
+        "golden.jsonl": json.dumps({"request": {"text": "ok"}, "expect": expect}).encode() + b"\n",
+        "parameters.json": json.dumps({"label": label}).encode(),
+    }
+    return tiny.write_bundle(folder, files=files, **fields)
 
 
 def poll(done: Callable[[], bool], what: str, within_s: float = WAIT_S) -> None:

@@ -75,6 +75,21 @@ def test_a_batch_past_the_rows_bound_is_refused_whole(make: Make) -> None:
     assert [row[2] for row in box.peek(9, after=0)] == [b"x", b"x", b"z"]
 
 
+def test_bounds_may_change_and_what_is_held_stays(make: Make) -> None:
+    box = make(max_rows=3)
+    ids = box.append([("t", b"x", NONE)] * 3)
+    box.limit(max_rows=2, max_bytes=1 << 30)
+    assert len(box) == 3
+    box.remove(ids[:1])
+    with pytest.raises(OutboxFullError):
+        box.append([("t", b"y", NONE)])
+    box.limit(max_rows=9, max_bytes=4)
+    with pytest.raises(OutboxFullError):
+        box.append([("t", b"y", NONE)])
+    box.limit(max_rows=9, max_bytes=1 << 30)
+    assert box.append([("t", b"y", NONE)])
+
+
 def test_a_batch_past_the_bytes_bound_is_refused_and_removing_makes_room(make: Make) -> None:
     box = make(max_rows=100, max_bytes=2000)
     ids = box.append([("t", bytes(900), NONE)])

@@ -208,6 +208,66 @@ def test_delivers_in_order_what_matches_and_nothing_else(connect: Connect) -> No
     assert all(m.qos == 1 and not m.dup and not m.retain for m in heard.messages)
 
 
+def test_at_qos_0_it_is_confirmed_when_written_and_comes_once_in_order(connect: Connect) -> None:
+    sender, at_sender = connect("sender")
+    taker, heard = connect("taker", "t/#")
+    parcels = [text("t/x", b"%d" % i + bytes(i * 700), qos=i % 3 and 1) for i in range(200)]
+    send(sender, at_sender, *parcels)
+    assert set(map(id, at_sender.confirmed)) == set(map(id, parcels))
+    heard.until(lambda: len(heard.messages) >= 200)
+    assert heard.payloads == [p.payload for p in parcels]
+    assert [m.qos for m in heard.messages] == [p.qos for p in parcels]
+    assert all(m.mid == 0 for m in heard.messages if m.qos == 0)
+    settle(taker, heard, *heard.messages)
+
+
+def test_at_qos_0_nothing_is_kept_for_who_is_away_and_nothing_comes_again(
+    connect: Connect, world: World
+) -> None:
+    sender, at_sender = connect("sender")
+    taker, heard = connect("taker", "t")
+    send(sender, at_sender, text("t", b"0", qos=0))
+    heard.until(lambda: len(heard.messages) == 1)
+    world.cut("taker")  # it has not settled it
+    heard.until(lambda: heard.ups == 2)
+    send(sender, at_sender, text("t", b"1"))
+    heard.until(lambda: len(heard.messages) >= 2)
+    assert heard.payloads == [b"0", b"1"]
+    settle(taker, heard, *heard.messages)
+    taker.stop()
+    assert taker.join(5)
+    send(sender, at_sender, text("t", b"2", qos=0), text("t", b"3"))
+    _, back = connect("taker", "t")
+    back.until(lambda: len(back.messages) >= 1)
+    assert back.payloads == [b"3"]
+
+
+@pytest.mark.broker
+def test_long_messages_at_qos_0_are_held_back_by_the_connection(world: World) -> None:
+    """Nothing but what the connection takes is confirmed: so a sender can bound what waits."""
+    if isinstance(world, InMemory):
+        pytest.skip("no connection")
+    heard = Heard()
+    link = world.link("sender", heard)
+    link.start()
+    heard.until(lambda: heard.up is not None)
+    assert isinstance(world, OnMosquitto)
+    assert heard.up is not None
+    world.networks["sender"].silence(silent=True)
+    parcels = [text("t", bytes(1 << 20), qos=0) for _ in range(60)]
+    link.publish(parcels, epoch=heard.up.epoch)
+    time.sleep(0.5)
+    with contextlib.suppress(queue.Empty):
+        while True:
+            report = heard.reports.get_nowait()
+            heard.confirmed += report.publications if isinstance(report, Confirmed) else []
+    assert len(heard.confirmed) < 60
+    world.networks["sender"].silence(silent=False)
+    heard.until(lambda: len(heard.confirmed) == 60)
+    link.stop()
+    assert link.join(5)
+
+
 def test_confirms_the_very_objects_in_order(connect: Connect) -> None:
     sender, heard = connect("sender")
     parcels = [text("a", b"x") for _ in range(200)]

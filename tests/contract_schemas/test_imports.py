@@ -31,3 +31,24 @@ def test_the_contract_loads_pydantic_only(module: str) -> None:
 def test_naming_no_command_loads_none(args: list[str]) -> None:
     loaded = imported_by(f"from edgeslm.cli.main import main\nmain({args})")
     assert loaded.isdisjoint({*HEAVY, "pydantic", "sqlite3"})
+
+
+def test_an_agent_without_an_updater_loads_nothing_of_updates() -> None:
+    code = "import edgeslm.cli.run"
+    script = f"{code}\nimport sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    loaded = set(done.stdout.split())
+    assert "edgeslm.agent.agent" in loaded
+    assert loaded.isdisjoint(
+        {
+            *("edgeslm.contract.fleet", "edgeslm.contract.slots", "edgeslm.contract.control"),
+            *("edgeslm.agent.control", "edgeslm.agent.shelf", "edgeslm.adapters.unix_socket"),
+        }
+    )
+
+
+def test_an_agent_with_an_updater_loads_nothing_that_verifies_signatures() -> None:
+    loaded = imported_by("import edgeslm.cli.run, edgeslm.agent.control, edgeslm.agent.shelf")
+    assert loaded.isdisjoint({"tuf", "securesystemslib", "cryptography", "zstandard", "bsdiff4"})

@@ -43,6 +43,7 @@ BAD = {
     "a password without a name": ('device_id = "d"\n[uplink]\npassword = "p"', "username"),
     "half a client certificate": ('device_id = "d"\n[uplink.tls]\ncert_file = "c"', "key_file"),
     "route to no model": (ROUTE.replace('["m"]', '["n"]'), "no [models.n]"),
+    "a model that nobody brings": ('device_id = "d"\n[models.m]', "models.m.bundle: missing"),
     "route to an empty list": (ROUTE.replace('["m"]', "[]"), "routes.r.models"),
     "bad filter": (ROUTE.replace('"t"', '"a/#/b"'), "routes.r"),
     "own topics": (ROUTE.replace('"t"', '"#"'), "own results"),
@@ -129,7 +130,7 @@ def test_a_variable_that_should_hold_json_and_does_not_is_named(
         ("EDGESLM_UPLINK__HOTS", "x"),
         ("EDGESLM_UPLINK__PASSWORD__X", "x"),
         ("edgeslm_log_level", "loud"),
-        ("EDGESLM_MODELS", '{"m": {}}'),
+        ("EDGESLM_MODELS", '{"m": {"workers": 0}}'),
     ],
 )
 def test_an_error_names_the_variable_that_caused_it(

@@ -38,6 +38,41 @@ def test_is_an_lru_of_its_capacity(asked: list[str], capacity: int) -> None:
     assert len(cache) == len(kept)
 
 
+@given(st.lists(st.sampled_from("abcdef") | st.integers(0, 4), max_size=60), st.integers(0, 4))
+def test_another_capacity_keeps_the_newest_of_what_there_is(
+    steps: list[str | int], capacity: int
+) -> None:
+    cache: Cache[str] = Cache(capacity)
+    kept: list[str] = []
+    for step in steps:
+        if isinstance(step, int):
+            cache.resize(capacity := step)
+        else:
+            kept = [*(text for text in kept if text != step), step]
+            assert cache.get(step, str.upper) == step.upper()
+        kept = kept[-capacity:] if capacity else []
+        assert len(cache) == len(kept)
+    misses = cache.misses
+    for text in kept:
+        cache.get(text, pytest.fail)
+    assert cache.misses == misses
+
+
+def test_resizing_disturbs_nobody_who_computes() -> None:
+    cache: Cache[str] = Cache(8)
+    texts = [f"{i % 12}" for i in range(2000)]
+
+    def ask(text: str) -> str:
+        return cache.get(text, lambda text: text * 2)
+
+    with ThreadPoolExecutor(4) as threads:
+        answers = threads.map(ask, texts)
+        for i in range(300):
+            cache.resize(i % 5)
+        assert list(answers) == [text * 2 for text in texts]
+    assert len(cache) <= 4
+
+
 def test_without_capacity_every_call_computes() -> None:
     cache: Cache[str] = Cache(0)
     assert [cache.get("a", str.upper) for _ in range(3)] == ["A"] * 3

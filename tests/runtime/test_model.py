@@ -118,6 +118,51 @@ def test_replays_the_golden_file_once(
     assert len(asked) == 2
 
 
+def test_replays_it_anew_where_that_is_asked_for(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = golden(load_model(bundle))
+    whole = tiny.write_bundle(tmp_path / "whole", files={"golden.jsonl": lines})
+    verdicts = tmp_path / "verdicts"
+    load_model(whole, verdict_dir=verdicts)
+    asked: list[Request] = []
+
+    def other(_: Model, request: Request) -> Answer:
+        asked.append(request)
+        return Answer("other", 0.0, 0.0)
+
+    monkeypatch.setattr(Model, "answer", other)
+    with pytest.raises(EdgeSLMError, match="2 of 2 golden cases differ"):
+        load_model(whole, verdict_dir=verdicts, anew=True)
+    assert len(asked) == 2
+
+
+def test_replays_it_past_the_cache_while_it_serves(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = golden(load_model(bundle))
+    whole = tiny.write_bundle(tmp_path / "whole", files={"golden.jsonl": lines})
+    model = load_model(whole)
+    model.answer(Request("pump hot"))
+    assert len(model.replay_golden()) == 2
+    assert (model.cache_hits, model.cache_misses) == (0, 1)
+    astray = ({"logits": np.zeros(3, np.float32)}, False)  # what a provider may come to say
+    monkeypatch.setattr(model, "_infer", lambda _: astray)
+    with pytest.raises(EdgeSLMError, match="2 of 2 golden cases differ"):
+        model.replay_golden()
+    (whole / "golden.jsonl").write_bytes(lines.replace(b"pump", b"stop"))
+    with pytest.raises(EdgeSLMError, match=r"golden\.jsonl is not the file that was loaded"):
+        model.replay_golden()
+
+
+def test_another_bundle_than_the_one_expected_is_refused(bundle: Path) -> None:
+    found = load_model(bundle).bundle.hash
+    assert load_model(bundle, expected=found).ref["hash"] == found
+    with pytest.raises(EdgeSLMError, match="should be there") as caught:
+        load_model(bundle, expected="0" * 64)
+    assert caught.value.code == "bundle.wrong"
+
+
 def test_a_device_that_answers_otherwise_is_refused(bundle: Path, tmp_path: Path) -> None:
     lines = golden(load_model(bundle), score=99.0)
     wrong = tiny.write_bundle(tmp_path / "wrong", files={"golden.jsonl": lines})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -103,6 +104,21 @@ def test_what_lies_behind_the_last_character_read_changes_nothing() -> None:
     assert ids_of(spaces + "pump") == ids_of(spaces)
     assert TOKENIZER.encode(spaces + "pump")[1]
     assert ids_of(" " * (MAX_CHARS - 4) + "pump") == ids_of("pump")
+
+
+def test_models_with_the_same_file_share_one_tokenizer_as_long_as_one_needs_it() -> None:
+    data = tiny.tokenizer_bytes()
+    one = Tokenizer.shared(data, max_tokens=8)
+    assert Tokenizer.shared(bytes(data), max_tokens=8) is one
+    other = Tokenizer.shared(data, max_tokens=4)
+    assert other is not one
+    text = "pump " * 20
+    assert one.encode(text)[0]["input_ids"].shape == (1, 8)
+    assert other.encode(text)[0]["input_ids"].shape == (1, 4)
+    gone = weakref.ref(one)
+    del one
+    assert gone() is None
+    assert Tokenizer.shared(data, max_tokens=8).encode(text)[0]["input_ids"].shape == (1, 8)
 
 
 def test_threads_share_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -12,6 +13,9 @@ from edgeslm.ports import Answer, Prepared, Request, Tensor
 
 class BrittleTask:
     """Answers every other text with its length, without a model."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
 
     def prepare(self, request: Request) -> Prepared:
         word, _, rest = request.text.partition(" ")
@@ -28,10 +32,10 @@ class BrittleTask:
     ) -> Answer:
         del outputs
         score = float(len(prepared.request.text))
-        return Answer(label="read", confidence=1.0, score=score, truncated=truncated)
+        return Answer(label=self._label, confidence=1.0, score=score, truncated=truncated)
 
 
 def load(parameters: bytes) -> BrittleTask:
-    """Nothing is read."""
-    del parameters
-    return BrittleTask()
+    """Of parameters that name a label, that is what every text gets."""
+    found = json.loads(parameters)
+    return BrittleTask(found["label"] if isinstance(found, dict) else "read")

@@ -1,0 +1,149 @@
+"""Writes a stick: all that `edgeslm update --from` needs, for devices that no network reaches.
+
+    index.json            the index that a broker would hold
+    metadata/FILE         N.ROLE.json and timestamp.json
+    assignments/DEVICE.json
+    blobs/SHA256          block lists, and the files they name
+
+It is a folder, or the same as one .tar.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from edgeslm.adapters.fs import flush_folder
+from edgeslm.contract.fleet import Assignment, Index
+from edgeslm.fleet import director
+from edgeslm.fleet.errors import AssignmentRefusedError, StickError
+from edgeslm.fleet.models import blobs_of, versions
+from edgeslm.fleet.repository import Repository
+from edgeslm.fleet.store import ASSIGNMENTS, BLOBS, METADATA, Published
+
+INDEX: Final = "index.json"
+TAR: Final = ".tar"
+_MODE: Final = 0o644
+_CHUNK: Final = 1024 * 1024
+
+
+def write_stick(repository: Repository, to: Path, devices: Collection[str] = ()) -> int:
+    """Write a stick; return how many bytes are on it.
+
+    On it are snapshot and timestamp that are good for as long as fleet.toml says of sticks: longer
+    than what is published, which is signed anew right away.
+
+    Args:
+        repository: whose.
+        to: a folder that is absent or empty, or a file that ends in .tar.
+        devices: whose assignments to put there; empty: of all that have one. Without any, the
+            newest version of each model is on it.
+
+    Raises:
+        AssignmentRefusedError: one of the devices has no assignment.
+        StickError: the place is taken, or cannot be written.
+        EdgeSLMError: an online key is missing, the repository is damaged.
+    """
+    if to.exists() and not (to.is_dir() and not any(to.iterdir())):
+        msg = f"{to}: there is something already. Choose another place, or remove it."
+        raise StickError(msg)
+    assignments = _chosen(repository, devices)
+    published, files = repository.sign_for_stick()
+    index = Index(schema=1, root=published.root.signed.version, files=tuple(files))
+    wanted = _wanted(repository, published, assignments.values())
+    texts = {
+        INDEX: index.model_dump_json(by_alias=True).encode(),
+        **{f"{METADATA}/{name}": data for name, data in files.items()},
+        **{
+            f"{ASSIGNMENTS}/{device}.json": director.envelope(repository, device) or b""
+            for device in assignments
+        },
+    }
+    blobs = [repository.folder / BLOBS / name for name in sorted(wanted)]
+    try:
+        if to.suffix == TAR:
+            _write_tar(to, texts, blobs)
+        else:
+            _write_folder(to, texts, blobs)
+    except OSError as err:
+        what = err.strerror or str(err)
+        msg = f"{err.filename or to}: {what}. What is there is not whole: remove it."
+        raise StickError(msg) from None
+    return sum(map(len, texts.values())) + sum(blob.stat().st_size for blob in blobs)
+
+
+def _chosen(repository: Repository, devices: Collection[str]) -> dict[str, Assignment]:
+    known = director.assigned(repository)
+    for device in devices:
+        if device not in known:
+            msg = f"{device}: it has no assignment; have one: {', '.join(known) or 'none'}. "
+            raise AssignmentRefusedError(msg + "Assign first: fleet assign")
+    return {device: known[device] for device in devices} if devices else known
+
+
+def _wanted(
+    repository: Repository, published: Published, assignments: Collection[Assignment]
+) -> set[str]:
+    """Return the hashes of the blobs that these devices may need."""
+    if assignments:
+        pairs = {(m, v.version) for each in assignments for m, v in each.models.items()}
+    else:
+        models = [role.removeprefix("model-") for role in published.models]
+        pairs = {(model, max(versions(published, model))) for model in models}
+    return {
+        blob
+        for model, version in sorted(pairs)
+        for blob in blobs_of(repository, published, model, version)
+    }
+
+
+def _write_folder(to: Path, texts: dict[str, bytes], blobs: list[Path]) -> None:
+    for part in (METADATA, ASSIGNMENTS, BLOBS):
+        (to / part).mkdir(parents=True, exist_ok=True)
+    for blob in blobs:
+        with blob.open("rb") as source, _flushed(to / BLOBS / blob.name) as copy:
+            shutil.copyfileobj(source, copy, _CHUNK)
+    # Last what leads to the rest: a stick pulled out too early is no stick.
+    for name, data in sorted(texts.items(), key=lambda item: item[0] == INDEX):
+        with _flushed(to / name) as copy:
+            copy.write(data)
+    for part in (METADATA, ASSIGNMENTS, BLOBS, "."):
+        flush_folder(to / part)
+
+
+def _write_tar(to: Path, texts: dict[str, bytes], blobs: list[Path]) -> None:
+    partial = to.with_name(f".{to.name}.partial")
+    try:
+        with _flushed(partial) as file, tarfile.open(fileobj=file, mode="w") as tar:
+            for name, data in texts.items():
+                tar.addfile(_entry(name, len(data)), io.BytesIO(data))
+            for blob in blobs:
+                with blob.open("rb") as source:
+                    tar.addfile(_entry(f"{BLOBS}/{blob.name}", blob.stat().st_size), source)
+        partial.replace(to)
+        flush_folder(to.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _entry(name: str, size: int) -> tarfile.TarInfo:
+    """Return a tar's header of a plain file; the same stick is the same bytes."""
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = size, _MODE
+    return entry
+
+
+@contextlib.contextmanager
+def _flushed(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that is on the disk when it is closed: sticks are pulled out."""
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fchmod(file.fileno(), _MODE)
+        os.fsync(file.fileno())

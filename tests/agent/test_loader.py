@@ -1,0 +1,121 @@
+"""The thread that loads: sources in order, errors with codes, and nothing held back."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import pytest
+
+from edgeslm.agent import models
+from edgeslm.agent.desired import Source
+from edgeslm.agent.models import Loaded, Loader, Rechecked, Wanted
+from edgeslm.agent.workers import AbsentModel, Model
+from edgeslm.runtime.bundle import BundleTamperedError
+
+WAIT_S = 10.0
+A, B, OWN = Source(Path("a"), "1" * 64, "a"), Source(Path("b"), "2" * 64, "b"), Source(Path("own"))
+
+
+class Desk:
+    """A loader whose bundles are what a test says."""
+
+    def __init__(self) -> None:
+        self.results: Queue[Loaded | Rechecked] = Queue()
+        self.asked: list[dict[str, Any]] = []
+        self.fails: dict[Source, BaseException] = {}
+        self.loader = Loader(self._load, self.results.put)
+
+    def _load(self, name: str, source: Source, **kwargs: Any) -> Model | None:
+        self.asked.append({"source": source, **kwargs})
+        if source in self.fails:
+            raise self.fails[source]
+        return None if kwargs["known"] else AbsentModel(name)
+
+    def result(self) -> Any:
+        return self.results.get(timeout=WAIT_S)
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    made = Desk()
+    yield made
+    made.loader.end()
+    assert made.loader.join(WAIT_S)
+
+
+def test_the_first_source_that_serves_is_taken_and_what_was_before_it_is_told(desk: Desk) -> None:
+    desk.fails = {A: BundleTamperedError("cut"), B: MemoryError()}
+    desk.loader.want(Wanted("m", (A, B, OWN), 7))
+    loaded = desk.result()
+    assert (loaded.source, loaded.model is None) == (OWN, False)
+    assert [e["code"] for e in loaded.errors] == ["bundle.tampered", "model.memory"]
+    assert [a["source"] for a in desk.asked] == [A, B, OWN]
+    assert {(a["cache_entries"], a["anew"], a["known"]) for a in desk.asked} == {(7, False, None)}
+
+
+def test_where_none_serves_all_errors_are_told(desk: Desk) -> None:
+    desk.fails = {A: BundleTamperedError("cut"), OWN: RuntimeError("secret")}
+    desk.loader.want(Wanted("m", (A, OWN), 7))
+    loaded = desk.result()
+    assert (loaded.source, loaded.model) == (None, None)
+    assert [e["code"] for e in loaded.errors] == ["bundle.tampered", "internal"]
+    assert loaded.errors[1]["message"] == "RuntimeError"
+
+
+def test_what_serves_is_known_where_it_lies_and_nowhere_else(desk: Desk) -> None:
+    serving = Source(A.path, "9" * 64, "a")
+    desk.fails = {B: BundleTamperedError("cut")}
+    desk.loader.want(Wanted("m", (B, A), 7, serving=serving))
+    loaded = desk.result()
+    assert [a["known"] for a in desk.asked] == [None, "9" * 64]
+    assert (loaded.source, loaded.model) == (A, None)
+
+
+def test_for_a_trial_it_is_loaded_and_replayed_whatever_is_known(desk: Desk) -> None:
+    desk.loader.want(Wanted("m", (A,), 7, serving=A, on_trial=True))
+    loaded = desk.result()
+    assert loaded.model is not None
+    assert [(a["known"], a["anew"]) for a in desk.asked] == [(None, True)]
+
+
+def test_a_model_is_let_go_before_memory_is_given_back(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: Queue[bool] = Queue()
+    model = AbsentModel("m")
+    gone = weakref.ref(model)
+    monkeypatch.setattr(models, "trim", lambda: seen.put(gone() is None))
+    desk.loader.free(model)
+    desk.loader.recheck("n", AbsentModel("n"))
+    assert desk.results.empty(), "it waits for us"
+    del model
+    gc.collect()
+    assert seen.get(timeout=WAIT_S)
+    result = desk.result()
+    assert (result.name, result.error["code"]) == ("n", "model.unavailable")
+    monkeypatch.setattr(models, "FREED_S", 0.05)
+    held = AbsentModel("held")
+    desk.loader.free(held)
+    seen.get(timeout=WAIT_S)  # nobody lets go of it: that is no reason to stop
+    desk.loader.recheck(held.ref["name"], held)
+    assert desk.result().name == "held"
+
+
+def test_the_thread_keeps_no_model(desk: Desk) -> None:
+    model = AbsentModel("m")
+    gone = weakref.ref(model)
+    desk.loader.recheck("m", model)
+    desk.result()
+    desk.loader.want(Wanted("m", (A,), 7))
+    loaded = weakref.ref(desk.result().model)
+    del model
+    for _ in range(200):
+        if gone() is None and loaded() is None:
+            break
+        gc.collect()
+    assert (gone(), loaded()) == (None, None)
