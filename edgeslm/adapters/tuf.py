@@ -106,7 +106,7 @@ class Trust:
             updater = self._begin()
             updater.walk()
             keys, self._time = _time_of(updater.root)
-        self._keep(updater.floors)
+        self._keep_roles(updater)
         return keys
 
     def time_of(self, envelope: bytes, *, device: str, nonce: str) -> float:
@@ -139,7 +139,7 @@ class Trust:
                 raise ClockUntrustedError(msg)
             updater.load()
             director = _director_of(updater.targets)
-        self._keep(updater.floors)
+        self._keep_roles(updater)
         self._fresh, self._director = updater, director
 
     def offers(self, model: str) -> list[Offer]:
@@ -156,7 +156,7 @@ class Trust:
             if found and not offers:
                 msg = f"none of the bundles of {model} is described as this build understands it"
                 raise TrustMalformedError(msg)
-        self._keep(updater.floors)
+        self._keep_roles(updater)
         return offers
 
     def blocks(self, offer: Offer, raw: bytes) -> BlockList:
@@ -204,7 +204,8 @@ class Trust:
         # The envelope first: after a power cut in between it is verified again, and accepted.
         with self._mapped():
             write_durably(self._folder / KEPT, envelope)
-        self._keep(floors)
+        raised = {"assignment": floors.assignment, "time": floors.time}
+        self._keep(self._floors.model_copy(update=raised))
 
     def _begin(self) -> Client:
         trusted = TrustedSet(self._flashed, self._floors, self._known, _of_use)
@@ -242,6 +243,10 @@ class Trust:
         floors = Floors()
         write_durably(self._floors_file, rules.encode_floors(floors))
         return floors
+
+    def _keep_roles(self, updater: Client) -> None:
+        """Keep what a client has raised, and whatever else was raised since it began."""
+        self._keep(self._floors.model_copy(update={"roles": updater.floors.roles}))
 
     def _keep(self, floors: Floors) -> None:
         if floors == self._floors:

@@ -28,7 +28,8 @@ from edgeslm.runtime.coverage import coverage_state
 
 log = Log(__name__)
 INTERNAL: Final = "internal"
-NICE: Final = 10  # of a thread that loads while others answer
+NICER: Final = 10  # is a thread that loads than those who answer meanwhile
+MAX_NICE: Final = 19
 FREED_S: Final = 2.0  # for a model that is not needed any more to be gone
 POLL_S: Final = 0.01
 
@@ -197,8 +198,10 @@ def _free(last: weakref.ref[Model] | None) -> None:
 def _give_way() -> None:
     """Lower the priority of this thread; where the system does not let us, it stays."""
     if sys.platform == "linux":  # elsewhere threads have none of their own
+        thread = threading.get_native_id()
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+            nice = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, min(MAX_NICE, nice + NICER))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from edgeslm.fleet.errors import FleetExtraError
 if TYPE_CHECKING:
     from edgeslm.fleet.repository import Repository
 
-NEEDED: Final = ("cryptography", "securesystemslib", "tuf")
+NEEDED: Final = ("bsdiff4", "cryptography", "securesystemslib", "tuf", "zstandard")
 EPILOG: Final = """\
 exit status:
   0   done

@@ -106,7 +106,7 @@ def _try_tls(broker: Broker) -> None:
 def _address(text: str) -> tuple[str, int | None]:
     """Host and port of HOST[:PORT]; an IPv6 address with a port is in brackets."""
     host, colon, port = text.rpartition(":")
-    if not colon or ":" in host.strip("[]") and not host.endswith("]"):
+    if not colon or (":" in host.strip("[]") and not host.endswith("]")):
         return text.strip("[]"), None
     if not port.isascii() or not port.isdigit():
         where = "broker"

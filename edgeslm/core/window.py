@@ -108,14 +108,15 @@ class Window:
 
     def arrived(self, block: int, now: float) -> None:
         """A block that is lacking has come, and is right."""
-        asking = self._out.pop(block, None)
+        # Of one that was asked for again, or was about to be, the first time counts: it may have
+        # been answered late, and then this is how long an answer takes.
+        asking = self._first.pop(block, self._out.pop(block, None))
         self._state[block] = _HERE
         self.missing -= 1
         self._progress_at = now
         self._silences = 0
         self._listen_until = 0.0
         if asking is None:
-            self._first.pop(block, None)
             self._spend(BLOCK_BYTES, now)
             if not self._joined:
                 # Others are being served: with them, and later round to what they had before.
@@ -123,9 +124,7 @@ class Window:
             return
         self._joined = True
         self._size = min(self._limit, self._size + 1)
-        # Of one that was asked for again, the first time counts: it may have been answered late,
-        # and then this is how long an answer takes, and no later one has overtaken any.
-        number, when = self._first.pop(block, asking)
+        number, when = asking
         took = now - when
         old = self._round_trip_s or took
         self._round_trip_s = old + SMOOTHING * (took - old)
@@ -161,7 +160,7 @@ class Window:
         if self._out and now >= self._silent_at():
             self._lose(list(self._out))
             self._silences += 1
-            self._size = max(1, self._size // 2)
+            self._size = 1  # to see whether anything comes at all
         room = self._size - len(self._out)
         few = self._is_few(room)
         if self._rate is not None:

@@ -139,19 +139,31 @@ class Server:
         self._link.start()
         try:
             while not self._stopping.is_set():
-                self._step()
+                self.step()
         finally:
-            self._link.stop()
-            self._link.join(CLOSE_S)
-            self._answers.close()
-            self._blobs.close()
+            self.close()
 
     def stop(self) -> None:
         """Have `run` return soon; may be called by another thread, and by a signal's handler."""
         self._stopping.set()
+        self.wake()
+
+    def wake(self) -> None:
+        """Have `step` return; may be called by another thread."""
         self._reports.put(None)
 
-    def _step(self) -> None:
+    def look_soon(self) -> None:
+        """Look at the repository at the next step."""
+        self._look_at = 0.0
+
+    def close(self) -> None:
+        """Leave, and let go of all files."""
+        self._link.stop()
+        self._link.join(CLOSE_S)
+        self._answers.close()
+        self._blobs.close()
+
+    def step(self) -> None:
         """Wait for something to happen, and see to all of it."""
         try:
             report = self._reports.get(timeout=LOOK_S)

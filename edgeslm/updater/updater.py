@@ -143,7 +143,10 @@ class Updater:
             return [err]
         with closing(stick):
             source = StickSource(stick, self.device_id, self.clock, trust_clock=trust_clock)
-            return self.work(source)
+            try:
+                return self.work(source)
+            finally:
+                self.switch.source = self.broker
 
     def work(self, source: Source) -> list[EdgeSLMError]:
         """Make of this device what the source asks for; return what came to nothing.
@@ -233,7 +236,7 @@ class Updater:
     def _superseded(self) -> bool:
         """Whether a genuine, newer assignment asks for something else than is being done."""
         envelope = self.broker.assignment()
-        if envelope is None or envelope == self._working_on:
+        if envelope is None or self._working_on in {None, envelope}:
             return False
         try:
             now = self.broker.now(self.trust)

@@ -65,6 +65,7 @@ def opened(settings: AgentSettings, update: UpdateSettings, *, online: bool) -> 
             real = BrokerSource(settings, update, downloads=update.dir / DOWNLOADS, clock=clock)
             stack.callback(real.close)
             broker = real
+        switch.source = broker
         voice = Voice(settings.topics, clock, broker.send, store.read)
         control = Control(settings.runtime_dir / SOCKET)
         stack.callback(control.close)

@@ -41,6 +41,22 @@ def update(fleet: Fleet, trust: Trust) -> set[int]:
     return found
 
 
+@pytest.mark.parametrize("first", ["offers", "accept"])
+def test_neither_floor_is_lost_to_the_other(fleet: Fleet, tmp_path: Path, first: str) -> None:
+    trust = fleet.device(tmp_path / "d")[0]
+    trust.refresh(take_time(fleet.repository, trust, fleet.clock()))
+    raw = director.envelope(fleet.repository, DEVICE)
+    assert raw is not None
+    assignment = trust.assignment(raw, device=DEVICE, now=fleet.clock())
+    steps = [lambda: trust.accept(assignment), lambda: trust.offers("press")]
+    for step in steps if first == "accept" else reversed(steps):
+        step()
+    kept = decode_floors(floors(tmp_path / "d"))
+    assert kept.assignment is not None
+    assert kept.assignment.seq == assignment.seq
+    assert "model-press" in kept.roles
+
+
 def test_it_is_the_port(fleet: Fleet, tmp_path: Path) -> None:
     port: TrustedMetadata = fleet.device(tmp_path / "d")[0]
     assert port.walk_roots().threshold == 1

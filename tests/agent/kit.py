@@ -208,8 +208,10 @@ class Plant:
         self._up.set()
 
     def _on_message(self, _c: object, _u: object, message: paho.MQTTMessage) -> None:
-        found = json.loads(message.payload)
         kind = message.topic.removeprefix(f"{BASE}/").split("/")[0]
+        if kind in {"assignment", "fleet"}:  # to the device, and not from it
+            return
+        found = json.loads(message.payload)
         ADAPTERS[kind.removesuffix("s") if kind != "status" else kind].validate_python(found)
         if kind == "results":
             self.properties.append(message.properties)

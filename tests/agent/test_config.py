@@ -200,6 +200,7 @@ def test_a_model_that_a_configuration_names_first_waits_for_its_bundle(
     error = talk.model("n").error
     assert error is not None
     assert error["code"] == "model.no_bundle"
+    configured.wait_for("input_connected", model="n")
     plant.publish("n/a", "early")
     first = slots.put("n", "a", brittle_bundle(tmp_path / "n", name="n"))
     talk.do(Try(model="n", slot="a", bundle=first))

@@ -336,6 +336,7 @@ def test_a_bundle_that_comes_late_is_found(
     )
     agent.start()
     agent.wait_for("model_failed", model="m")
+    agent.wait_for("input_connected")
     plant.publish("in/a", "early")
     brittle_bundle(late)
     assert len(plant.wait_for(1)) == 1

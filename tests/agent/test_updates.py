@@ -149,6 +149,7 @@ def test_a_model_without_a_bundle_waits_for_its_first_one(
     updated: AgentProcess, plant: Plant, slots: Slots, tmp_path: Path, orders: Connect
 ) -> None:
     updated.start()
+    updated.wait_for("input_connected")
     plant.publish("in/a", "early")
     failed = updated.wait_for("model_failed")
     assert failed["code"] == "model.no_bundle"

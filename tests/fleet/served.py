@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +15,7 @@ from edgeslm.contract.fleet import BLOCK_BYTES, Index, TimeReply
 from edgeslm.contract.settings import Broker
 from edgeslm.errors import UnavailableError
 from edgeslm.fleet.publisher import Publications
-from edgeslm.fleet.server import Server
+from edgeslm.fleet.server import Served, Server
 from edgeslm.ports import Letter
 
 ROOT: Final = "edgeslm/v1"
@@ -51,7 +50,7 @@ class FakeServed:
 
     def publications(self) -> Publications:
         if self.broken:
-            raise KeyGoneError("it is gone")  # noqa: EM101 -- a test's
+            raise KeyGoneError
         v = self.version
         names = ["1.root.json", f"{v}.model-a.json", f"{v}.targets.json", f"{v}.snapshot.json"]
         files = {name: json.dumps([name, v]).encode() for name in [*names, "timestamp.json"]}
@@ -59,7 +58,7 @@ class FakeServed:
 
     def sign_time(self, device: str, nonce: str, now: float) -> bytes:
         if self.broken:
-            raise KeyGoneError("it is gone")  # noqa: EM101 -- a test's
+            raise KeyGoneError
         reply = TimeReply(schema=1, device=device, nonce=nonce, time=now)
         return reply.model_dump_json(by_alias=True).encode()
 
@@ -71,8 +70,8 @@ class FakeServed:
 class Running:
     """A server on a thread of a test's."""
 
-    def __init__(self, served: FakeServed, port: int, **more: bool) -> None:
-        config = LinkConfig("fleet", Broker(host="127.0.0.1", port=port))
+    def __init__(self, served: Served, port: int, *, name: str = "fleet", **more: bool) -> None:
+        config = LinkConfig(name, Broker(host="127.0.0.1", port=port))
         self.server = Server(
             served,
             lambda sink: MqttLink[Letter](config, sink),
@@ -84,7 +83,7 @@ class Running:
         self._thread.start()
 
     def stop(self) -> None:
-        self.server.stop()
+        self.server.stop()  # may be said twice
         self._thread.join(10)
         assert not self._thread.is_alive()
 
@@ -93,7 +92,3 @@ def hashes(data: bytes) -> list[str]:
     """Of the blocks of a blob; none where it has one."""
     pieces = [data[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES)]
     return [hashlib.sha256(piece).hexdigest() for piece in pieces] if len(pieces) > 1 else []
-
-
-Retained = Mapping[str, bytes]
-Poll = Callable[[], bool]

@@ -93,25 +93,29 @@ class ScriptedAgent:
                 )
             )
             return
-        model = getattr(order, "model", None)
-        match order.do:
-            case "try":
-                if model in self.serving and not self.serving[model][1]:
-                    self.before_trial[model] = self.serving[model][0]
-                self.serving[model] = (order.bundle, True)
-            case "commit" if model is not None:
-                self.serving[model] = (self.serving[model][0], False)
-            case "revert" if model is not None and self.serving.get(model, ("", False))[1]:
-                old = self.before_trial.pop(model, None)
-                if old is None:
-                    del self.serving[model]
-                else:
-                    self.serving[model] = (old, False)
-            case "configure":
-                self.config = (order.seq, True)
-            case "commit" | "revert":
-                self.config = (self.config[0], False)
+        model: str | None = getattr(order, "model", None)
+        if order.do == "configure":
+            self.config = (order.seq, True)
+        elif order.do in {"commit", "revert"} and model is None:
+            self.config = (self.config[0], False)
+        elif model is not None:
+            self._change(order, model)
         self._say(Done(do=order.do, model=model))
+
+    def _change(self, order: Any, model: str) -> None:
+        bundle, trial = self.serving.get(model, (None, False))
+        if order.do == "try":
+            if bundle is not None and not trial:
+                self.before_trial[model] = bundle
+            self.serving[model] = (order.bundle, True)
+        elif order.do == "commit" and bundle is not None:
+            self.serving[model] = (bundle, False)
+        elif order.do == "revert" and trial:
+            old = self.before_trial.pop(model, None)
+            if old is None:
+                del self.serving[model]
+            else:
+                self.serving[model] = (old, False)
 
     def _report(self) -> Report:
         models = [

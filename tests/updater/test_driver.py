@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,12 +197,7 @@ def test_more_errors_than_before_are_a_failure(
     def fails(order: object) -> None:
         if getattr(order, "do", "") == "try":
             agent.answered, agent.errors = 0, 0
-            pump()
-
-    def pump() -> None:
-        import threading  # noqa: PLC0415
-
-        threading.Timer(0.5, lambda: setattr(agent, "errors", 150)).start()
+            threading.Timer(0.5, lambda: setattr(agent, "errors", 150)).start()
 
     agent.before = fails
     err = device.driver.run(bundle(2))
@@ -268,9 +264,9 @@ def test_an_updater_that_is_killed_in_a_trial_goes_on_with_it(
     driver.check = halt
     with pytest.raises(HaltedError):
         driver.run(bundle(1))
-    assert device.table.operation is not None
-    assert device.table.operation.phase == "trial"
-    assert device.active is None
+    left = device.table.operation
+    assert left is not None
+    assert left.phase == "trial"
     driver = device.restart()
     assert driver.resume() is None
     assert device.active == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -65,6 +66,17 @@ class Fleet:
         self.profile = folder / "quick.toml"
         self.profile.write_text(QUICK_PROFILE)
         self.settings = settings
+
+    @classmethod
+    def reopened(cls, folder: Path, copy: Path) -> Fleet:
+        """Return a copy of one, to be changed; its bundles stay where they are."""
+        shutil.copytree(folder, copy)
+        made = cls.__new__(cls)
+        made.folder, made.settings = copy, {}
+        made.repository = Repository(copy / "fleet", Passphrases(variable=PASSPHRASE))
+        made.root, made.profile = copy / "root.json", copy / "quick.toml"
+        made.bundles = {n: copy / f"v{n}" for n in range(1, 4) if (copy / f"v{n}").exists()}
+        return made
 
     def offer(self, version: int, bundle: Path | None = None) -> None:
         self.bundles[version] = bundle or large_bundle(self.folder / f"v{version}", version)
