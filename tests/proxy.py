@@ -6,6 +6,7 @@ import contextlib
 import selectors
 import socket
 import threading
+from collections.abc import Callable
 
 
 class Proxy:
@@ -48,6 +49,11 @@ class Proxy:
             end.close()
         self._selector.close()
 
+    def passed(self, end: socket.socket, data: bytes) -> bytes:
+        """What goes on of the bytes that came from `end`."""
+        del end
+        return data
+
     def _run(self) -> None:
         while not self._closing:
             events = self._selector.select()
@@ -86,7 +92,7 @@ class Proxy:
         try:
             data = end.recv(65536)
             if data:
-                self._peers[end].sendall(data)
+                self._peers[end].sendall(self.passed(end, data))
         except OSError:
             data = b""
         if not data:
@@ -103,3 +109,50 @@ class Proxy:
     def _drop_all(self) -> None:
         while self._peers:
             self._drop(next(iter(self._peers)))
+
+
+class LossyProxy(Proxy):
+    """Loses messages at QoS 0 on their way to the client, as a broker does that has no room.
+
+    Args:
+        port: of the broker.
+        lose: whether the next such message is lost.
+
+    Attributes:
+        bytes: that the broker sent, the lost ones included.
+        lost: messages.
+    """
+
+    def __init__(self, port: int, lose: Callable[[], bool]) -> None:
+        self.bytes = 0
+        self.lost = 0
+        self._lose = lose
+        self._broker = port
+        self._begun: dict[socket.socket, bytearray] = {}
+        super().__init__(port)
+
+    def passed(self, end: socket.socket, data: bytes) -> bytes:
+        if end.getpeername()[1] != self._broker:
+            return data
+        self.bytes += len(data)
+        held = self._begun.setdefault(end, bytearray())
+        held += data
+        out = bytearray()
+        while (size := _packet(held)) is not None and size <= len(held):
+            if held[0] & 0xF6 == 0x30 and self._lose():
+                self.lost += 1
+            else:
+                out += held[:size]
+            del held[:size]
+        return bytes(out)
+
+
+def _packet(data: bytearray) -> int | None:
+    """Bytes of the first MQTT packet; None where its length has not come whole."""
+    size = shift = 0
+    for at, byte in enumerate(data[1:5], start=2):
+        size |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return at + size
+    return None

@@ -16,6 +16,8 @@ from typing import Final
 from edgeslm.contract.fleet import BLOCK_BYTES, MAX_RANGES
 
 FIRST: Final = 2  # blocks asked for before any has come
+REORDERED: Final = 2  # blocks, or half a window: several servers answer in no order
+SLOW_S: Final = 2.0
 SILENCE_S: Final = 0.5  # shortest wait before what did not come is asked for again
 LONGEST_S: Final = 60.0
 ROUND_TRIPS: Final = 3.0  # of silence, where answers take long
@@ -66,7 +68,6 @@ class Window:
         self.repeats = 0
         self._limit = max(1, limit)
         self._size = min(FIRST, self._limit)
-        self._reordered = max(2, self._limit // 2)
         self._out: dict[int, tuple[int, float]] = {}  # (number, when) of the asking
         self._first: dict[int, tuple[int, float]] = {}  # the first asking of those that were lost
         self._again: dict[int, int] = {}  # how often a block was asked for again
@@ -123,14 +124,17 @@ class Window:
                 self._cursor = block + 1
             return
         self._joined = True
-        self._size = min(self._limit, self._size + 1)
         number, when = asking
         took = now - when
+        # Answers that take so long wait for each other: asking for more only makes them longer,
+        # and costs more when the connection is lost.
+        more = 1 if took < SLOW_S else -1
+        self._size = min(self._limit, max(FIRST, self._size + more))
         old = self._round_trip_s or took
         self._round_trip_s = old + SMOOTHING * (took - old)
         overtaken = []
         for other, (earlier, _) in self._out.items():
-            if earlier + self._reordered > number:
+            if earlier + max(REORDERED, self._size // 2) > number:
                 break
             overtaken.append(other)
         self._lose(overtaken)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -79,12 +80,18 @@ def parse_golden(raw: bytes) -> list[GoldenCase]:
 
 
 def replay(
-    cases: Sequence[GoldenCase], answer: Callable[[Request], Answer], tolerance: Tolerance
+    cases: Sequence[GoldenCase],
+    answer: Callable[[Request], Answer],
+    tolerance: Tolerance,
+    *,
+    rest: float = 0.0,
 ) -> None:
     """Hold the answers to `cases` against what they expect.
 
     Scores and confidences may differ by `tolerance`; labels and verdicts must be equal, except
     near the threshold, where a score within its tolerance may fall on either side.
+
+    After each case that took a second, it rests for `rest` seconds: another model is serving.
 
     Raises:
         GoldenFailedError: some differ by more.
@@ -92,12 +99,15 @@ def replay(
     mismatches = []
     for number, case in enumerate(cases, 1):
         asked = case.request
+        began = time.monotonic()
         try:
             got = answer(Request(asked.text, asked.source, asked.time, asked.key))
         except Exception as err:  # noqa: BLE001 -- a graph whose outputs do not fit its task
             what = str(err) if isinstance(err, EdgeSLMError) else type(err).__name__
             mismatches.append(f"case {number}: no answer: {what}")
             continue
+        finally:
+            time.sleep(rest * (time.monotonic() - began))
         if wrong := _differences(case, got, tolerance):
             mismatches.append(f"case {number}: {', '.join(wrong)}")
     if mismatches:

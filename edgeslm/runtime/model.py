@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 from edgeslm import tasks
 from edgeslm.adapters.ort import GraphError, InferenceError
@@ -26,6 +26,7 @@ from edgeslm.runtime.tokenizer import INPUTS, Tokenizer
 from edgeslm.runtime.variants import ANY_LENGTH, CPU, Variant, choose_variant, fixed_length
 
 Row = tuple[dict[str, Tensor], bool]  # outputs without the batch axis; truncated
+REST: Final = float(__import__("os").environ.get("RESTX", "1"))
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -137,7 +138,7 @@ class Model:
         self.batch_invariant = together == list(map(self.answer, requests))
         return self.batch_invariant
 
-    def replay_golden(self, *, cached: bool = False) -> list[GoldenCase]:
+    def replay_golden(self, *, cached: bool = False, rest: float = 0.0) -> list[GoldenCase]:
         """Hold the golden file against what the provider says now; return it.
 
         May be called while others are answered. With `cached` what the cache holds is not asked
@@ -153,7 +154,8 @@ class Model:
             raise BundleTamperedError(msg)
         assert artifact.tolerance is not None  # noqa: S101 -- the manifest's own rule
         cases = parse_golden(raw)
-        replay(cases, self.answer if cached else self._answer_anew, artifact.tolerance)
+        answer = self.answer if cached else self._answer_anew
+        replay(cases, answer, artifact.tolerance, rest=rest)
         return cases
 
     def resize(self, cache_entries: int) -> None:
@@ -277,7 +279,7 @@ def load_model(  # noqa: PLR0913 -- by name
         variant=chosen.name,
     )
     if golden and (anew or not verdicts.passed(opened.hash)):
-        cases = model.replay_golden(cached=True)
+        cases = model.replay_golden(cached=True, rest=REST if anew else 0.0)
         if model.check_batches([Request(c.request.text, c.request.source) for c in cases]):
             verdicts.remember(opened.hash)
         model.forget()
