@@ -30,12 +30,16 @@ _READY_S: Final = 10.0
 class Broker:
     """A mosquitto of our own on a free loopback port, its files in `folder`.
 
+    Args:
+        folder: made where it is absent.
+        without: settings of the documented configuration that are left at mosquitto's defaults.
+
     Raises:
         MissingToolError: mosquitto or its clients are not installed.
         RunFailedError: it does not take connections.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, without: Sequence[str] = ()) -> None:
         program = find_mosquitto()
         clients = [shutil.which(name) for name in ("mosquitto_pub", "mosquitto_sub")]
         if program is None or None in clients:
@@ -44,19 +48,26 @@ class Broker:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         conf = folder / "mosquitto.conf"
-        conf.write_text(_settings(self.port, folder), "utf-8")
+        conf.write_text(_settings(self.port, folder, without), "utf-8")
         self._child = Child("mosquitto", [program, "-c", str(conf)], log=folder / "broker.log")
         if not accepts(self.port, self._child, within_s=_START_S):
             self._child.stop()
             msg = f"mosquitto takes no connections: {self._child.last_words()}"
             raise RunFailedError(msg)
-        self._publish(_READY, "ready", "--retain")
+        self.publish(_READY, "ready", "--retain")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._child.stop()
+
+    @property
+    def peak_mb(self) -> float:
+        """The most memory that it has ever had, MB (2^20 bytes)."""
+        status = Path(f"/proc/{self._child.pid}/status").read_text("ascii")
+        [peak_kb] = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+        return int(peak_kb) / 1024
 
     def flow(self, lines: Path, *, into: str, out: str, count: int, within_s: float) -> float:
         """Publish each line of a file at QoS 1 as fast as it goes and await as many results.
@@ -98,7 +109,8 @@ class Broker:
             raise RunFailedError(msg)
         return taken
 
-    def _publish(self, topic: str, payload: str, *options: str) -> None:
+    def publish(self, topic: str, payload: str, *options: str) -> None:
+        """Publish one message at QoS 1, with options of mosquitto_pub."""
         at = ("-h", "127.0.0.1", "-p", str(self.port), "-q", "1")
         argv = ("mosquitto_pub", *at, "-t", topic, "-m", payload, *options)
         subprocess.run(argv, check=True, timeout=_READY_S)
@@ -116,12 +128,12 @@ def _started(
             client.kill()  # does nothing to one that has ended
 
 
-def _settings(port: int, folder: Path) -> str:
+def _settings(port: int, folder: Path, without: Sequence[str]) -> str:
     """The documented configuration, moved to loopback and to `folder`."""
     kept = [
         line
         for line in _CONF.read_text("utf-8").splitlines()
-        if line.strip() and not line.startswith("#") and line.split()[0] not in _LOCAL
+        if line.strip() and not line.startswith("#") and line.split()[0] not in {*_LOCAL, *without}
     ]
     ours = [
         f"listener {port} 127.0.0.1",

@@ -33,6 +33,8 @@ MODULES: Final = {
     "npu_anomaly": "npu",
     "tune": "tune",
     "olive": "tune",
+    "push": "push",
+    "push_head": "push",
     "openvino": "accelerators",
     "coreml": "accelerators",
 }

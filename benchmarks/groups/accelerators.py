@@ -61,9 +61,8 @@ def openvino(setup: Setup) -> dict[str, Measured]:
     if why := provider.problem():
         raise MissingToolError(why)
     if hardware_problem(provider.on("CPU")):
-        bundle = bundles.sampled(setup, _CASE, texts=_sample(setup), profile=_PROFILE)
-        found = _emulated(setup, bundle) if setup.wanted - {_CPU_TIME} else {}
-        return found | (_native(setup, bundle) if _CPU_TIME in setup.wanted else {})
+        found = _emulated(setup) if setup.wanted - {_CPU_TIME} else {}
+        return found | (_native(setup) if _CPU_TIME in setup.wanted else {})
     bundle = bundles.intent(setup, _CASE, profile=_PROFILE)
     theirs, ours = _variants(bundle)
     report = bundles.quality(bundle)["variants"][theirs]
@@ -87,12 +86,10 @@ def openvino(setup: Setup) -> dict[str, Measured]:
     }
 
 
-def _sample(setup: Setup) -> int:
-    return _QUICK_TEXTS if setup.quick else _EMULATED_TEXTS
-
-
-def _native(setup: Setup, bundle: Path) -> dict[str, Measured]:
+def _native(setup: Setup) -> dict[str, Measured]:
     """Processor time of the graphs alone, one thread each, on the same tokens in turns.
+
+    It does not depend on what they were fitted on, which is little.
 
     Raises:
         MissingToolError: OpenVINO cannot be installed.
@@ -100,6 +97,7 @@ def _native(setup: Setup, bundle: Path) -> dict[str, Measured]:
     """
     setup.tell("installing OpenVINO")
     python = openvino_environment(setup.cache.parent)
+    bundle = bundles.small(setup, _CASE, profile=_PROFILE)
     opened = open_bundle(bundle)
     theirs, ours = map(opened.of, _variants(bundle))
     [graph], [own] = theirs.artifacts("graph"), ours.artifacts("graph")
@@ -142,13 +140,15 @@ def _native(setup: Setup, bundle: Path) -> dict[str, Measured]:
     return {_CPU_TIME: replace(paired(*spent), note=note)}
 
 
-def _emulated(setup: Setup, bundle: Path) -> dict[str, Measured]:
+def _emulated(setup: Setup) -> dict[str, Measured]:
     """Nodes and accuracy by the device's own commands, on an Intel processor as qemu shows it."""
     qemu = shutil.which(_QEMU)
     if qemu is None or platform.machine() != "x86_64":
         msg = f"no Intel processor here, and no {_QEMU} (Debian's qemu-user-static) on x86-64"
         raise MissingToolError(msg)
-    rows = sample(cases.rows(setup, _CASE, "eval"), _sample(setup))
+    count = _QUICK_TEXTS if setup.quick else _EMULATED_TEXTS
+    bundle = bundles.sampled(setup, _CASE, texts=count, profile=_PROFILE)
+    rows = sample(cases.rows(setup, _CASE, "eval"), count)
     setup.tell("loading it on an emulated processor")
     found = json.loads(_as_intel(qemu, "bundle", "verify", str(bundle), "--json"))
     if found["provider"] != "openvino":

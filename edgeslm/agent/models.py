@@ -173,7 +173,7 @@ class Loader:
     def _recheck(self, name: str, model: Model) -> None:
         error = None
         try:
-            model.replay_golden(rest=float(os.environ.get("RESTX", "1")))
+            model.replay_golden()
         except Exception as err:  # noqa: BLE001 -- as above
             error = _told(name, err)
         self._done(Rechecked(name, error))

@@ -141,6 +141,7 @@ class Server:
             while not self._stopping.is_set():
                 self.step()
         finally:
+            self._tell()
             self.close()
 
     def stop(self) -> None:

@@ -244,7 +244,9 @@ def test_a_fetch_goes_on_where_a_killed_updater_left_it(system: System, tmp_path
 CLOCKS = {"1970": -2e9, "a day behind": -86_400.0, "ten years ahead": 3.2e8}
 
 
-@pytest.mark.parametrize("off", CLOCKS)
+@pytest.mark.parametrize(
+    "off", [pytest.param(off, marks=[pytest.mark.slow] if off != "1970" else []) for off in CLOCKS]
+)
 def test_a_wrong_clock_installs_nothing_stale_and_recovers_when_time_arrives(
     system: System, off: str
 ) -> None:
