@@ -89,7 +89,7 @@ def openvino(setup: Setup) -> dict[str, Measured]:
 def _native(setup: Setup) -> dict[str, Measured]:
     """Processor time of the graphs alone, one thread each, on the same tokens in turns.
 
-    It does not depend on what they were fitted on, which is little.
+    It does not depend on what they were fitted on: a few texts of another case.
 
     Raises:
         MissingToolError: OpenVINO cannot be installed.
@@ -97,7 +97,7 @@ def _native(setup: Setup) -> dict[str, Measured]:
     """
     setup.tell("installing OpenVINO")
     python = openvino_environment(setup.cache.parent)
-    bundle = bundles.small(setup, _CASE, profile=_PROFILE)
+    bundle = bundles.small(setup, _SMALL_CASE, profile=_PROFILE)
     opened = open_bundle(bundle)
     theirs, ours = map(opened.of, _variants(bundle))
     [graph], [own] = theirs.artifacts("graph"), ours.artifacts("graph")
