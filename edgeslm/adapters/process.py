@@ -53,13 +53,13 @@ def clean_libraries(smaps: str) -> list[tuple[int, int]]:
     found = []
     span, candidate = (0, 0), False
     for line in smaps.splitlines():
-        name, *rest = line.split(maxsplit=5)
-        if not name.endswith(":"):  # a mapping: "start-end perms offset device inode path"
+        if not line[0].isupper():  # a mapping: "start-end perms offset device inode path"
+            name, *rest = line.split(maxsplit=5)
             start, _, end = name.partition("-")
             span = (int(start, 16), int(end, 16))
             path = rest[4] if len(rest) > 4 else ""  # noqa: PLR2004
             candidate = "w" not in rest[0] and ".so" in path.rpartition("/")[2]
-        elif name == "Anonymous:" and candidate and rest[0] == "0":
+        elif candidate and line.startswith("Anonymous:") and line.split()[1] == "0":
             found.append(span)
     return found
 

@@ -70,7 +70,6 @@ class Window:
         self._size = min(FIRST, self._limit)
         self._out: dict[int, tuple[int, float]] = {}  # (number, when) of the asking
         self._first: dict[int, tuple[int, float]] = {}  # the first asking of those that were lost
-        self._again: dict[int, int] = {}  # how often a block was asked for again
         self._number = 0
         self._cursor = 0
         self._joined = False  # one of those that we asked for has come
@@ -93,18 +92,13 @@ class Window:
         """How often in a row what was asked for did not come."""
         return self._silences
 
-    def lacks(self, block: int, now: float) -> bool:
+    def lacks(self, block: int) -> bool:
         """Whether `block`, which has come, is of use."""
         if not 0 <= block < len(self._state):
             return False
         if self._state[block] != _HERE:
             return True
         self.repeats += 1
-        if left := self._again.pop(block, 0):
-            # What counted as lost was late: answers come, if slowly.
-            self._progress_at = now
-            if left > 1:
-                self._again[block] = left - 1
         return False
 
     def arrived(self, block: int, now: float) -> None:
@@ -143,7 +137,6 @@ class Window:
         """The connection was lost: what was asked for on it does not come."""
         self._lose(list(self._out))
         self._first.clear()
-        self._again.clear()
         self._silences = 0
         self._size = min(FIRST, self._limit)
 
@@ -183,8 +176,6 @@ class Window:
                     self._state[block] = _ASKED
                     self._number += 1
                     self._out[block] = (self._number, now)
-                    if again:
-                        self._again[block] = self._again.get(block, 0) + 1
                 requests.append(Request(_ranges(blocks), again))
         self.asked += len(lost) + len(new)
         self._spend((len(lost) + len(new)) * BLOCK_BYTES, now)

@@ -25,6 +25,8 @@ from edgeslm.runtime.device import Device
 _MAX_BYTES: Final = 16 * 1024 * 1024
 _MAX_CASES: Final = 4096
 _SHOWN: Final = 3
+_REST: Final = 3.0  # times as long as a case took
+_REST_MAX_S: Final = 0.05
 _REMEDY: Final = "Export the bundle again."
 
 
@@ -84,14 +86,14 @@ def replay(
     answer: Callable[[Request], Answer],
     tolerance: Tolerance,
     *,
-    rest: float = 0.0,
+    gently: bool = False,
 ) -> None:
     """Hold the answers to `cases` against what they expect.
 
     Scores and confidences may differ by `tolerance`; labels and verdicts must be equal, except
     near the threshold, where a score within its tolerance may fall on either side.
 
-    After each case that took a second, it rests for `rest` seconds: another model is serving.
+    With `gently` most of the time is left to others: a model serves meanwhile.
 
     Raises:
         GoldenFailedError: some differ by more.
@@ -106,8 +108,8 @@ def replay(
             what = str(err) if isinstance(err, EdgeSLMError) else type(err).__name__
             mismatches.append(f"case {number}: no answer: {what}")
             continue
-        finally:
-            time.sleep(rest * (time.monotonic() - began))
+        if gently:
+            time.sleep(min(_REST_MAX_S, _REST * (time.monotonic() - began)))
         if wrong := _differences(case, got, tolerance):
             mismatches.append(f"case {number}: {', '.join(wrong)}")
     if mismatches:

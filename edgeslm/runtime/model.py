@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from edgeslm import tasks
 from edgeslm.adapters.ort import GraphError, InferenceError
@@ -26,7 +26,6 @@ from edgeslm.runtime.tokenizer import INPUTS, Tokenizer
 from edgeslm.runtime.variants import ANY_LENGTH, CPU, Variant, choose_variant, fixed_length
 
 Row = tuple[dict[str, Tensor], bool]  # outputs without the batch axis; truncated
-REST: Final = float(__import__("os").environ.get("RESTX", "1"))
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -138,11 +137,11 @@ class Model:
         self.batch_invariant = together == list(map(self.answer, requests))
         return self.batch_invariant
 
-    def replay_golden(self, *, cached: bool = False, rest: float = 0.0) -> list[GoldenCase]:
+    def replay_golden(self, *, cached: bool = False, gently: bool = True) -> list[GoldenCase]:
         """Hold the golden file against what the provider says now; return it.
 
-        May be called while others are answered. With `cached` what the cache holds is not asked
-        for again: for a model that has just been loaded.
+        May be called while others are answered, to whom it leaves most of the time, if `gently`.
+        With `cached` what the cache holds is not asked for again: for one just loaded.
 
         Raises:
             BundleTamperedError: the file is not the one that was loaded.
@@ -155,7 +154,7 @@ class Model:
         assert artifact.tolerance is not None  # noqa: S101 -- the manifest's own rule
         cases = parse_golden(raw)
         answer = self.answer if cached else self._answer_anew
-        replay(cases, answer, artifact.tolerance, rest=rest)
+        replay(cases, answer, artifact.tolerance, gently=gently)
         return cases
 
     def resize(self, cache_entries: int) -> None:
@@ -231,7 +230,8 @@ def load_model(  # noqa: PLR0913 -- by name
         cache_entries: model outputs to keep.
         verdict_dir: where passed replays are remembered; None: replay now and remember nothing.
         golden: replay at all.
-        anew: replay though it is remembered that the bundle has passed.
+        anew: replay though it is remembered that the bundle has passed, and gently: another
+            model serves.
         expected: the hash that the bundle must have; None: any.
         variant: take this one; None: the first that this device can run.
         stand_in: key of a provider that runs the graphs in place of theirs, whatever they require:
@@ -279,7 +279,7 @@ def load_model(  # noqa: PLR0913 -- by name
         variant=chosen.name,
     )
     if golden and (anew or not verdicts.passed(opened.hash)):
-        cases = model.replay_golden(cached=True, rest=REST if anew else 0.0)
+        cases = model.replay_golden(cached=True, gently=anew)
         if model.check_batches([Request(c.request.text, c.request.source) for c in cases]):
             verdicts.remember(opened.hash)
         model.forget()

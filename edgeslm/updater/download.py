@@ -28,7 +28,7 @@ from edgeslm.updater.mailbox import Mailbox
 CHECK_S: Final = 0.25  # between two looks at whether it is still wanted
 # Before the first request, for those who begin a little later: whoever listens misses nothing.
 LISTEN_S: Final = 1.0  # at most
-LISTEN_BLOCK_S: Final = 0.0025  # for each block: as long as a fast network takes
+LISTEN_BLOCK_S: Final = 0.005  # for each block: about as long as a fast network takes
 LISTEN_BLOCKS: Final = 32  # a shorter blob is not worth the wait
 SILENT: Final = 3  # so many silences in a row: the server is not there
 MISSING: Final = 3  # so many times in a row a server says that it has no such blob
@@ -338,7 +338,7 @@ class _Transfer:
         if block is None or block.size != self._size:
             self._fetcher.ignored += 1
             return
-        if not window.lacks(block.number, now):
+        if not window.lacks(block.number):
             return
         if not download.put(block.number, block.data):
             self._fetcher.ignored += 1

@@ -134,6 +134,29 @@ def test_half_of_a_pair_or_a_damaged_one_begins_anew(
     download.close()
 
 
+def test_a_map_is_gone_before_the_bytes_that_it_speaks_of(
+    store: FileBlockStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part was lost, and making it anew is cut short: the old map must not speak of the new."""
+    download = store.begin(BLOB, len(DATA), LIST)
+    download.put(0, PIECES[0])
+    download.flush()
+    download.close()
+    (folder / f"{BLOB}.part").unlink()
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "write_durably", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.begin(BLOB, len(DATA), LIST)
+    assert (folder / f"{BLOB}.part").stat().st_size == len(DATA)
+    download = store.begin(BLOB, len(DATA), LIST)
+    assert download.here() == []
+    download.close()
+
+
 def test_what_the_disk_garbled_is_found_and_only_that_is_missing(
     store: FileBlockStore, folder: Path
 ) -> None:

@@ -177,7 +177,7 @@ class Listener:
             return
         while self._coming and self._coming[0][0] <= now:
             _, block = self._coming.pop(0)
-            if self.window.lacks(block, now):
+            if self.window.lacks(block):
                 self.window.arrived(block, now)
         for request in self.window.ask(now):
             ranges, again = request.ranges, request.again

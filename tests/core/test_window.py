@@ -78,7 +78,7 @@ def run(window: Window, network: Network, *, limit: int, until: float = HOUR_S) 
             return now
         while network.next_at() <= now:
             block = network.arrive()
-            if window.lacks(block, now):
+            if window.lacks(block):
                 window.arrived(block, now)
     pytest.fail("no end")
 
@@ -188,8 +188,8 @@ def test_after_a_lost_connection_only_what_was_outstanding_is_asked_for_again() 
             for first, last in request.ranges:
                 asked.update(range(first, last + 1))
         now += 0.01
-        window.arrived(min(block for block in asked if window.lacks(block, now)), now)
-    outstanding = {block for block in asked if window.lacks(block, now)}
+        window.arrived(min(block for block in asked if window.lacks(block)), now)
+    outstanding = {block for block in asked if window.lacks(block)}
     window.disconnected()
     assert window.outstanding == 0
     [request, *_] = window.ask(now)
@@ -238,7 +238,7 @@ def test_followers_cost_no_more_than_what_they_missed(
         sent += 1
         now += 0.001
         for window in windows:
-            if window.lacks(block, now):
+            if window.lacks(block):
                 window.arrived(block, now)
     assert sent <= 100 + limit + FIRST
 
@@ -269,13 +269,13 @@ def test_who_may_take_little_leaves_while_others_take_much() -> None:
         now += 1.0
         heard += window.may_listen(now)
         if window.may_listen(now):
-            window.arrived(next(b for b in range(1000) if window.lacks(b, now)), now)
+            window.arrived(next(b for b in range(1000) if window.lacks(b)), now)
     assert heard <= now + 8
 
 
 @pytest.mark.parametrize("block", [-1, 10, 2**32 - 1])
 def test_a_block_that_cannot_be_is_of_no_use(block: int) -> None:
-    assert not Window(10, limit=16).lacks(block, 0.0)
+    assert not Window(10, limit=16).lacks(block)
 
 
 def test_scattered_gaps_are_asked_for_in_as_many_ranges_as_a_request_takes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,16 @@ def test_lists_the_first_and_counts_all() -> None:
     assert len(caught.value.mismatches) == 5
     assert str(caught.value).startswith("5 of 6 golden cases differ: case 2")
     assert "case 5" not in str(caught.value)
+
+
+def test_gently_it_leaves_most_of_the_time_to_others() -> None:
+    def slow(_: Request) -> Answer:
+        time.sleep(0.005)
+        return ANSWER
+
+    began = time.monotonic()
+    replay(parse_golden(line() * 5), slow, TOLERANCE, gently=True)
+    assert time.monotonic() - began > 4 * 5 * 0.005
 
 
 def test_asks_what_the_file_says() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from edgeslm.adapters.blocks import FileBlockStore, FileDownload
 from edgeslm.adapters.clock import SystemClock
-from edgeslm.contract.fleet import BLOCK_BYTES, Ask, TimeReply
+from edgeslm.contract.fleet import BLOCK_BYTES, Ask, Missing, TimeReply, Want
 from edgeslm.contract.settings import Broker, UpdateSettings
 from edgeslm.contract.topics import FleetTopics, Topics
 from edgeslm.core import block as codec
@@ -189,6 +189,32 @@ def test_that_another_server_has_it_not_is_no_matter(
     assert server.server.blocks >= 41
 
 
+def test_a_server_that_lacks_it_beside_one_that_has_it_is_no_end(devices: Devices) -> None:
+    """Each request is answered by both: they share the work, and one is behind."""
+    blob = hashlib.sha256(LARGE).hexdigest()
+    device, both = devices(), devices("both")
+    done = threading.Event()
+
+    def serve() -> None:
+        both.mailbox.subscribe(frozenset({FLEET.want(blob)}))
+        while not done.is_set():
+            for message in both.mailbox.wait(0.05):
+                missing = Missing(schema=1, blob=blob).model_dump_json(by_alias=True).encode()
+                for first, last in Want.model_validate_json(message.payload).ranges:
+                    both.mailbox.send(Topics(ROOT, "dev").answer("missing"), missing)
+                    for block in range(first, last + 1):
+                        data = LARGE[block * BLOCK_BYTES :][:BLOCK_BYTES]
+                        both.mailbox.send(FLEET.blob(blob), codec.pack(block, len(LARGE), data))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        assert device.fetch(LARGE) == LARGE
+    finally:
+        done.set()
+        thread.join()
+
+
 @pytest.mark.parametrize("broker", [True, False])
 def test_nothing_for_too_long_is_an_end(
     mosquitto: Mosquitto, devices: Devices, *, broker: bool
@@ -333,8 +359,15 @@ def test_devices_share_what_is_sent(server: Running, served: FakeServed, devices
 
 
 def test_it_goes_on_after_each_lost_connection(
-    server: Running, served: FakeServed, devices: Devices, mosquitto: Mosquitto
+    server: Running,
+    served: FakeServed,
+    devices: Devices,
+    mosquitto: Mosquitto,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # What was asked for on a lost connection is known to be lost, without waiting for it.
+    monkeypatch.setattr("edgeslm.core.window.SILENCE_S", 100.0)
+    monkeypatch.setattr("edgeslm.core.window.LONGEST_S", 100.0)
     data = noise(200 * BLOCK_BYTES)
     served.add(data)
     proxy = Proxy(mosquitto.port)
