@@ -104,7 +104,8 @@ def test_a_full_outbox_withholds_acknowledgements_and_catches_up(
     flow.send(10)
     plant.flush()
     assert rows(agent) == MAX_RESULTS
-    assert rss_mb(agent) < before + 20
+    # What loading left behind is given back a moment after the start.
+    poll(lambda: rss_mb(agent) < before + 20, "no more memory than before")
     upstream.start()
     flow.settle()
     poll(lambda: rows(agent) == 0, "the outbox is empty")

@@ -238,7 +238,8 @@ def test_a_fetch_goes_on_where_a_killed_updater_left_it(system: System, tmp_path
     system.updater.start()
     committed(system, 4)
     assert system.serves() == 4
-    assert server.sent_bytes - sent < 5 * 2**20
+    # Of 8 MiB; what the killed one had asked for is sent all the same, a window of 2 MiB at most.
+    assert server.sent_bytes - sent < 6.5 * 2**20
 
 
 CLOCKS = {"1970": -2e9, "a day behind": -86_400.0, "ten years ahead": 3.2e8}
