@@ -30,6 +30,7 @@ from edgeslm.fleet.passphrases import Passphrases
 from edgeslm.fleet.repository import Repository, init_repository
 from edgeslm.fleet.store import BLOBS
 from edgeslm.runtime.bundle import MANIFEST
+from edgeslm.updater.broker import DELTA_FROM_BYTES
 
 _MODEL_BYTES: Final = 140_000_000
 _FLEET_BYTES: Final = 25_000_000
@@ -78,7 +79,9 @@ def push_head(setup: Setup) -> dict[str, Measured]:
         base = old / name
         if base.is_file() and base.read_bytes() == path.read_bytes():
             continue
-        fetched += path.stat().st_size if not base.is_file() else _least(base, path, setup.work)
+        size = path.stat().st_size
+        short = size < DELTA_FROM_BYTES or not base.is_file()  # it comes whole
+        fetched += size if short else _least(base, path, setup.work)
     whole = sum(path.stat().st_size for path in files.values())
     return {"push-head": once(100 * fetched / whole, 100.0)}
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 FRESH_S: Final = 5.0  # a block that went so shortly ago is still on its way to who lags behind
+LISTENS_S: Final = 0.5  # before it asks first, a device has listened about so long
 TOGETHER_S: Final = 1.0  # so far apart, those who miss a block ask for it again
 FORGET_S: Final = 60.0  # without a request
 MAX_ASKED: Final = 128  # blocks in one request: the longest window that can be set
@@ -161,7 +162,7 @@ def _is_due(sent: _Sent | None, device: str, since: float, *, again: bool, now: 
     if sent is None:
         return True
     if not again:
-        return sent.at < since  # it was not listening yet, as far as we know
+        return sent.at < since - LISTENS_S  # it was not listening yet, as far as we know
     if sent.claims is None or sent.at < now - TOGETHER_S:
         return True
     if device in sent.claims:  # it asked again, it was sent again, and it did not come

@@ -73,7 +73,6 @@ class Window:
         self._number = 0
         self._cursor = 0
         self._joined = False  # one of those that we asked for has come
-        self._listen_until = 0.0
         self._progress_at = 0.0
         self._round_trip_s = 0.0
         self._silences = 0
@@ -110,7 +109,6 @@ class Window:
         self.missing -= 1
         self._progress_at = now
         self._silences = 0
-        self._listen_until = 0.0
         if asking is None:
             self._spend(BLOCK_BYTES, now)
             if not self._joined:
@@ -140,14 +138,6 @@ class Window:
         self._silences = 0
         self._size = min(FIRST, self._limit)
 
-    def listen(self, until: float) -> None:
-        """Ask for nothing before this moment, unless something comes.
-
-        Others may be served just now: each who comes late and asks for the beginning at once has
-        it sent to all of them; later round, those who missed it ask for it together.
-        """
-        self._listen_until = until
-
     def hurry(self) -> None:
         """Whoever did not answer may be back: do not wait for long."""
         self._silences = 0
@@ -163,7 +153,7 @@ class Window:
         if self._rate is not None:
             self._spend(0, now)
             room = min(room, int(self._budget // BLOCK_BYTES))
-        if room <= 0 or now < self._listen_until:
+        if room <= 0:
             return []
         lost = self._pick(_LOST, room, 0)
         new = [] if few else self._pick(_MISSING, room - len(lost), self._cursor)
@@ -191,7 +181,7 @@ class Window:
             if self._rate is not None:
                 self._spend(0, now)
                 wait_s = max(0.0, BLOCK_BYTES - self._budget) / self._rate
-            times.append(max(now + wait_s, self._listen_until))
+            times.append(now + wait_s)
         return min(times, default=None)
 
     def may_listen(self, now: float) -> bool:

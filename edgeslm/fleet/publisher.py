@@ -11,6 +11,7 @@ from edgeslm.contract.fleet import Index
 from edgeslm.contract.topics import FleetTopics, Topics
 from edgeslm.ports import Letter
 
+MAX_SEEN: Final = 16_384  # files on the broker that are remembered: anybody may put some there
 KEEP_S: Final = 600.0  # a version that was replaced stays so long: a device may be half-way
 _VERSIONED: Final = re.compile(r"^([1-9][0-9]{0,15})\.(.+)\.json$")
 _ROOT: Final = "root"
@@ -54,9 +55,9 @@ class Publisher:
         """Note what the broker retains, perhaps from an earlier life of ours."""
         file = topic.removeprefix(self._topics.metadata(""))
         if file != topic and _VERSIONED.match(file):
-            if payload:
+            if payload and len(self._seen) < MAX_SEEN:
                 self._seen.setdefault(file, now)
-            else:
+            elif not payload:
                 self._seen.pop(file, None)
 
     def letters(self, wanted: Publications, now: float) -> list[Letter]:

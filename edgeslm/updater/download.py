@@ -235,7 +235,8 @@ class _Transfer:
         self._window = Window(codec.count_of(size), here, limit=limit, rate=rate)
         self._here = sum(codec.length_of(block, size) for block in here)
         self._epoch = 0
-        self._listened = False
+        self._listen_until: float | None = None
+        self._missing_before = 0
         self._missing = 0
         self._began = self._progress_at = fetcher.clock.monotonic()
 
@@ -251,7 +252,6 @@ class _Transfer:
             return
         log.info("fetch_began", blob=self._blob, bytes=self._size, here_bytes=self._here)
         check_at = 0.0
-        self._fetcher.listen(self._answers)
         try:
             while window.missing:
                 now = monotonic()
@@ -305,16 +305,33 @@ class _Transfer:
             self._epoch = self._mailbox.epoch
             self._window.disconnected()
             self._download.flush()
-        if not {self._data} <= self._mailbox.held & self._mailbox.wanted:
+        if self._data not in self._mailbox.held & self._mailbox.wanted:
             return CHECK_S
-        if not self._listened:
-            self._listened = True
-            if (missing := self._window.missing) > LISTEN_BLOCKS:
-                self._window.listen(now + min(LISTEN_S, missing * LISTEN_BLOCK_S))
+        if self._answers not in self._mailbox.wanted:
+            if (wait_s := self._listens_for(now)) > 0:
+                return wait_s
+            self._fetcher.listen(self._answers)
+        if self._answers not in self._mailbox.held:
+            return CHECK_S
         for request in self._window.ask(now):
             self._send(request)
         due_at = self._window.due_at(now)
         return CHECK_S if due_at is None else max(0.0, due_at - now)
+
+    def _listens_for(self, now: float) -> float:
+        """How long to listen yet before anything is asked for: who comes late joins the others.
+
+        Each who did not, and asked for the beginning at once, would have it sent to all of them;
+        later round, those who missed it ask for it together. What came while we listened is seen
+        before we ask, since the broker then grants us our other topic behind it.
+        """
+        if self._listen_until is None:
+            long = self._window.missing > LISTEN_BLOCKS
+            seconds = min(LISTEN_S, self._window.missing * LISTEN_BLOCK_S) if long else 0.0
+            self._listen_until = now + seconds
+            self._missing_before = self._window.missing
+        heard = self._window.missing < self._missing_before
+        return 0.0 if heard else self._listen_until - now
 
     def _send(self, request: Request) -> None:
         device = self._fetcher.topics.device

@@ -144,7 +144,8 @@ class Mailbox:
     def retained(self, topic: str, *, timeout_s: float, max_bytes: int) -> bytes | None:
         """Return the message retained on `topic`; None: there was none in that time.
 
-        What comes on other topics meanwhile is returned by the next `wait`.
+        It is subscribed to for it, so it must be none of the session's own filters. What comes on
+        other topics meanwhile is returned by the next `wait`.
 
         Raises:
             OversizeError: it is longer than `max_bytes`.

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from edgeslm.core.demand import (
     FORGET_S,
     FRESH_S,
+    LISTENS_S,
     MAX_ASKED,
     MAX_BLOBS,
     MAX_DEVICES,
@@ -61,8 +62,10 @@ def test_what_went_before_they_asked_first_is_sent_for_them() -> None:
     demand = Demand()
     ask(demand, "first", 0, 1, at=0.0)
     assert sent(demand, 0.0) == [0, 1]
-    ask(demand, "late", 0, 1, at=0.5)
-    assert sent(demand, 0.5) == [0, 1]
+    ask(demand, "listening", 0, 1, at=LISTENS_S / 2)
+    assert sent(demand, LISTENS_S / 2) == []
+    ask(demand, "late", 0, 1, at=2 * LISTENS_S)
+    assert sent(demand, 2 * LISTENS_S) == [0, 1]
 
 
 def test_what_went_long_ago_is_sent_again() -> None:

@@ -172,6 +172,19 @@ def test_a_server_that_comes_back_is_asked_soon_once_that_is_known() -> None:
     assert window.due_at(last + 1.0) == pytest.approx(last + SILENCE_S)
 
 
+def test_on_a_slow_network_little_is_asked_for_ahead() -> None:
+    """Two blocks a second: more than a few on the way would only wait for each other."""
+    network, window = Network(per_s=2.0), Window(200, limit=64)
+    widest, now = 0, 0.0
+    while window.missing:
+        network.take(window.ask(now), now)
+        widest = max(widest, window.outstanding)
+        now = network.next_at()
+        window.arrived(network.arrive(), now)
+    assert 3 <= widest <= 8
+    assert now <= 110
+
+
 def test_a_gap_is_repaired_before_the_silence_that_it_would_be() -> None:
     network = Network(lose=lambda n: n == 40)
     window = Window(200, limit=16)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.contract.fleet import Index
-from edgeslm.fleet.publisher import KEEP_S, Publications, Publisher
+from edgeslm.fleet.publisher import KEEP_S, MAX_SEEN, Publications, Publisher
 from edgeslm.ports import Letter
 
 META = "r/_fleet/meta/"
@@ -102,6 +102,15 @@ def test_versions_of_an_earlier_life_go_too_and_those_of_a_newer_server_stay() -
     publisher.heard("elsewhere", b"retained", 0.0)
     publisher.letters(publications(5), 1.0)
     assert topics(publisher.cleared(KEEP_S + 1)) == ["_fleet/meta/3.snapshot.json"]
+
+
+def test_files_without_end_on_the_broker_are_not_all_remembered() -> None:
+    publisher = Publisher("r")
+    for i in range(2 * MAX_SEEN):
+        publisher.heard(f"{META}1.x{i}.json", b"retained", 0.0)
+    assert len(publisher._seen) == MAX_SEEN  # noqa: SLF001 -- what it would be about
+    publisher.letters(publications(5), 1.0)
+    assert publisher.cleared(KEEP_S + 10) == []
 
 
 def test_what_somebody_else_cleared_is_not_cleared_again() -> None:
