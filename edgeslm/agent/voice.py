@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from edgeslm.contract.messages import SCHEMA_VERSION, ErrorInfo, Event, State, Status, encode
+from edgeslm.contract.messages import SCHEMA_VERSION, ErrorInfo, State, Status, encode, event_of
 from edgeslm.contract.topics import Topics
 from edgeslm.core.delivery import Parcel
 from edgeslm.logs import Log
@@ -79,18 +79,8 @@ class Voice:
     def _event(
         self, event: str, model: str | None, error: ErrorInfo | None, detail: dict[str, str | float]
     ) -> Parcel:
-        message: Event = {
-            "schema": SCHEMA_VERSION,
-            "device": self._topics.device,
-            "time": self._clock.wall(),
-            "event": event,
-        }
-        if model is not None:
-            message["model"] = model
-        if error is not None:
-            message["error"] = error
-        if detail:
-            message["detail"] = {**detail}
+        device, now = self._topics.device, self._clock.wall()
+        message = event_of(device, now, event, model, error, detail)
         return self._parcel(self._topics.events, encode(message), retain=False)
 
     def _parcel(self, topic: str, payload: bytes, *, retain: bool) -> Parcel:

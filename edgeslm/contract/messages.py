@@ -8,6 +8,7 @@ Readers ignore fields they do not know within a major version; `requires` names 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
@@ -239,6 +240,25 @@ _ENCODER: Final = json.JSONEncoder(
 )
 
 
+def event_of(  # noqa: PLR0913, PLR0917 -- the parts of one event
+    device: str,
+    time: float,
+    event: str,
+    model: str | None,
+    error: ErrorInfo | None,
+    detail: Mapping[str, str | int | float | bool],
+) -> Event:
+    """Return an event with those of its parts that there are."""
+    message: Event = {"schema": SCHEMA_VERSION, "device": device, "time": time, "event": event}
+    if model is not None:
+        message["model"] = model
+    if error is not None:
+        message["error"] = error
+    if detail:
+        message["detail"] = {**detail}
+    return message
+
+
 def encode(message: Result | Status | State | Event | UpdateState) -> bytes:
     """Return the payload of `message`, UTF-8 JSON.
 
@@ -273,4 +293,5 @@ __all__ = [
     "UpdateState",
     "UpdatedModel",
     "encode",
+    "event_of",
 ]

@@ -71,7 +71,8 @@ class NoBroker:
         return None
 
     def supply(self, trust: TrustedMetadata, offer: Offer) -> BrokerSupply:
-        raise NotImplementedError
+        del trust
+        raise NotThereError(offer.sha256)
 
 
 class BrokerSource:

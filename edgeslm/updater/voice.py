@@ -9,11 +9,11 @@ from edgeslm import __version__
 from edgeslm.contract.messages import (
     SCHEMA_VERSION,
     ErrorInfo,
-    Event,
     Phase,
     UpdatedModel,
     UpdateState,
     encode,
+    event_of,
 )
 from edgeslm.contract.slots import ModelSlots, SlotTable
 from edgeslm.contract.topics import Topics
@@ -134,18 +134,8 @@ class Voice:
         error: ErrorInfo | None,
         detail: Mapping[str, str | int | float | bool],
     ) -> None:
-        message: Event = {
-            "schema": SCHEMA_VERSION,
-            "device": self._topics.device,
-            "time": self._clock.wall(),
-            "event": event,
-        }
-        if model is not None:
-            message["model"] = model
-        if error is not None:
-            message["error"] = error
-        if detail:
-            message["detail"] = {**detail}
+        device, now = self._topics.device, self._clock.wall()
+        message = event_of(device, now, event, model, error, detail)
         self._send(self._topics.events, encode(message), False)  # noqa: FBT003 -- not retained
 
 
