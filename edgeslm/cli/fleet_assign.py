@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from edgeslm.cli.fleet import opened, parser
-from edgeslm.cli.text import printable, whole
+from edgeslm.cli.text import positive, printable, whole
+
+_MOST_DAYS: Final = 7300  # twenty years
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,7 +34,12 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument(
         "--no-config", action="store_true", help="the device's own settings hold again"
     )
-    options.add_argument("--expires", type=_days, metavar="DAYS", help="no install begins after it")
+    options.add_argument(
+        "--expires",
+        type=positive(_MOST_DAYS, "days"),
+        metavar="DAYS",
+        help="no install begins after it",
+    )
     options.add_argument(
         "--seq", type=whole(1, 2**53), metavar="N", help="its number, where the last one was lost"
     )
@@ -59,14 +66,3 @@ def main(argv: Sequence[str]) -> int:
         printable(f"{new.device}: assignment {new.seq}: {models or 'no model'}{config}\n")
     )
     return 0
-
-
-def _days(text: str) -> float:
-    try:
-        days = float(text)
-    except ValueError:
-        days = 0.0
-    if not 0 < days <= 7300:  # noqa: PLR2004 -- twenty years; NaN is refused too
-        msg = f"{text!r} is not a number of days above 0 and at most 7300"
-        raise argparse.ArgumentTypeError(msg)
-    return days

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Final
 
 
 def whole(lowest: int, highest: int) -> Callable[[str], int]:
@@ -23,16 +24,24 @@ def whole(lowest: int, highest: int) -> Callable[[str], int]:
     return whole_number
 
 
-def duration(text: str) -> float:
-    """Read seconds, above 0 and at most an hour, for argparse."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= 3600:  # noqa: PLR2004 -- an hour; NaN is refused too
-        msg = f"{text!r} is not a number of seconds above 0 and at most 3600"
-        raise argparse.ArgumentTypeError(msg)
-    return seconds
+def positive(most: float, unit: str) -> Callable[[str], float]:
+    """Return what reads a number of a unit, above 0 and at most `most`, for argparse."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0 < value <= most:  # NaN is refused too
+            msg = f"{text!r} is not a number of {unit} above 0 and at most {most:g}"
+            raise argparse.ArgumentTypeError(msg)
+        return value
+
+    return number
+
+
+duration: Final = positive(3600, "seconds")
+"""Reads seconds, at most an hour."""
 
 
 def printable(text: str) -> str:

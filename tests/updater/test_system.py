@@ -271,8 +271,7 @@ def test_a_wrong_clock_installs_nothing_stale_and_recovers_when_time_arrives(
 
 def test_a_second_updater_is_refused(system: System) -> None:
     system.updater.start()
-    poll((system.agent.folder / "updater" / "lock").exists, "the lock")
-    time.sleep(1.0)
+    poll((system.agent.folder / "updater" / "updater.sock").exists, "the first one's door")
     argv = [sys.executable, str(system.agent.script), "updater", "--config"]
     done = subprocess.run(
         [*argv, str(system.agent.config)], capture_output=True, text=True, check=False, timeout=60
