@@ -18,7 +18,7 @@ BASE := $(shell $(INTERPRETER) -c 'import sys; print(sys.version_info[:2], sys.b
 KEY := $(shell { echo "$(CURDIR) $(BASE)"; cat pyproject.toml packaging/constraints.txt packaging/venv.sh; } | sha256sum | cut -c 1-16)
 INSTALLED := .venv/.installed-$(KEY)
 
-.PHONY: help venv mosquitto demo test test-slow check format docs bench fuzz clean
+.PHONY: help venv mosquitto proofs demo test test-slow check format docs bench fuzz clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
@@ -31,13 +31,16 @@ $(INSTALLED):
 mosquitto: ## the MQTT broker, by apt where allowed; does not start its service
 	@packaging/mosquitto.sh
 
+proofs: ## strace and others that some tests prove with, by apt where allowed
+	@packaging/proofs.sh
+
 demo: venv mosquitto ## a factory, a broker and an agent, in one minute
 	@$(BIN)/edgeslm demo $(ARGS)
 
-test: venv mosquitto ## the tests
+test: venv mosquitto proofs ## the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-slow: venv mosquitto ## those that take minutes as well
+test-slow: venv mosquitto proofs ## those that take minutes as well
 	@$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
 
 check: venv ## format, lint, types, layers, generated documents

@@ -4,10 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# A package index that cannot be had is not asked for again by every make.
-failed=${EDGESLM_CACHE:-.cache}/no-mosquitto
-without="going on without mosquitto: the demo uses its embedded broker, tests that need it skip"
-
 # Only what is missing: the one that is there may be in use, and would be stopped by an upgrade.
 missing=()
 command -v mosquitto >/dev/null || missing+=(mosquitto)
@@ -17,18 +13,11 @@ for client in mosquitto_pub mosquitto_sub; do
     break
   fi
 done
-if [ ${#missing[@]} = 0 ]; then
-  rm -f "$failed"
-elif [ -n "$(find "$failed" -mmin -1440 2>/dev/null)" ]; then
-  echo "edgeslm: $without" "(installing ${missing[*]} failed within a day; to try again: rm $failed)" >&2
-elif packaging/apt.sh "the mosquitto broker" "${missing[@]}"; then
-  rm -f "$failed"
-  if [ "${missing[0]}" = mosquitto ]; then
-    echo "edgeslm: mosquitto is installed, its service not started; it would start with the next" \
-      "boot, unless: sudo systemctl disable mosquitto" >&2
-  fi
-else
-  mkdir -p "$(dirname "$failed")"
-  touch "$failed"
-  echo "edgeslm: $without" >&2
+if [ ${#missing[@]} = 0 ]; then exit 0; fi
+
+if packaging/optional.sh mosquitto "the mosquitto broker" \
+  "mosquitto: the demo uses its embedded broker, tests that need it skip" "${missing[@]}" &&
+  [ "${missing[0]}" = mosquitto ]; then
+  echo "edgeslm: mosquitto is installed, its service not started; it would start with the next" \
+    "boot, unless: sudo systemctl disable mosquitto" >&2
 fi

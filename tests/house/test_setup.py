@@ -125,23 +125,29 @@ class TestEnvironment:
         assert "installing" not in call(checkout, "make", "venv")
 
 
-class TestMosquitto:
-    @pytest.fixture
-    def machine(self, tmp_path: Path) -> Path:
-        """The programs of a machine where we are root, and apt-get works."""
-        programs = tmp_path / "programs"
-        programs.mkdir()
-        for name in ("bash", "cat", "chmod", "dirname", "find", "mkdir", "mktemp", "rm", "sh",
-                     "touch", "env"):  # fmt: skip
-            (programs / name).symlink_to(str(shutil.which(name)))
-        script(programs / "id", "#!/bin/bash\necho 0\n")
-        return programs
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """The programs of a machine where we are root, and apt-get works."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("bash", "cat", "chmod", "dirname", "find", "mkdir", "mktemp", "rm", "sh",
+                 "touch", "env"):  # fmt: skip
+        (programs / name).symlink_to(str(shutil.which(name)))
+    script(programs / "id", "#!/bin/bash\necho 0\n")
+    return programs
 
+
+def install(checkout: Path, machine: Path, program: str, *, status: int = 0) -> str:
+    """What a script of packaging/ says that wants packages; apt-get ends with `status`."""
+    policy = checkout / GUARD
+    script(machine / "apt-get", APT.format(folder=checkout, policy=policy, status=status))
+    env = {"PATH": str(machine), "EDGESLM_POLICY": str(policy)}
+    return call(checkout, f"packaging/{program}", env=env)
+
+
+class TestMosquitto:
     def install(self, checkout: Path, machine: Path, *, status: int = 0) -> str:
-        policy = checkout / GUARD
-        script(machine / "apt-get", APT.format(folder=checkout, policy=policy, status=status))
-        env = {"PATH": str(machine), "EDGESLM_POLICY": str(policy)}
-        return call(checkout, "packaging/mosquitto.sh", env=env)
+        return install(checkout, machine, "mosquitto.sh", status=status)
 
     @pytest.mark.parametrize("status", [0, 100])
     def test_its_service_may_not_start_and_others_may(
@@ -193,6 +199,29 @@ class TestMosquitto:
         (checkout / ".cache" / "no-mosquitto").unlink()
         self.install(checkout, machine)
         assert (checkout / "apt.log").read_text() != once
+
+
+class TestProofs:
+    def test_what_is_missing_is_installed(self, checkout: Path, machine: Path) -> None:
+        script(machine / "strace", "#!/bin/sh\n")
+        said = install(checkout, machine, "proofs.sh")
+        line = (checkout / "apt.log").read_text().splitlines()[-1]
+        assert line.endswith(" qemu-system-common fuse3 nftables softhsm2")
+        assert "status 0" in said
+
+    def test_nothing_is_done_where_all_is_there(self, checkout: Path, machine: Path) -> None:
+        for name in ("strace", "qemu-storage-daemon", "fusermount3", "nft", "softhsm2-util"):
+            script(machine / name, "#!/bin/sh\n")
+        assert install(checkout, machine, "proofs.sh") == "\nstatus 0"
+        assert not (checkout / "apt.log").exists()
+
+    def test_a_failure_is_no_fault_and_not_repeated(self, checkout: Path, machine: Path) -> None:
+        assert "status 0" in install(checkout, machine, "proofs.sh", status=100)
+        once = (checkout / "apt.log").read_text()
+        said = install(checkout, machine, "proofs.sh", status=100)
+        assert (checkout / "apt.log").read_text() == once
+        assert f"to try again: rm {checkout}/.cache/no-proofs" in said
+        assert "tests that need them skip" in said
 
 
 def test_a_python_that_is_too_old_is_refused(checkout: Path, tmp_path: Path) -> None:
