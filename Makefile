@@ -11,6 +11,8 @@ export EDGESLM_CACHE ?= $(CURDIR)/.cache
 export PATH := $(PATH):/usr/sbin
 
 BIN := .venv/bin
+# Two at a time: many tests wait more than they compute. A file's tests stay together.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 # What is installed depends on these files, an editable install on where it lies, and both on the
 # interpreter: the one asked for, else the one that .venv has.
 INTERPRETER := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
@@ -38,10 +40,10 @@ demo: venv mosquitto ## a factory, a broker and an agent, in one minute
 	@$(BIN)/edgeslm demo $(ARGS)
 
 test: venv mosquitto proofs ## the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-slow: venv mosquitto proofs ## those that take minutes as well
-	@$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+	@$(PYTEST) -m "slow or not slow" $(ARGS)
 
 check: venv ## format, lint, types, layers, generated documents
 	@$(BIN)/ruff format --check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ CODE: Final = ("exporters", "edgeslm/contract", "edgeslm/core", "edgeslm/tasks",
 _KEPT: Final = 12  # bundles of earlier states of the code, 45 MB each
 
 os.environ.setdefault("EDGESLM_CACHE", str(ROOT / ".cache"))
+# A shell's background job ignores it, and so would all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -192,12 +192,24 @@ class Plant:
 
     def wait_for(self, count: int, *, within_s: float = WAIT_S) -> list[dict[str, Any]]:
         """Wait for that many results, duplicates not counted, and return them."""
-        poll(
-            lambda: len({(r["model"]["name"], r["id"]) for r in list(self.results)}) >= count,
-            f"{count} results",
-            within_s,
-        )
+        poll(lambda: self.answered() >= count, f"{count} results", within_s)
         return self.results
+
+    def answered(self) -> int:
+        """Return how many results there are, duplicates not counted."""
+        return len({(r["model"]["name"], r["id"]) for r in list(self.results)})
+
+    def insist(self, topic: str, text: str) -> dict[str, Any]:
+        """Publish until it is answered, since a subscription may be under way; return a result."""
+        before = self.answered()
+
+        def heard() -> bool:
+            self.publish(topic, text)
+            time.sleep(0.2)
+            return self.answered() > before
+
+        poll(heard, f"an answer to {topic}")
+        return self.results[-1]
 
     def close(self) -> None:
         self._client.disconnect()

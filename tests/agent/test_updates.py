@@ -383,11 +383,10 @@ def test_settings_read_in_a_trial_change_all_but_the_model_on_trial(
     updated.configure(models={"m": {"workers": 1}}, routes={"b": {"topic": "b", "models": ["m"]}})
     updated.hup()
     updated.wait_for("reloaded")
-    plant.publish("b", "hello")
-    assert plant.wait_for(1)[0]["model"]["hash"] == two
+    assert plant.insist("b", "hello")["model"]["hash"] == two
+    plant.flush()
     talk.do(Revert(model="m"))
-    plant.publish("b", "hello")
-    assert plant.wait_for(2)[1]["model"]["hash"] == one
+    poll(lambda: plant.insist("b", "hello")["model"]["hash"] == one, "the old one answers")
     talk.do(Recheck(model="m"))
     assert len(told(updated, "bundle_loaded")) == 2
     assert updated.stop() < 5
