@@ -15,7 +15,7 @@ from edgeslm.contract.messages import Cause
 from edgeslm.errors import RejectedError, UnavailableError
 
 if TYPE_CHECKING:  # the agent's start does without them
-    from edgeslm.contract.fleet import Assignment, BlockList, BundleOffer, Keys
+    from edgeslm.contract.fleet import Assignment, BlockList, BundleOffer, Command, Keys
     from edgeslm.contract.slots import SlotName, SlotTable
 
 Tensor = NDArray[np.generic]
@@ -465,6 +465,17 @@ class TrustedMetadata(Protocol):
 
     def accept(self, assignment: Assignment) -> None:
         """Keep the assignment that was verified last, and trust no older one from now on."""
+
+    @property
+    def accepted(self) -> int:
+        """Number of the assignment that was accepted last; 0: none was."""
+
+    def command(self, envelope: bytes) -> Command:
+        """Return a signed command; whom it is for, and whether it is fresh, is not looked at.
+
+        Raises:
+            CommandMalformedError: it is none, or no director has signed it.
+        """
 
     @property
     def kept(self) -> bytes | None:

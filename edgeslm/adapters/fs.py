@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -41,6 +42,16 @@ def write_durably(path: Path, data: bytes, *, mode: int = _OWN) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `write_durably` has left in a folder where it was killed.
+
+    Only where nobody else writes. What cannot be removed stays: nobody reads it.
+    """
+    with contextlib.suppress(OSError):
+        for path in folder.glob(".*.*"):
+            path.unlink()
 
 
 def flush_folder(path: Path) -> None:

@@ -64,6 +64,7 @@ class MqttLink(Generic[P]):
         self.held = config.held
         self.outstanding = 0  # messages reported and not settled
         self._epoch = 0
+        self._node = 0  # of the broker's: the one that is tried
         self._asleep = False
         self._ear, self._bell = socket.socketpair()
         self._ear.settimeout(0)
@@ -139,14 +140,14 @@ class MqttLink(Generic[P]):
             self._epoch += 1
             began = time.monotonic()
             try:
-                client = open_client(self.config, epoch=self._epoch)
+                client = open_client(self.config, epoch=self._epoch, node=self._node)
                 try:
                     _Connection(self, client, self._poller()).serve()
                 finally:
                     client.close()
                 report = Down(self._epoch, client.trouble, refused=client.refusal != 0)
             except (OSError, ValueError) as err:  # ValueError: paho and ssl on bad settings
-                report = Down(self._epoch, describe(err, self.config.broker))
+                report = Down(self._epoch, describe(err, self.config.broker, self._node))
             except Exception as err:  # noqa: BLE001 -- without its thread a link never comes back
                 log.fault("link_failed", err, client_id=self.config.client_id)
                 report = Down(self._epoch, f"a fault of ours: {type(err).__name__}")
@@ -155,7 +156,9 @@ class MqttLink(Generic[P]):
             self.sink(report)
             steady = time.monotonic() - began >= STEADY_S
             attempt = 0 if steady else attempt + 1
-            self._rest(attempt)
+            self._node += 1
+            # A round of all nodes is one attempt: where one is down, another may be there.
+            self._rest(attempt // len(self.config.broker.nodes))
         if self.forget:
             forget_session(self.config)
         self._ear.close()

@@ -48,8 +48,13 @@ class LinkConfig:
     max_packet_bytes: int = MAX_PACKET_BYTES
 
 
-def open_client(config: LinkConfig, *, epoch: int) -> StockClient:
+def open_client(config: LinkConfig, *, epoch: int, node: int = 0) -> StockClient:
     """Return a client whose TCP (and TLS) connection stands and whose CONNECT is queued.
+
+    Args:
+        config: which session.
+        epoch: number of the connection.
+        node: which of the broker's nodes; counted on from the last to the first again.
 
     Raises:
         OSError: nobody there, or TLS failed.
@@ -66,25 +71,25 @@ def open_client(config: LinkConfig, *, epoch: int) -> StockClient:
     if config.will is not None:
         client.will_set(*config.will, qos=1, retain=True)
     client.connect_timeout = TCP_TIMEOUT_S
+    host, port = broker.nodes[node % len(broker.nodes)]
     if v5:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho's
         properties.SessionExpiryInterval = config.session_expiry_s
         properties.ReceiveMaximum = config.receive_maximum
         properties.MaximumPacketSize = config.max_packet_bytes
-        client.connect(
-            broker.host,
-            broker.effective_port,
-            broker.keepalive_s,
-            clean_start=not keep,
-            properties=properties,
-        )
+        client.connect(host, port, broker.keepalive_s, clean_start=not keep, properties=properties)
     else:
-        client.connect(broker.host, broker.effective_port, broker.keepalive_s)
+        client.connect(host, port, broker.keepalive_s)
     return client
 
 
-def visit(config: LinkConfig, *, timeout_s: float) -> StockClient:
+def visit(config: LinkConfig, *, timeout_s: float, node: int = 0) -> StockClient:
     """Connect, wait for the broker's answer and leave, with a session that ends with us.
+
+    Args:
+        config: which session.
+        timeout_s: for the broker to answer.
+        node: which of the broker's nodes.
 
     Returns:
         The client: `session_present` is None unless the broker took us, and then `trouble` and
@@ -93,7 +98,7 @@ def visit(config: LinkConfig, *, timeout_s: float) -> StockClient:
     Raises:
         OSError, ValueError: see `open_client`.
     """
-    client = open_client(replace(config, session_expiry_s=0, will=None), epoch=0)
+    client = open_client(replace(config, session_expiry_s=0, will=None), epoch=0, node=node)
     try:
         _visit(client, timeout_s)
     finally:
@@ -123,8 +128,10 @@ def forget_session(config: LinkConfig) -> None:
 
     Does nothing where the broker cannot be reached: the session then ends by its expiry.
     """
-    with contextlib.suppress(OSError, ValueError):
-        visit(config, timeout_s=LAST_S)
+    for node in range(len(config.broker.nodes)):
+        with contextlib.suppress(OSError, ValueError):
+            if visit(config, timeout_s=LAST_S, node=node).session_present is not None:
+                return
 
 
 def password_of(broker: Broker) -> str | None:
@@ -153,6 +160,7 @@ def tls_context(tls: Tls) -> ssl.SSLContext:
     return context
 
 
-def describe(err: Exception, broker: Broker) -> str:
-    """Say which broker failed how; no secret is in it."""
-    return f"{broker.host}:{broker.effective_port}: {err}"
+def describe(err: Exception, broker: Broker, node: int = 0) -> str:
+    """Say which node of a broker failed how; no secret is in it."""
+    host, port = broker.nodes[node % len(broker.nodes)]
+    return f"{host}:{port}: {err}"

@@ -25,6 +25,7 @@ from edgeslm.adapters.fs import write_durably
 from edgeslm.adapters.tuf_client import ERRORS, MAPPED, Client, Source, TrustedSet, said
 from edgeslm.contract.fleet import (
     ASSIGNMENT,
+    COMMAND,
     DIRECTOR,
     MAX_SIGNED_BYTES,
     TIME,
@@ -32,6 +33,7 @@ from edgeslm.contract.fleet import (
     Assignment,
     BlockList,
     BundleOffer,
+    Command,
     Keys,
     TimeReply,
 )
@@ -41,6 +43,7 @@ from edgeslm.core.trust import (
     AssignmentMalformedError,
     AssignmentSignatureError,
     ClockUntrustedError,
+    CommandMalformedError,
     Floors,
     FloorsDamagedError,
     ForeignFleetError,
@@ -91,6 +94,10 @@ class Trust:
     @property
     def time_floor(self) -> float:
         return rules.time_floor(self._floors, self._signs_time().ids)
+
+    @property
+    def accepted(self) -> int:
+        return self._floors.assignment.seq if self._floors.assignment is not None else 0
 
     @property
     def kept(self) -> bytes | None:
@@ -163,32 +170,34 @@ class Trust:
         return rules.block_list(raw, offer=offer.bundle, sha256=offer.sha256, length=offer.length)
 
     def assignment(self, envelope: bytes, *, device: str, now: float) -> Assignment:
-        self._refreshed()
-        signers = self._director
-        assert signers is not None  # noqa: S101 -- set with what `_refreshed` returns
+        signers = self.director
         self._pending = None
-        try:
-            payload = open_envelope(envelope, kind=ASSIGNMENT, signers=signers)
-        except UnverifiedSignatureError as err:
-            msg = f"an assignment that no director of this fleet signed: {said(err)}"
-            raise AssignmentSignatureError(msg) from None
-        except ValueError as err:
-            msg = f"not an assignment: {said(err)}"
-            raise AssignmentMalformedError(msg) from None
-        try:
-            assignment = Assignment.model_validate_json(payload)
-        except ValidationError as err:
-            msg = f"an assignment that this build does not understand: {said(err)}"
-            raise AssignmentMalformedError(msg) from None
-        signed = AssignmentFloor(
-            seq=assignment.seq, sha256=hashlib.sha256(payload).hexdigest(), keys=signers.ids
-        )
+        assignment, signed = read_assignment(envelope, signers)
         rules.check_assignment(assignment, signed, device=device, now=now, floors=self._floors)
         raised = rules.raise_assignment(self._floors, signed)
         issued = min(assignment.issued, now)
         raised = rules.raise_time(raised, issued, self._signs_time().ids)
         self._pending = (assignment, raised, envelope)
         return assignment
+
+    @property
+    def director(self) -> Signers:
+        """Who signs assignments, as of the last `refresh`.
+
+        Raises:
+            TrustUnavailableError: there was none.
+        """
+        self._refreshed()
+        assert self._director is not None  # noqa: S101 -- set with what `_refreshed` returns
+        return self._director
+
+    def command(self, envelope: bytes) -> Command:
+        try:
+            payload = open_envelope(envelope, kind=COMMAND, signers=self.director)
+            return Command.model_validate_json(payload)
+        except (ValueError, UnverifiedSignatureError) as err:
+            msg = f"not a command of a director of this fleet: {said(err)}"
+            raise CommandMalformedError(msg) from None
 
     def accept(self, assignment: Assignment) -> None:
         """Keep the assignment that was verified last, and trust no older one from now on.
@@ -281,6 +290,44 @@ class Trust:
                 "Is it the repository of this device's fleet?"
             )
         return TrustSignatureError(what)
+
+
+def read_assignment(envelope: bytes, signers: Signers) -> tuple[Assignment, AssignmentFloor]:
+    """Return what an envelope assigns, and what would become the floor with it.
+
+    Raises:
+        AssignmentSignatureError, AssignmentMalformedError: see there.
+    """
+    try:
+        payload = open_envelope(envelope, kind=ASSIGNMENT, signers=signers)
+    except UnverifiedSignatureError as err:
+        msg = f"an assignment that no director of this fleet signed: {said(err)}"
+        raise AssignmentSignatureError(msg) from None
+    except ValueError as err:
+        msg = f"not an assignment: {said(err)}"
+        raise AssignmentMalformedError(msg) from None
+    try:
+        assignment = Assignment.model_validate_json(payload)
+    except ValidationError as err:
+        msg = f"an assignment that this build does not understand: {said(err)}"
+        raise AssignmentMalformedError(msg) from None
+    sha256 = hashlib.sha256(payload).hexdigest()
+    return assignment, AssignmentFloor(seq=assignment.seq, sha256=sha256, keys=signers.ids)
+
+
+def root_of(raw: bytes) -> Root:
+    """Return a root of trust, held against itself, as a device does that begins with it.
+
+    Raises:
+        TrustMalformedError: it is none, or of no use to a device.
+        TrustSignatureError: too few of its own keys have signed it.
+    """
+    try:
+        return TrustedSet(raw, Floors(), set(), _of_use).root
+    except exceptions.UnsignedMetadataError as err:
+        raise TrustSignatureError(said(err)) from None
+    except MAPPED as err:
+        raise TrustMalformedError(said(err)) from None
 
 
 def _offer(

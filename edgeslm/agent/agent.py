@@ -20,14 +20,15 @@ from edgeslm import __version__
 from edgeslm.adapters.process import rss_mb
 from edgeslm.agent.desired import Desired, Plan
 from edgeslm.agent.forwarder import Forwarder
-from edgeslm.agent.models import Loaded, Loader, Rechecked
+from edgeslm.agent.loader import Loaded, Loader, News, Rechecked, RoomWanted
 from edgeslm.agent.parts import Office, Parts
 from edgeslm.agent.roster import Roster
 from edgeslm.agent.session import Job
 from edgeslm.agent.voice import Troubles, Voice
 from edgeslm.agent.workers import Pool, Responder
-from edgeslm.contract.messages import SCHEMA_VERSION
+from edgeslm.contract.messages import SCHEMA_VERSION, State
 from edgeslm.contract.settings import AgentSettings
+from edgeslm.core.allowance import Allowance
 from edgeslm.core.delivery import Parcel
 from edgeslm.errors import ConfigError
 from edgeslm.logs import Log
@@ -44,6 +45,8 @@ STUCK_S: Final = 60.0  # at one input, or those taken with it, for so long: the 
 MAX_WAIT_S: Final = 5.0
 BUSY: Final = 256  # inputs with the workers: enough for a while, however quick they are
 GATHER_S: Final = 0.01  # between two turns while they are
+CHANGES: Final = 12  # states told since something changed, within
+CHANGES_S: Final = 60.0
 SAVE_S: Final = 1.0  # between two times that what was answered is saved
 
 
@@ -84,11 +87,13 @@ class Agent:
         self._asked = _Asked([], [])
         self._reports: deque[tuple[str | None, Report]] = deque()  # None: the uplink's
         self._done: deque[Job] = deque()
-        self._loads: deque[Loaded | Rechecked] = deque()
+        self._loads: deque[News] = deque()
         self._drops: Counter[str] = Counter()
         self._downs: dict[str | None, Troubles] = defaultdict(Troubles)  # why links are down
         self._began = self._clock.monotonic()
         self._state_at = 0.0
+        self._changed = False  # since the last state
+        self._changes = Allowance(CHANGES, CHANGES_S)
         self._feed_at = 0.0
         self._save_at = 0.0
         self._ready = False
@@ -223,19 +228,27 @@ class Agent:
             job.answered = True
             slot = slots[job.session.model]
             slot.counts[job.outcome] += 1
+            slot.counts["alarm"] += job.alarm
             if (parcel := job.parcel) is not None:
-                slot.latencies.add(parcel.born, parcel.born - job.message.received_at)
+                took_s = parcel.born - job.message.received_at
+                slot.latencies.add(parcel.born, took_s, behind=slot.behind)
             self._roster.dispatcher.finished(job)
 
     # Models and routes.
 
-    def _take_load(self, loaded: Loaded | Rechecked) -> None:
-        self._loads.append(loaded)
+    def _take_load(self, news: News) -> None:
+        self._loads.append(news)
         self._bell.ring()
 
-    def _take_job(self, result: Loaded | Rechecked) -> None:
+    def _take_job(self, result: News) -> None:
         controller = self._controller
         match result:
+            case _ if self._asked.stop:
+                pass  # what serves answers what it has begun, and nothing takes its place
+            case RoomWanted():
+                tried = result.wanted.on_trial
+                wanted = not tried or (controller is not None and controller.awaits(result.wanted))
+                result.answer(self._roster.make_room(result) if wanted else None)
             case Rechecked() if controller is not None:
                 controller.rechecked(result)
             case Loaded() if controller is not None and result.wanted.on_trial:
@@ -274,7 +287,8 @@ class Agent:
         limits = settings.outbox
         self._parts.outbox.limit(max_rows=limits.max_results, max_bytes=limits.max_mb * 2**20)
         self._forwarder.set_ack_timeout(limits.ack_timeout_s)
-        self._state_at = 0.0
+        due_at = self._clock.monotonic() + settings.state_interval_s
+        self._state_at = min(self._state_at, due_at)
 
     def _open_control(self) -> None:
         """Listen to the updater, where there is one."""
@@ -299,11 +313,13 @@ class Agent:
         forwarder, roster = self._forwarder, self._roster
         if forwarder.changed or roster.changed:
             forwarder.changed = roster.changed = False
-            self._state_at = 0.0
+            self._changed = True
         if now >= self._save_at:
             self._save_at = now + SAVE_S
             roster.save()
-        if now >= self._state_at and forwarder.connected:
+        changed = self._changed and forwarder.connected and self._changes.take(now)
+        if (changed or now >= self._state_at) and forwarder.connected:
+            self._changed = False
             self._state_at = now + self._settings.state_interval_s
             forwarder.say(self._state())
         notifier = self._parts.notifier
@@ -324,6 +340,8 @@ class Agent:
         moments = [now + MAX_WAIT_S]
         if self._forwarder.connected:
             moments.append(self._state_at)
+            if self._changed:
+                moments.append(self._changes.due_at())
         if self._parts.notifier.interval_s is not None:
             moments.append(self._feed_at)
         if (due := self._forwarder.due_at()) is not None:
@@ -335,21 +353,23 @@ class Agent:
 
     def _state(self) -> Parcel:
         forwarder = self._forwarder
-        drops = {**self._drops, **forwarder.drops}
-        return self._voice.state(
-            {
-                "schema": SCHEMA_VERSION,
-                "device": self._settings.device_id,
-                "time": self._clock.wall(),
-                "agent_version": __version__,
-                "uptime_s": round(self._clock.monotonic() - self._began, 3),
-                "rss_mb": round(rss_mb(), 1),
-                "models": self._roster.states(),
-                "outbox": forwarder.rows,
-                "withheld": forwarder.withheld,
-                "drops": drops,
-            }
-        )
+        state: State = {
+            "schema": SCHEMA_VERSION,
+            "device": self._settings.device_id,
+            "time": self._clock.wall(),
+            "agent_version": __version__,
+            "uptime_s": round(self._clock.monotonic() - self._began, 3),
+            "rss_mb": round(rss_mb(), 1),
+            "models": self._roster.states(),
+            "outbox": forwarder.rows,
+            "withheld": forwarder.withheld,
+            "drops": {**self._drops, **forwarder.drops},
+        }
+        if (profile := self._parts.profile) is not None:
+            state["profile"] = profile
+        if tags := self._settings.tags:
+            state["tags"] = tags
+        return self._voice.state(state)
 
     def _trouble(self, event: str, code: str, message: str, model: str | None = None) -> None:
         self._forwarder.note(self._voice.trouble(event, code, message, model))
@@ -364,6 +384,7 @@ class Agent:
         self._parts.notifier.stopping()
         if self._controller is not None:
             self._controller.leave()  # first: whatever ends us before we are done is no crash
+        self._loader.end()
         slots = list(self._roster.slots.values())
         dispatcher, pools = self._roster.dispatcher, self._roster.pools
         log.info("stopping", inputs=sum(len(s.session.lane) for s in slots))
@@ -378,7 +399,6 @@ class Agent:
             self._bell.wait(left_s)
             self._turn()
         # What was not begun stays unacknowledged: the broker sends it again.
-        self._loader.end()
         for pool in pools:
             dispatcher.unbegun(pool.end())
         self._forwarder.flush(now=self._clock.monotonic())

@@ -10,7 +10,9 @@ from typing import Final, Protocol
 from edgeslm.adapters.unix_socket import LineServer, LineSink, SocketUnavailableError
 from edgeslm.agent.desired import ConfigUnfitError, Desired, Laid, Plan, Source
 from edgeslm.agent.intake import ControlBusyError, Intake, OrderTooLongError, encode
-from edgeslm.agent.models import Loaded, Loader, ModelSlot, Rechecked, Trial, Wanted
+from edgeslm.agent.latencies import QUANTILES
+from edgeslm.agent.loader import Loaded, Loader, Rechecked, Wanted
+from edgeslm.agent.models import ModelSlot, Trial
 from edgeslm.agent.parts import Office
 from edgeslm.agent.roster import Roster
 from edgeslm.agent.shelf import Shelf
@@ -38,7 +40,6 @@ from edgeslm.ports import Clock
 log = Log(__name__)
 SILENCE_S: Final = 900.0  # without a word from an updater: what it was trying is taken back
 MAX_MESSAGE: Final = 2000  # characters of an error's message
-QUANTILES: Final = (0.5, 0.99)
 
 
 class NoTrialError(RejectedError):
@@ -110,6 +111,7 @@ class Controller:
         self._heard_at = self._clock.monotonic()
         self._trying: dict[str, _Pending] = {}
         self._rechecking: dict[str, _Pending] = {}
+        self._going_back: dict[str, _Pending] = {}
         self._committed: set[str | None] = set()  # last in this life; a commit may come twice
         self._server: LineServer | None = None
         try:
@@ -129,6 +131,9 @@ class Controller:
                 self._take(*intake.orders.popleft())
             if self._server is not None:
                 self._server.wake()  # there may be more
+        for name in [name for name in self._going_back if self._is_back(name)]:
+            pending = self._going_back.pop(name)
+            self._done(pending.peer, "revert", name, since=pending.since)
         if now >= self.due_at():
             self._give_up()
 
@@ -145,32 +150,37 @@ class Controller:
             self._server.stop(encode(Leaving()))
             self._server = None
 
+    def awaits(self, wanted: Wanted) -> bool:
+        """Whether what the loader is at is still to be tried."""
+        pending = self._trying.get(wanted.name)
+        return pending is not None and pending.source == wanted.sources[0]
+
     def loaded(self, loaded: Loaded) -> None:
         """Let a bundle serve that was loaded for a trial, or say why it does not."""
-        name = loaded.wanted.name
-        pending = self._trying.get(name)
-        if pending is None or pending.source != loaded.wanted.sources[0]:
-            self._loader.free(loaded.model)  # taken back meanwhile
-            return
-        del self._trying[name]
+        name, model, source = loaded.wanted.name, loaded.model, loaded.source
         slot = self._roster.slots.get(name)
-        if loaded.model is None or loaded.source is None or slot is None:
-            self._loader.free(loaded.model)  # also of what a failure leaves behind
+        pending = self._trying.pop(name) if self.awaits(loaded.wanted) else None
+        if slot is None or model is None or source is None or loaded.errors or pending is None:
+            if loaded.errors and slot and model and source and slot.responder is None:
+                self._roster.equip(slot, model, source)  # what was let go for it, again
+                model = None
+            self._loader.free(model)  # also of what a failure leaves behind
+            if pending is None:  # taken back meanwhile
+                return
             if slot is None or slot.trial is None:
-                self._desired.tried.discard(name)
-                self._home.settle()
+                self._settle(name)
             error = loaded.errors[0] if loaded.errors else _gone(name)
             self._failed(pending.peer, "try", name, error)
             return
         served = slot.serving
-        before = self._roster.equip(slot, loaded.model, loaded.source)
+        before = self._roster.equip(slot, model, source)
         if slot.trial is None:
             old = None if before is None or served is None else (before, served)
             slot.trial = Trial(old)
         elif before is not None:  # of an earlier trial; what was before that is kept
             self._loader.free(before)
         slot.error = None
-        detail = {"version": loaded.model.ref["version"], "slot": loaded.source.slot or ""}
+        detail = {"version": model.ref["version"], "slot": source.slot or ""}
         self._office.event("trial_begun", name, detail)
         self._done(pending.peer, "try", name, since=pending.since)
 
@@ -199,8 +209,7 @@ class Controller:
                     self._commit(order.model)
                     self._done(peer, "commit", order.model, since=now)
                 case Revert():
-                    self._revert(order.model)
-                    self._done(peer, "revert", order.model, since=now)
+                    self._go_back(order.model, _Pending(None, peer, now))
                 case Configure():
                     self._configure(Laid(order.seq, order.config))
                     self._done(peer, "configure", None, since=now)
@@ -212,7 +221,7 @@ class Controller:
         return self._shelf.place(order.model, order.slot, order.bundle)
 
     def _try(self, order: Try, asked: _Pending) -> None:
-        """Have a bundle loaded beside what serves.
+        """Have a bundle loaded, beside what serves or in its place.
 
         Raises:
             ControlBusyError, ModelUnavailableError: see there.
@@ -281,8 +290,24 @@ class Controller:
         self._home.settle()
         self._office.event("trial_committed", name, {})
 
-    def _revert(self, name: str | None, why: ErrorInfo | None = None) -> None:
-        """Go back to what was before the trial, where there is one; `why`, if nobody ordered it."""
+    def _go_back(self, name: str | None, asked: _Pending) -> None:
+        """Take back what is on trial, and say so when what was before it serves."""
+        under_way = self._revert(name) or name in self._going_back
+        if name is None or not under_way or self._is_back(name):
+            self._done(asked.peer, "revert", name, since=asked.since)
+        else:
+            self._going_back[name] = asked
+
+    def _is_back(self, name: str) -> bool:
+        """Whether a model that is no longer on trial is loaded again, or cannot be."""
+        slot = self._roster.slots.get(name)
+        return slot is None or not slot.loading
+
+    def _revert(self, name: str | None, why: ErrorInfo | None = None) -> bool:
+        """Go back to what was before the trial, where there is one; return whether there was.
+
+        `why`, if nobody ordered it.
+        """
         self._committed.discard(name)
         loading = name is not None and self._trying.pop(name, None) is not None
         trial = self._trial(name)
@@ -291,15 +316,22 @@ class Controller:
         elif trial is not None:
             self._loader.free(self._put_back(trial))
         if trial is not None or loading:
-            if name is not None:
-                self._desired.tried.discard(name)
-            self._home.settle()
+            self._settle(name)
         if isinstance(trial, ModelSlot) and trial.serving is not None and not trial.retiring:
             self._roster.look(trial)  # the settings may name another by now
         if trial is not None and why is None:
             self._office.event("trial_reverted", name, {})
         elif trial is not None and why is not None:
             self._office.trouble("trial_reverted", why["code"], why["message"], name)
+        return trial is not None or loading
+
+    def _settle(self, name: str | None) -> None:
+        """Live by what is desired, now that this is not tried any more."""
+        if name is not None:
+            self._desired.tried.discard(name)
+        self._home.settle()
+        if name is not None and (slot := self._roster.slots.get(name)) is not None:
+            self._roster.bring_back(slot)
 
     def _put_back(self, slot: ModelSlot) -> Model | None:
         """Serve what served before the trial, or nothing; return what was tried."""
@@ -308,7 +340,7 @@ class Controller:
         if before is not None:
             return self._roster.equip(slot, *before)
         tried = None if slot.responder is None else slot.responder.model
-        slot.silence()
+        self._roster.silence(slot)
         self._roster.changed = True
         return tried
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from edgeslm.agent.session import Job
 from edgeslm.logs import Log
@@ -62,10 +62,15 @@ class Dispatcher:
         if self._suspects:
             self._try_suspect()
 
-    def unbegun(self, jobs: list[Job]) -> None:
-        """These were taken back from the workers: the process is about to end."""
+    def unbegun(self, jobs: Iterable[Job]) -> None:
+        """These were taken back from the workers; `take` takes them again."""
         for job in jobs:
             self._running[job.session.model] -= 1
+            if job.kills:
+                self._on_trial = False
+                self._suspected[job.session.model] -= 1
+        if self._suspects:
+            self._try_suspect()
 
     def _begin(self, job: Job) -> None:
         self._running[job.session.model] += 1

@@ -81,7 +81,8 @@ def parse(line: bytes | None) -> Order:
         msg = f"longer than {MAX_LINE_BYTES} bytes"
         raise OrderTooLongError(msg)
     try:
-        return ORDERS.validate_json(line)
+        # Strictly: of a configuration, settings have parts that a variable gives as text.
+        return ORDERS.validate_json(line, strict=True)
     except ValidationError as err:
         fields = sorted({".".join(map(str, e["loc"])) for e in err.errors(include_input=False)})
         msg = f"not an order of this version: {', '.join(fields)[:200] or 'not JSON'}"

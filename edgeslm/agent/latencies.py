@@ -2,25 +2,57 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Sequence
 from typing import Final
 
 KEPT: Final = 2048
+QUANTILES: Final = (0.5, 0.99)  # that are told
 WINDOW_S: Final = 60.0
+CATCH_UP: Final = 3.0
+"""Times as long as nobody answered, for those who answer again to have caught up."""
 
 
 class Latencies:
-    """Of the last `KEPT` answers."""
+    """Of the last `KEPT` answers.
 
-    __slots__ = ("_at", "_next", "_took")
+    Those do not count that had to wait because nobody answered, or behind others that had to.
+    """
+
+    __slots__ = ("_at", "_halted", "_next", "_since", "_took", "_until")
 
     def __init__(self) -> None:
         self._next = 0
+        self._since = -math.inf  # inputs received before do not count
+        self._halted: float | None = None
+        self._until = math.inf
         self.clear()
 
-    def add(self, at: float, took_s: float) -> None:
-        """Note an answer: when it was ready, monotonic seconds, and how long it took."""
+    def halt(self, now: float) -> None:
+        """Nobody answers from now on."""
+        self._since = math.inf
+        if self._halted is None:
+            self._halted = now
+
+    def resume(self, now: float) -> None:
+        """Somebody answers again."""
+        if self._halted is not None:
+            self._until = now + CATCH_UP * (now - self._halted)
+            self._halted = None
+
+    def add(self, at: float, took_s: float, *, behind: bool = False) -> None:
+        """Note an answer.
+
+        Args:
+            at: when it was ready, monotonic seconds.
+            took_s: how long it took.
+            behind: more inputs wait.
+        """
+        if at - took_s < self._since:
+            if self._since == math.inf and (not behind or at >= self._until):
+                self._since = at
+            return
         here = self._next
         self._at[here] = at
         self._took[here] = took_s

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import threading
-import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from queue import SimpleQueue
-from typing import Final, Protocol
 
-from edgeslm.adapters.process import cores, trim
+from edgeslm.adapters.process import cores
 from edgeslm.agent.desired import Source
-from edgeslm.agent.latencies import Latencies
+from edgeslm.agent.latencies import QUANTILES, Latencies
 from edgeslm.agent.session import InputSession, Job
 from edgeslm.agent.workers import AbsentModel, Model, Pool, Responder
 from edgeslm.contract.messages import ErrorInfo, ModelState
 from edgeslm.contract.settings import ModelSettings
-from edgeslm.errors import EdgeSLMError, UnavailableError
-from edgeslm.logs import Log
+from edgeslm.errors import UnavailableError
 from edgeslm.runtime.coverage import coverage_state
-
-log = Log(__name__)
-INTERNAL: Final = "internal"
-NICER: Final = 10  # is a thread that loads than those who answer meanwhile
-MAX_NICE: Final = 19
-FREED_S: Final = 2.0  # for a model that is not needed any more to be gone
-POLL_S: Final = 0.01
 
 
 class NoBundleError(UnavailableError):
@@ -40,176 +23,13 @@ class NoBundleError(UnavailableError):
     code = "model.no_bundle"
 
 
-class ModelMemoryError(UnavailableError):
-    """There is not enough memory to load a model."""
-
-    code = "model.memory"
-
-
-class Load(Protocol):
-    """See `edgeslm.agent.parts.Parts.load`."""
-
-    def __call__(
-        self, name: str, source: Source, *, cache_entries: int, known: str | None, anew: bool
-    ) -> Model | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A model that is to be loaded.
-
-    Args:
-        name: key of [models].
-        sources: where its bundle may come from, best first; at least one.
-        cache_entries: model outputs that it keeps.
-        serving: what serves now, with its hash: not loaded again. None: nothing does.
-        on_trial: load it all the same, and replay its golden file whatever is remembered.
-    """
-
-    name: str
-    sources: tuple[Source, ...]
-    cache_entries: int
-    serving: Source | None = None
-    on_trial: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What came of it.
-
-    Args:
-        wanted: what was asked for.
-        source: that served; None where none did.
-        model: None where it serves already, or `source` is None.
-        errors: of the sources before it, or of all.
-    """
-
-    wanted: Wanted
-    source: Source | None
-    model: Model | None
-    errors: tuple[ErrorInfo, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Rechecked:
-    """What came of replaying a model's golden file once more.
-
-    Args:
-        name: key of [models].
-        error: None: it passed.
-    """
-
-    name: str
-    error: ErrorInfo | None
-
-
-class Loader:
-    """A thread that loads models one after the other, while everything else goes on.
-
-    Args:
-        load: does the work.
-        done: takes what came of it, on the loader's thread.
-    """
-
-    def __init__(self, load: Load, done: Callable[[Loaded | Rechecked], None]) -> None:
-        self._load = load
-        self._done = done
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._ended = False
-        self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
-        self._thread.start()
-
-    def want(self, wanted: Wanted) -> None:
-        """Load this one too."""
-        self._jobs.put(partial(self._load_one, wanted))
-
-    def recheck(self, name: str, model: Model) -> None:
-        """Replay the golden file of `model`, which serves meanwhile."""
-        self._jobs.put(partial(self._recheck, name, model))
-
-    def free(self, model: Model | None) -> None:
-        """Give memory back to the system, once nobody holds `model` any more."""
-        self._jobs.put(partial(_free, None if model is None else weakref.ref(model)))
-
-    def give_way(self) -> None:
-        """Leave the processors to those who answer, from the next one on."""
-        self._jobs.put(_give_way)
-
-    def end(self) -> None:
-        """Begin no more."""
-        self._ended = True
-        self._jobs.put(None)
-
-    def join(self, timeout_s: float) -> bool:
-        """Wait for the thread; return whether it has ended."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None and not self._ended:
-            job()
-            del job  # it may hold a model
-
-    def _load_one(self, wanted: Wanted) -> None:
-        errors: list[ErrorInfo] = []
-        for source in wanted.sources:
-            serving = None if wanted.on_trial else wanted.serving
-            known = None if serving is None or serving.path != source.path else serving.hash
-            try:
-                model = self._load(
-                    wanted.name,
-                    source,
-                    cache_entries=wanted.cache_entries,
-                    known=known,
-                    anew=wanted.on_trial,
-                )
-            except Exception as err:  # noqa: BLE001 -- a bundle must not end the agent
-                errors.append(_told(wanted.name, err))
-            else:
-                self._done(Loaded(wanted, source, model, tuple(errors)))
-                return
-        self._done(Loaded(wanted, None, None, tuple(errors)))
-
-    def _recheck(self, name: str, model: Model) -> None:
-        error = None
-        try:
-            model.replay_golden()
-        except Exception as err:  # noqa: BLE001 -- as above
-            error = _told(name, err)
-        self._done(Rechecked(name, error))
-
-
-def _told(name: str, err: Exception) -> ErrorInfo:
-    if isinstance(err, EdgeSLMError):
-        return {"code": err.code, "message": str(err)}
-    if isinstance(err, MemoryError):
-        return {"code": ModelMemoryError.code, "message": f"{name}: not enough memory for it"}
-    log.fault("load_failed", err, model=name)
-    return {"code": INTERNAL, "message": type(err).__name__}
-
-
-def _free(last: weakref.ref[Model] | None) -> None:
-    until = time.monotonic() + FREED_S
-    while last is not None and last() is not None and time.monotonic() < until:
-        time.sleep(POLL_S)  # somebody still answers by it
-    trim()
-
-
-def _give_way() -> None:
-    """Lower the priority of this thread; where the system does not let us, it stays."""
-    if sys.platform == "linux":  # elsewhere threads have none of their own
-        thread = threading.get_native_id()
-        with contextlib.suppress(OSError):
-            nice = os.getpriority(os.PRIO_PROCESS, thread)
-            os.setpriority(os.PRIO_PROCESS, thread, min(MAX_NICE, nice + NICER))
-
-
 @dataclass(frozen=True, slots=True)
 class Trial:
     """A bundle that serves a model and is not committed.
 
     Args:
-        before: what served before it, and where that came from; None: nothing did.
+        before: what served before it, and where that came from; None: nothing did, or it was let
+            go for this one and is to be loaded again.
     """
 
     before: tuple[Model, Source] | None
@@ -230,9 +50,10 @@ class ModelSlot:
         source: where the model came from that answers.
         trial: None: what answers is committed.
         backlog: inputs that wait for the model.
-        counts: "answered", "error", "expired".
+        counts: "answered", "error", "expired"; of those answered, "alarm".
         latencies: of the model that answers.
         error: why the best source does not serve; None where it does.
+        let_go: what served before it was silenced; may still be at an input.
         retiring: no longer in the settings: answers what still comes, and ends.
         quiet_until: then, if it owes nothing and hears nothing before.
     """
@@ -252,6 +73,7 @@ class ModelSlot:
         self.backlog: deque[Job] = deque()
         self.counts: Counter[str] = Counter()
         self.latencies = Latencies()
+        self.let_go: weakref.ref[Model] | None = None
         self.retiring = False
         self.quiet_until = 0.0
 
@@ -269,24 +91,33 @@ class ModelSlot:
         self.responder = responder
         self.pool = pool
 
-    def silence(self) -> None:
-        """Let inputs wait; what was begun is finished."""
-        if self.pool is not None:
-            self.pool.stop()
+    @property
+    def stands_in(self) -> bool:
+        """Whether inputs are refused for want of a model."""
+        return self.responder is not None and isinstance(self.responder.model, AbsentModel)
+
+    @property
+    def behind(self) -> bool:
+        """Whether inputs wait for a worker."""
+        return self.pool is not None and self.pool.waiting
+
+    def silence(self, now: float) -> list[Job]:
+        """Answer no more: what was begun is finished, and what was not is returned."""
+        left = [] if self.pool is None else self.pool.withdraw()
+        if self.responder is not None:
+            self.let_go = weakref.ref(self.responder.model)
+            self.latencies.halt(now)
         self.pool = self.responder = self.source = None
+        return left
 
-    def dismiss_stand_in(self) -> None:
-        """Let inputs wait again, where they were refused for want of a model."""
-        if self.responder is not None and isinstance(self.responder.model, AbsentModel):
-            self.silence()
-
-    def state(self) -> ModelState:
-        """Its part of the `state` message."""
+    def state(self, now: float) -> ModelState:
+        """Its part of the `state` message; `now` in monotonic seconds."""
         state: ModelState = {
             "name": self.name,
             "state": "loading" if self.loading else "serving" if self.responder else "failed",
             "queue": len(self.session.lane),
             "answered": self.counts["answered"],
+            "alarms": self.counts["alarm"],
             "errors": self.counts["error"],
             "expired": self.counts["expired"],
             "cache_hits": 0,
@@ -312,6 +143,8 @@ class ModelSlot:
                 state["passed_over"] = list(model.passed_over)
             state["cache_hits"] = model.cache_hits
             state["cache_misses"] = model.cache_misses
+        if (took := self.latencies.quantiles_ms(QUANTILES, now=now)) is not None:
+            state["p50_ms"], state["p99_ms"] = (round(ms, 3) for ms in took)
         if self.error is not None:
             state["error"] = self.error
         return state
@@ -325,6 +158,7 @@ def failed_state(name: str, error: ErrorInfo) -> ModelState:
         "error": error,
         "queue": 0,
         "answered": 0,
+        "alarms": 0,
         "errors": 0,
         "expired": 0,
         "cache_hits": 0,

@@ -57,15 +57,29 @@ class Parts(RosterParts, Protocol):
     @property
     def notifier(self) -> Notifier: ...
     @property
+    def profile(self) -> str | None:
+        """Name of the device's profile; None where it has none, or it cannot be read."""
+
+    @property
     def set_aside(self) -> Path | None:
         """Where the outbox was moved that could not be read at the start; None if none was."""
 
-    def load(
-        self, name: str, source: Source, *, cache_entries: int, known: str | None, anew: bool
+    def load(  # noqa: PLR0913 -- by name
+        self,
+        name: str,
+        source: Source,
+        *,
+        cache_entries: int,
+        known: str | None,
+        anew: bool,
+        make_room: Callable[[str], None],
     ) -> Model | None:
         """Return a loaded model; None if the bundle still has the hash `known`.
 
         With `anew` its golden file is replayed though it is remembered that it has passed.
+
+        On a device that cannot hold two models side by side, `make_room` is called with the
+        bundle's hash when all is found in order that can be without loading it.
 
         Called on the loader's thread; `EdgeSLMError` says why it cannot be loaded.
         """

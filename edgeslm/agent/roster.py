@@ -9,15 +9,8 @@ from typing import Final
 
 from edgeslm.agent.desired import Plan, Source
 from edgeslm.agent.dispatch import Dispatcher
-from edgeslm.agent.models import (
-    Loaded,
-    Loader,
-    ModelSlot,
-    NoBundleError,
-    Wanted,
-    failed_state,
-    threads_of,
-)
+from edgeslm.agent.loader import LetGo, Loaded, Loader, RoomWanted, Wanted
+from edgeslm.agent.models import ModelSlot, NoBundleError, failed_state, threads_of
 from edgeslm.agent.parts import Office, RosterParts
 from edgeslm.agent.session import InputSession, Job, routes_of
 from edgeslm.agent.workers import AbsentModel, Model, Pool, Responder
@@ -95,7 +88,8 @@ class Roster:
 
     def states(self) -> list[ModelState]:
         """Their parts of the `state` message."""
-        states = [slot.state() for slot in self.slots.values()]
+        now = self._office.clock.monotonic()
+        states = [slot.state(now) for slot in self.slots.values()]
         return states + [failed_state(name, error) for name, error in self.unfit.items()]
 
     def due_at(self) -> list[float]:
@@ -193,8 +187,10 @@ class Roster:
     def take_load(self, loaded: Loaded) -> None:
         """Put a loaded model to work, or say why it could not be loaded."""
         slot = self.slots.get(loaded.wanted.name)
-        if slot is None or slot.trial is not None or loaded.wanted.sources != slot.sources:
-            return  # gone; or another serves, or is to serve, and waits for its turn
+        if slot is None or not self._is_due(slot, loaded.wanted):
+            return
+        if loaded.source is not None and loaded.model is None and slot.serving is None:
+            return  # what served already was let go since, and is looked for again
         told, slot.error = slot.error, loaded.errors[0] if loaded.errors else None
         again, slot.loading = not slot.loading, False
         before: Model | None = None
@@ -213,13 +209,45 @@ class Roster:
         if not self.loading and (loaded.model is not None or loaded.errors):
             self._loader.free(before)
 
+    def make_room(self, room: RoomWanted) -> LetGo | None:
+        """Let go of what serves a model; None: what is to take its place is not wanted."""
+        wanted = room.wanted
+        slot = self.slots.get(wanted.name)
+        if slot is None:
+            return None
+        serving = slot.serving
+        if not wanted.on_trial:
+            asked = room.source.path, room.hash
+            serves = serving is not None and (serving.path, serving.hash) == asked
+            if serves or not self._is_due(slot, wanted):
+                return None
+        self.silence(slot)
+        slot.trial, slot.loading = None, True
+        self.changed = True
+        return LetGo(slot.let_go, serving)
+
+    def silence(self, slot: ModelSlot) -> None:
+        """Let inputs wait; what was begun is finished."""
+        if slot.responder is None:
+            return
+        log.info("model_let_go", model=slot.name)
+        left = slot.silence(self._office.clock.monotonic())
+        self.dispatcher.unbegun(left)
+        slot.backlog.extend(left)
+
+    @staticmethod
+    def _is_due(slot: ModelSlot, wanted: Wanted) -> bool:
+        """Whether that is still to serve: else another is to, or does, on trial."""
+        return slot.trial is None and wanted.sources == slot.sources
+
     def equip(self, slot: ModelSlot, model: Model, source: Source) -> Model | None:
         """Let a model answer from the next input on; return the one that it takes the place of."""
         before = None if slot.serving is None or not slot.responder else slot.responder.model
         model.resize(slot.settings.cache_entries)  # they may have changed while it was loaded
-        slot.source, slot.loading = source, False
+        slot.source, slot.loading, slot.let_go = source, False, None
         self._retries.pop(slot.name, None)
         slot.latencies.clear()
+        slot.latencies.resume(self._office.clock.monotonic())
         if slot.responder is None:
             responder = Responder(
                 model,
@@ -250,6 +278,13 @@ class Roster:
             told, slot.error = slot.error, {"code": NoBundleError.code, "message": why}
             if told != slot.error:
                 self._failed(slot)
+
+    def bring_back(self, slot: ModelSlot) -> None:
+        """Load what a model that is to go was let go of for; others are seen to by `apply`."""
+        if slot.retiring and slot.responder is None:
+            slot.loading = bool(slot.sources)
+            if slot.sources:
+                self._loader.want(self._wanted(slot))
 
     def _failed(self, slot: ModelSlot) -> None:
         assert slot.error is not None  # noqa: S101 -- set by both callers
@@ -304,7 +339,8 @@ class Roster:
         before, slot.settings = slot.settings, model
         look = look or sources != slot.sources
         slot.sources = sources
-        slot.dismiss_stand_in()
+        if slot.stands_in:
+            self.silence(slot)
         responder = slot.responder
         if responder is not None:
             responder.model.resize(model.cache_entries)

@@ -30,10 +30,12 @@ class Job(Ticket):
         what: digest of topic and payload.
         parcel: its result; None where it has none.
         outcome: "answered", "error" or "expired"; set with `parcel`.
+        alarm: it was answered with the label of an anomaly.
         owed: settled, but its connection is gone: acknowledged when it is redelivered.
     """
 
     __slots__ = (
+        "alarm",
         "kills",
         "message",
         "outcome",
@@ -61,6 +63,7 @@ class Job(Ticket):
         self.kills = 0
         self.parcel: Parcel | None = None
         self.outcome = ""
+        self.alarm = False
         self.owed = False
 
 

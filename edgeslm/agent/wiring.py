@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgeslm.adapters.clock import SystemClock
-from edgeslm.adapters.fs import write_durably
+from edgeslm.adapters.fs import remove_unfinished, write_durably
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig
 from edgeslm.adapters.outbox import SqliteOutbox
@@ -27,7 +27,7 @@ from edgeslm.logs import Log
 from edgeslm.ports import Clock, Sink, Transport
 from edgeslm.runtime.bundle import open_bundle
 from edgeslm.runtime.model import Model, load_model
-from edgeslm.runtime.profiles import load_profile
+from edgeslm.runtime.profiles import ProfileError, load_profile
 
 if TYPE_CHECKING:  # loaded only where there is an updater
     from edgeslm.adapters.unix_socket import LineServer, LineSink
@@ -38,6 +38,7 @@ WINDOW: Final = 256  # results sent to the broker and not confirmed, where it ta
 OUTBOX: Final = "outbox.sqlite"
 RETAINED: Final = "retained-{device}-{model}.json"
 FILTERS: Final = "filters.json"
+VERDICTS: Final = "verdicts"
 LOCK: Final = "agent.lock"
 CONTROL: Final = "control.sock"
 
@@ -74,6 +75,7 @@ class RealParts:
         for folder in (self._state_dir, self._runtime_dir):
             make_folder(folder)
         self._lock = lock_folder(self._runtime_dir)
+        remove_unfinished(self._state_dir / VERDICTS)
         self.clock: Clock = SystemClock()
         self.outbox = SqliteOutbox(
             self._state_dir / OUTBOX,
@@ -83,14 +85,22 @@ class RealParts:
         self.set_aside = self.outbox.set_aside
         self.notifier = Notifier.from_environment()
         self._profile = settings.profile
+        self.profile = _profile_name(settings.profile)
         self._update = settings.update
         broker = settings.input_broker
         session = f"{settings.device_id}@{broker.host}:{broker.effective_port}"
         self._all_filters = self._read_filters()
         self._filters = self._all_filters.setdefault(session, {})
 
-    def load(
-        self, name: str, source: Source, *, cache_entries: int, known: str | None, anew: bool
+    def load(  # noqa: PLR0913 -- by name
+        self,
+        name: str,
+        source: Source,
+        *,
+        cache_entries: int,
+        known: str | None,
+        anew: bool,
+        make_room: Callable[[str], None],
     ) -> Model | None:
         """Return the model in a bundle, verified and tried; None if its hash is `known`.
 
@@ -102,14 +112,15 @@ class RealParts:
             if opened.hash == known:
                 return None
         profile = load_profile(self._profile) if self._profile else None
-        verdicts = self._state_dir / "verdicts"
+        side_by_side = profile is None or profile.trial.side_by_side
         model = load_model(
             source.path,
             profile=profile,
             cache_entries=cache_entries,
-            verdict_dir=verdicts,
+            verdict_dir=self._state_dir / VERDICTS,
             anew=anew,
             expected=source.hash,
+            make_room=None if side_by_side else make_room,
         )
         log.info("bundle_loaded", model=name, hash=model.ref["hash"], provider=model.provider)
         return model
@@ -235,6 +246,14 @@ class RealParts:
         except (OSError, ValueError, TypeError, AttributeError) as err:
             log.warning("filters_not_read", reason=str(err))
             return {}
+
+
+def _profile_name(profile: str | None) -> str | None:
+    """Return what a profile calls itself; where it cannot be read, each model says why."""
+    try:
+        return load_profile(profile).name if profile else None
+    except ProfileError:
+        return None
 
 
 def _heard(user: str | None) -> frozenset[int]:

@@ -21,6 +21,7 @@ from edgeslm.ports import Answer, Clock, Request
 from edgeslm.runtime.result import answered, refused
 
 log = Log(__name__)
+ALARM: Final = "anomaly"
 TOGETHER: Final = 32
 """Most inputs that a thread takes at once: the first of them waits for the last."""
 QUIET_S: Final = 10.0  # between two log lines about faults of ours
@@ -186,6 +187,7 @@ class Responder:
         else:
             properties = NO_PROPERTIES
         job.outcome = "error" if "error" in result else "answered"
+        job.alarm = result.get("label") == ALARM
         job.parcel = Parcel(self._topic, payload, self._clock.monotonic(), job, properties)
 
     def _result(
@@ -271,15 +273,15 @@ class Pool:
         wake: Callable[[], None],
     ) -> None:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._responder = responder
         self._done = done
         self._wake = wake
         self._ended = False
         self._since: list[float | None] = [None] * threads
         self._current: list[Sequence[Job]] = [()] * threads
         self.put = self._jobs.put
+        # They alone hold the responder, and its model: with the last of them it may be gone.
         self._threads = [
-            threading.Thread(target=self._run, args=(i,), name=f"{name} {i}", daemon=True)
+            threading.Thread(target=self._run, args=(i, responder), name=f"{name} {i}", daemon=True)
             for i in range(threads)
         ]
         for thread in self._threads:
@@ -289,6 +291,11 @@ class Pool:
     def alive(self) -> bool:
         """Whether a thread of it has not ended."""
         return any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a job was put that no thread has begun."""
+        return not self._jobs.empty()
 
     def longest_s(self) -> float:
         """How long the slowest thread has been at its job."""
@@ -301,8 +308,12 @@ class Pool:
             self._jobs.put(None)
 
     def end(self) -> list[Job]:
-        """Begin no more; return the jobs that were put and not begun."""
+        """Begin no more, not even what a thread has just taken; return what was not begun."""
         self._ended = True
+        return self.withdraw()
+
+    def withdraw(self) -> list[Job]:
+        """Let each thread end when it has done what it has begun; return the other jobs."""
         left: list[Job] = []
         with contextlib.suppress(Empty):
             while True:
@@ -323,18 +334,13 @@ class Pool:
                 job.session.ring.done(job.sequence)
         return not self.alive
 
-    def _run(self, index: int) -> None:
-        get, respond, finished, wake = (
-            self._jobs.get,
-            self._responder.respond,
-            self._done,
-            self._wake,
-        )
+    def _run(self, index: int, responder: Responder) -> None:
+        get, respond, finished, wake = self._jobs.get, responder.respond, self._done, self._wake
         since, now, current = self._since, time.monotonic, self._current
         while (job := get()) is not None:
             if self._ended:
                 return
-            jobs = self._with_company(job)
+            jobs = self._with_company(job, responder.most)
             since[index] = now()
             current[index] = jobs
             respond(jobs)
@@ -343,10 +349,10 @@ class Pool:
             current[index] = ()
             wake()
 
-    def _with_company(self, job: Job) -> list[Job]:
+    def _with_company(self, job: Job, most: int) -> list[Job]:
         """Return `job` and this thread's share of what waits behind it: nothing, if it is idle."""
         jobs = [job]
-        more = min(self._responder.most - 1, self._jobs.qsize() // len(self._since))
+        more = min(most - 1, self._jobs.qsize() // len(self._since))
         with contextlib.suppress(Empty):
             for _ in range(more):
                 if (other := self._jobs.get_nowait()) is None:

@@ -89,6 +89,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--seconds", type=duration, default=2.0, help="for each figure (default: 2)"
     )
+    parser.add_argument("--print-only", action="store_true", help="do not keep the figures")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     args = parser.parse_args(argv)
     measured = measure(
@@ -103,6 +104,8 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(json.dumps(measured) + "\n")
     else:
         sys.stdout.write(printable("\n".join(_lines(measured)) + "\n"))
+    if args.print_only:
+        return 0
     file = kept_as(args.bundle, measured, variant=args.variant)
     try:
         write_durably(file, (json.dumps(measured, indent=1) + "\n").encode())

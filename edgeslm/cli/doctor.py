@@ -39,6 +39,7 @@ CHECKS: Final = (
     ("folders", "files", "folders"),
     ("secrets", "files", "secrets"),
     ("model", "models", "models"),
+    ("update", "updates", "updates"),
     ("broker", "brokers", "brokers"),
 )
 

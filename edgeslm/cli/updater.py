@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.configure(device=settings.device_id, level=settings.log_level)
     from edgeslm.updater.wiring import opened  # noqa: PLC0415 -- imports tuf
 
-    with opened(settings, update, online=True) as updater:
+    with opened(settings, update, online=True, config=args.config) as updater:
 
         def on_stop(_signal: int, _frame: FrameType | None) -> None:
             updater.stop()

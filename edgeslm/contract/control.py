@@ -26,7 +26,10 @@ class _Line(Typed):
 
 
 class Try(_Line):
-    """Load the bundle in a slot beside the one that serves, and swap if its golden file passes."""
+    """Load the bundle in a slot, and have it serve if its golden file passes.
+
+    Beside the one that serves; or in its place, by the device's profile (`trial.side_by_side`).
+    """
 
     do: Literal["try"] = "try"
     model: Name
@@ -49,7 +52,10 @@ class Commit(_Line):
 
 
 class Revert(_Line):
-    """Go back to what served before the trial; nothing if nothing is on trial."""
+    """Go back to what served before the trial; nothing if nothing is on trial.
+
+    Where it was let go for the trial, it is done when that has been loaded again.
+    """
 
     do: Literal["revert"] = "revert"
     model: Name | None = Field(description="None: the configuration.")

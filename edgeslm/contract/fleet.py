@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgeslm.contract.base import Name, RelativePath, Sha256, Typed, spelled
 from edgeslm.contract.manifest import Requirements
-from edgeslm.contract.messages import SchemaVersion
+from edgeslm.contract.messages import ErrorInfo, SchemaVersion
 from edgeslm.contract.settings import OutboxSettings, Route
 
 BLOCK_BYTES: Final = 128 * 1024
@@ -27,6 +27,12 @@ ASSIGNMENT: Final = "application/vnd.edgeslm.assignment+json"
 """DSSE payload type of `Assignment`; that of another kind of message does not verify as one."""
 TIME: Final = "application/vnd.edgeslm.time+json"
 """DSSE payload type of `TimeReply`."""
+COMMAND: Final = "application/vnd.edgeslm.command+json"
+"""DSSE payload type of `Command`."""
+MAX_COMMAND_BYTES: Final = 16 * 1024
+MAX_COMMAND_LIFE_S: Final = 600.0
+MAX_OUTPUT_BYTES: Final = 64 * 1024
+MAX_REPLY_BYTES: Final = MAX_OUTPUT_BYTES + 4096
 DIRECTOR: Final = "director.json"
 """Target of the repository's own role whose `custom` is a `Keys`: who may sign assignments."""
 TIME_KEYS: Final = "x-edgeslm-time"
@@ -42,6 +48,9 @@ DeviceId = Annotated[
 ]
 Seconds = Annotated[float, Field(ge=0, le=32_503_680_000, description="Since 1970, UTC.")]
 Version = Annotated[int, Field(ge=1, le=2**53)]
+Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Diagnosis = Literal["doctor", "bench"]
+"""Programs that a fleet's manager may have a device run; there are no others."""
 
 
 class Open(BaseModel):
@@ -102,8 +111,35 @@ class TimeReply(Wire):
     """What time it is, to whoever asked with this nonce. Signed by a time key."""
 
     device: DeviceId
-    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    nonce: Nonce
     time: Seconds
+
+
+class Command(Wire):
+    """Have one device look at itself. Signed by a director's key, not retained, heeded once."""
+
+    device: DeviceId
+    nonce: Nonce
+    issued: Seconds
+    expires: Seconds
+    do: Diagnosis
+    model: Name | None = Field(None, description="To measure; where there is one, that one.")
+    reply: Annotated[
+        str, Field(max_length=512, description="Topic of the answer: ROOT/DEVICE/fleet/reply/NAME.")
+    ]
+
+
+class CommandReply(Wire):
+    """What came of a `Command`, which was verified: to any other there is no answer."""
+
+    device: DeviceId
+    nonce: Nonce
+    do: Diagnosis
+    status: int | None = Field(None, description="Exit status of the program; None: it has none.")
+    error: ErrorInfo | None = Field(None, description="Why there is none.")
+    output: Annotated[str, Field(max_length=MAX_OUTPUT_BYTES)] = ""
+    cut: bool = Field(False, description="There was more output than travels.")  # noqa: FBT003
+    took_s: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Index(Wire):
@@ -203,7 +239,7 @@ class Ask(Wire):
     """A device asks for something that is for it alone; the answer comes on its own topic."""
 
     device: DeviceId
-    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    nonce: Nonce
     time: bool = Field(False, description="For a `TimeReply`.")  # noqa: FBT003
     delta: DeltaAsked | None = None
 
@@ -215,7 +251,7 @@ Algorithm = Literal["bytes-zstd", "bsdiff"]
 class DeltaOffer(Wire):
     """Answer to `DeltaAsked`: a hint, since what counts is the hash of the outcome."""
 
-    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    nonce: Nonce
     want: Sha256
     have: Sha256 | None = Field(None, description="None: there is no delta.")
     algorithm: Algorithm | None = None

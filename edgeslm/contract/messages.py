@@ -22,6 +22,10 @@ _WIRE = ConfigDict(extra="ignore", allow_inf_nan=False)
 SchemaVersion = Annotated[Literal[1], Field(description="Major version of this payload.")]
 UnixTime = Annotated[float, Field(description="Seconds since 1970, UTC, by the device's clock.")]
 PValue = Annotated[float, Field(ge=0, le=1)]
+MAX_TAGS: Final = 16
+MAX_TAG_CHARS: Final = 64
+MAX_FEATURES: Final = 32
+Short = Annotated[str, Field(max_length=64)]
 
 
 @with_config(_WIRE)
@@ -154,10 +158,17 @@ class ModelState(TypedDict):
     error: NotRequired[ErrorInfo]
     queue: Annotated[int, Field(description="Inputs taken and not yet acknowledged.")]
     answered: int
+    alarms: NotRequired[  # agents before 0.6 do not count them
+        Annotated[int, Field(description="Answered with the label `anomaly`.")]
+    ]
     errors: Annotated[int, Field(description="Answered with an error.")]
     expired: Annotated[int, Field(description="Dropped: the message's own expiry had passed.")]
     cache_hits: int
     cache_misses: int
+    p50_ms: NotRequired[
+        Annotated[float, Field(description="Latency of the last minute's answers; absent: none.")]
+    ]
+    p99_ms: NotRequired[float]
 
 
 @with_config(_WIRE)
@@ -168,6 +179,13 @@ class State(TypedDict):
     device: str
     time: UnixTime
     agent_version: str
+    profile: NotRequired[Annotated[str, Field(description="Name of its device profile.")]]
+    tags: NotRequired[
+        Annotated[
+            dict[Short, Annotated[str, Field(max_length=MAX_TAG_CHARS)]],
+            Field(max_length=MAX_TAGS, description="As its settings say, for groups of devices."),
+        ]
+    ]
     uptime_s: float
     rss_mb: float
     models: list[ModelState]
@@ -207,6 +225,29 @@ class UpdatedModel(TypedDict):
 
 
 @with_config(_WIRE)
+class Platform(TypedDict):
+    """What an updater chooses a bundle by: what the machine is, and what its profile likes."""
+
+    arch: Annotated[Short, Field(description="As `platform.machine()`.")]
+    cpu_features: Annotated[
+        list[Short],
+        Field(
+            max_length=MAX_FEATURES,
+            description="Of those that a device profile of edgeslm, or its own, requires.",
+        ),
+    ]
+    socs: Annotated[
+        list[Short], Field(max_length=MAX_FEATURES, description="Names of its SoC; none: unknown.")
+    ]
+    profile: NotRequired[Annotated[Short, Field(description="Name; absent: it has none.")]]
+    providers: NotRequired[
+        Annotated[
+            list[Short], Field(max_length=MAX_FEATURES, description="Of its profile, best first.")
+        ]
+    ]
+
+
+@with_config(_WIRE)
 class UpdateState(TypedDict):
     """Retained. What the updater does, on change and with progress at most once a second."""
 
@@ -217,6 +258,7 @@ class UpdateState(TypedDict):
     phase: Literal["idle"] | Phase
     seq: Annotated[int, Field(description="Of the newest assignment that was accepted; 0: none.")]
     config_seq: Annotated[int, Field(description="Of the configuration in force; 0: the file's.")]
+    platform: NotRequired[Platform]
     models: list[UpdatedModel]
     model: NotRequired[Annotated[str, Field(description="That is being changed.")]]
     version: NotRequired[Annotated[int, Field(description="That it is changed to.")]]
@@ -287,6 +329,7 @@ __all__ = [
     "ModelRef",
     "ModelState",
     "Phase",
+    "Platform",
     "Result",
     "State",
     "Status",

@@ -125,6 +125,11 @@ class Trial(Typed):
         0,
         description="It must have answered so many; a quiet device extends its trial tenfold.",
     )
+    side_by_side: bool = Field(
+        True,  # noqa: FBT003
+        description="It is loaded while the old one still answers. false: memory or NPU cannot "
+        "hold two; the old one is let go first, and loaded again where the new one does not stay.",
+    )
 
 
 class DeviceProfile(Typed):

@@ -12,12 +12,13 @@ import itertools
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from edgeslm.contract.base import Name, problems_of, read_toml, spelled
+from edgeslm.contract.messages import MAX_TAG_CHARS, MAX_TAGS
 from edgeslm.contract.topics import DEFAULT_ROOT, Topics, covers, filter_problem, overlap
 from edgeslm.errors import ConfigError
 
@@ -34,6 +35,7 @@ Pointer = Annotated[
 OTHER_VARIABLES = frozenset({"EDGESLM_CACHE", "EDGESLM_CASES", "EDGESLM_FLEET_PASSPHRASE"})
 """Variables that are no settings: where exports are kept, where tests find their cases, and what
 unlocks the keys of `edgeslm fleet`."""
+_MAX_PORT: Final = 65_535
 REMEDY = "Correct it and start again; docs/settings.md lists every key."
 
 
@@ -56,11 +58,27 @@ class Tls(_Section):
         return self
 
 
+Node = Annotated[
+    str,
+    spelled(
+        r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?$",
+        "not HOST or HOST:PORT; an IPv6 address is in brackets",
+    ),
+]
+
+
 class Broker(_Section):
-    """One MQTT broker."""
+    """One MQTT broker, or a cluster of them."""
 
     host: Annotated[str, Field(min_length=1, description="Name or address.")] = "localhost"
     port: Annotated[int | None, Field(ge=1, le=65535, description="1883, or 8883 with TLS.")] = None
+    others: Annotated[
+        tuple[Node, ...],
+        Field(
+            max_length=15,
+            description="HOST or HOST:PORT of the cluster's other nodes, tried in turn.",
+        ),
+    ] = ()
     protocol: Annotated[Literal["5", "3.1.1"], Field(description="MQTT version.")] = "5"
     username: Annotated[str | None, Field(description="With password or password_file.")] = None
     password: Annotated[SecretStr | None, Field(description="Never logged.")] = None
@@ -68,7 +86,14 @@ class Broker(_Section):
         Path | None, Field(description="Holds the password; a last newline is dropped.")
     ] = None
     tls: Annotated[Tls | None, Field(description="Plain TCP where absent.")] = None
-    keepalive_s: Annotated[int, Field(ge=5, le=3600, description="MQTT keep-alive.")] = 30
+    keepalive_s: Annotated[
+        int,
+        Field(
+            ge=5,
+            le=3600,
+            description="MQTT keep-alive; the broker calls us lost after half as long again.",
+        ),
+    ] = 60
     session_expiry_s: Annotated[
         int,
         Field(
@@ -87,6 +112,24 @@ class Broker(_Section):
             msg = "a password needs a username"
             raise ValueError(msg)
         return self
+
+    @model_validator(mode="after")
+    def _ports(self) -> Self:
+        if wrong := [f"{host}:{port}" for host, port in self.nodes if not 0 < port <= _MAX_PORT]:
+            msg = f"others: {wrong[0]}: no such port"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def nodes(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of each node, the one named first first."""
+        found = [(self.host, self.effective_port)]
+        for node in self.others:
+            host, colon, port = node.rpartition(":")
+            if not colon or port.endswith("]"):  # a name alone, or an IPv6 address alone
+                host, port = node, ""
+            found.append((host.strip("[]"), int(port) if port else self.effective_port))
+        return tuple(found)
 
     @property
     def effective_port(self) -> int:
@@ -213,6 +256,16 @@ class UpdateSettings(_Section):
     ] = None
 
 
+Tag = Annotated[
+    str,
+    spelled(
+        r"^[^\x00-\x1f\x7f]+$",
+        "empty, or with a control character",
+        max_length=MAX_TAG_CHARS,
+    ),
+]
+
+
 class AgentSettings(BaseSettings):
     """Everything `edgeslm run` can be told."""
 
@@ -261,9 +314,19 @@ class AgentSettings(BaseSettings):
     routes: Annotated[dict[Name, Route], Field(description="By name.")] = {}
     outbox: OutboxSettings = OutboxSettings()
     update: UpdateSettings | None = None
+    tags: Annotated[
+        dict[Name, Tag],
+        Field(
+            max_length=MAX_TAGS,
+            description="What the fleet's filters find it by, such as hall = 'B'; up to 16.",
+        ),
+    ] = {}
     state_interval_s: Annotated[
-        float, Field(ge=1, le=86_400, description="Between two `state` messages.")
-    ] = 30.0
+        float,
+        Field(
+            ge=1, le=86_400, description="Between two `state` messages while nothing has changed."
+        ),
+    ] = 900.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least that is logged.")
     ] = "info"

@@ -48,12 +48,21 @@ class Topics:
     def assignment(self) -> str:
         return f"{self.base}/assignment"
 
+    @property
+    def command(self) -> str:
+        """Where the fleet's manager asks this device for something; nothing is retained there."""
+        return f"{self.base}/command"
+
     def results(self, model: str) -> str:
         return f"{self.base}/results/{model}"
 
     def answer(self, kind: str) -> str:
         """Where the fleet's servers answer this device: kind is time, delta or missing."""
         return f"{self.base}/fleet/{kind}"
+
+    def reply(self, name: str) -> str:
+        """Where this device answers a command; one level below what it listens to itself."""
+        return f"{self.base}/fleet/reply/{name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,11 @@ def slot(models: ModelSlots, name: SlotName) -> Slot | None:
     return models.a if name == "a" else models.b
 
 
+def committed(models: ModelSlots) -> Slot | None:
+    """Return what was committed; None where nothing was."""
+    return None if models.active is None else slot(models, models.active)
+
+
 def spare(models: ModelSlots) -> SlotName:
     """Return the slot that may be emptied: the one that is not active."""
     return "b" if models.active == "a" else "a"
@@ -216,8 +221,8 @@ def remember_bad(table: SlotTable, model: str | None, bad: Bad) -> SlotTable:
     if model is None:
         return _with(table, bad_config=newest)
     slots = slots_of(table, model)
-    active = slot(slots, slots.active) if slots.active is not None else None
-    _expect(active is None or active.bundle != bad.hash, "it is what was committed")
+    runs = committed(slots)
+    _expect(runs is None or runs.bundle != bad.hash, "it is what was committed")
     changed = {**table.models, model: _with(slots, bad=newest)}
     table = _with(table, models=changed)
     other = spare(slots)

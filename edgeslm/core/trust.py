@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection
 from typing import Annotated, Final, Literal
 
@@ -18,9 +19,11 @@ from pydantic import Field, ValidationError
 from edgeslm.contract.base import Sha256, Typed, problems_of
 from edgeslm.contract.fleet import (
     MAX_BLOCKS,
+    MAX_COMMAND_LIFE_S,
     Assignment,
     BlockList,
     BundleOffer,
+    Command,
     Seconds,
     Version,
 )
@@ -31,6 +34,7 @@ MAX_SKEW_S: Final = 300.0
 """Between the clocks of two of the fleet's servers."""
 MAX_BLOCK_LIST_BYTES: Final = MAX_BLOCKS * 72 + 257 * 512
 MAX_FLOORS_BYTES: Final = 1024 * 1024
+_REPLY: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_KEYS: Final = 64
 """That may sign one thing."""
 
@@ -117,6 +121,24 @@ class AssignmentReplayedError(RejectedError):
     """An assignment is older than the one accepted last, or another of the same number."""
 
     code = "assignment.replayed"
+
+
+class CommandMalformedError(RejectedError):
+    """It is no command, of a kind that this build does not read, or signed by no director."""
+
+    code = "command.malformed"
+
+
+class CommandForeignError(RejectedError):
+    """A genuine command is for another device, or to be answered where this one may not."""
+
+    code = "command.foreign"
+
+
+class CommandStaleError(RejectedError):
+    """A genuine command is too old or of the future: is the clock right where it was signed?"""
+
+    code = "command.stale"
 
 
 KeyIds = Annotated[tuple[str, ...], Field(max_length=MAX_KEYS)]
@@ -288,6 +310,36 @@ def check_assignment(
     if signed.seq == floor.seq and signed.sha256 != floor.sha256:
         msg = f"assignment {signed.seq} is another than the one accepted under that number"
         raise AssignmentReplayedError(msg)
+
+
+def check_command(command: Command, *, device: str, now: float, since: float, reply: str) -> None:
+    """Hold a command whose signature was verified against this device and its time.
+
+    Args:
+        command: what it says.
+        device: this device's id.
+        now: trusted time, seconds since 1970.
+        since: trusted time before which it is not known which ones were heeded.
+        reply: what the topic of the answer begins with; a name of one level follows.
+
+    Raises:
+        CommandForeignError, CommandStaleError: see there.
+    """
+    if command.device != device:
+        msg = f"the command is for {command.device}, this is {device}"
+        raise CommandForeignError(msg)
+    if not command.reply.startswith(reply) or not _REPLY.fullmatch(command.reply[len(reply) :]):
+        msg = f"the command is to be answered elsewhere than on {reply}NAME"
+        raise CommandForeignError(msg)
+    late_s = now - command.expires
+    early_s = command.issued - now - MAX_SKEW_S
+    life_s = command.expires - command.issued
+    if late_s >= 0 or early_s > 0 or not 0 < life_s <= MAX_COMMAND_LIFE_S or command.issued < since:
+        msg = (
+            f"it is {now:.0f} (seconds since 1970), and the command is good from "
+            f"{command.issued:.0f} to {command.expires:.0f}; this updater has begun at {since:.0f}"
+        )
+        raise CommandStaleError(msg)
 
 
 def raise_assignment(floors: Floors, signed: AssignmentFloor) -> Floors:

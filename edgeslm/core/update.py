@@ -246,7 +246,7 @@ MEANING: Final[dict[Event | Effect, str]] = {
     Effect.VERIFY: "hold every file against its hash",
     Effect.CALL: "connect to the agent",
     Effect.SETTLE: "tell the agent whether what it has on trial was committed",
-    Effect.TRY: "have the agent load it beside the old one, and swap",
+    Effect.TRY: "have the agent load it, beside the old one or in its place, and answer by it",
     Effect.WATCH: "begin to compare answers, errors and latency with the old one's",
     Effect.RECHECK: "have the agent replay the golden file",
     Effect.REVERT: "have the agent go back",

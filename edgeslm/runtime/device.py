@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edgeslm.contract.manifest import Requirements
+from edgeslm.contract.manifest import CPU_FEATURES, Requirements
+from edgeslm.contract.messages import MAX_FEATURES, Platform
+from edgeslm.contract.profile import DeviceProfile
 
+_MAX_SOC_CHARS: Final = 64
 _CPUINFO: Final = Path("/proc/cpuinfo")
 # Devices with a device tree name their SoC last: "vendor,board\0vendor,soc\0".
 _COMPATIBLE: Final = Path("/proc/device-tree/compatible")
@@ -44,6 +47,44 @@ class Device:
         if requires.soc is not None and requires.soc not in self.socs:
             return f"needs SoC {requires.soc}"
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """What a device profile says to whoever chooses a bundle for it.
+
+    Args:
+        name: of the profile.
+        providers: best first.
+    """
+
+    name: str
+    providers: tuple[str, ...]
+
+
+def platform_of(device: Device, profile: DeviceProfile | None) -> Platform:
+    """Return what an updater tells of itself, so that others can choose as it does."""
+    asked = CPU_FEATURES
+    if profile is not None:
+        asked |= {*profile.requires.cpu_features, *profile.requires.cpu_features_any}
+    told: Platform = {
+        "arch": device.arch,
+        "cpu_features": sorted(asked & device.cpu_features)[:MAX_FEATURES],
+        "socs": sorted(soc for soc in device.socs if len(soc) <= _MAX_SOC_CHARS)[:MAX_FEATURES],
+    }
+    if profile is not None:
+        told["profile"] = profile.name
+        told["providers"] = list(profile.providers)[:MAX_FEATURES]
+    return told
+
+
+def device_of(platform: Platform) -> tuple[Device, Preference | None]:
+    """Return what `platform_of` was given, as far as a choice depends on it."""
+    features, socs = frozenset(platform["cpu_features"]), frozenset(platform["socs"])
+    device = Device(platform["arch"], "", features, socs)
+    if "profile" not in platform:
+        return device, None
+    return device, Preference(platform["profile"], tuple(platform.get("providers", ())))
 
 
 @functools.cache

@@ -221,6 +221,7 @@ def load_model(  # noqa: PLR0913 -- by name
     expected: str | None = None,
     variant: str | None = None,
     stand_in: str | None = None,
+    make_room: Callable[[str], None] | None = None,
 ) -> Model:
     """Open, verify and load a bundle, and replay its golden file.
 
@@ -230,12 +231,14 @@ def load_model(  # noqa: PLR0913 -- by name
         cache_entries: model outputs to keep.
         verdict_dir: where passed replays are remembered; None: replay now and remember nothing.
         golden: replay at all.
-        anew: replay though it is remembered that the bundle has passed, and gently: another
-            model serves.
+        anew: replay though it is remembered that the bundle has passed, and gently, unless with
+            `make_room`: another model serves.
         expected: the hash that the bundle must have; None: any.
         variant: take this one; None: the first that this device can run.
         stand_in: key of a provider that runs the graphs in place of theirs, whatever they require:
             how an exporter judges what it cannot run. Nothing is then proved of their placement.
+        make_room: called with the bundle's hash before the graph is loaded, which is what takes
+            memory, and after all that can be found wrong without it; what it raises is raised.
 
     Raises:
         BundleMissingError, BundleInvalidError, BundleForeignError, BundleTamperedError,
@@ -258,6 +261,8 @@ def load_model(  # noqa: PLR0913 -- by name
         parse_golden(files.read("golden"))
     task = make_task(files.read("parameters"))
     key = chosen.graphs[0].provider or CPU
+    if make_room is not None:
+        make_room(opened.hash)
     session, took = _open_graphs(files, chosen, placed=stand_in in {None, key})
     longest = session.longest if isinstance(session, Buckets) else manifest.max_tokens
     limit = min(manifest.max_tokens, longest)
@@ -279,7 +284,7 @@ def load_model(  # noqa: PLR0913 -- by name
         variant=chosen.name,
     )
     if golden and (anew or not verdicts.passed(opened.hash)):
-        cases = model.replay_golden(cached=True, gently=anew)
+        cases = model.replay_golden(cached=True, gently=anew and make_room is None)
         if model.check_batches([Request(c.request.text, c.request.source) for c in cases]):
             verdicts.remember(opened.hash)
         model.forget()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,15 @@ from pydantic import ValidationError
 from edgeslm.adapters.blocks import FileBlockStore
 from edgeslm.adapters.clock import since_boot
 from edgeslm.adapters.delta import DeltaError, patch
-from edgeslm.contract.fleet import MAX_SIGNED_BYTES, Ask, BlobFile, BlockList, DeltaOffer, Index
+from edgeslm.contract.fleet import (
+    MAX_COMMAND_BYTES,
+    MAX_SIGNED_BYTES,
+    Ask,
+    BlobFile,
+    BlockList,
+    DeltaOffer,
+    Index,
+)
 from edgeslm.contract.settings import AgentSettings, UpdateSettings
 from edgeslm.contract.topics import FleetTopics
 from edgeslm.core.trust import ClockUntrustedError, settle
@@ -34,6 +43,7 @@ DELTA_FROM_BYTES: Final = 64 * 1024  # smaller files come whole
 DELTA_MOST: Final = 0.5  # of a file: a difference larger than this saves too little
 TIMESTAMP: Final = "timestamp.json"
 MAX_INDEX_BYTES: Final = 256 * 1024
+MAX_COMMANDS: Final = 8  # that wait to be looked at; who sends more has to send again
 
 
 class MetadataAwayError(UnavailableError):
@@ -70,6 +80,9 @@ class NoBroker:
     def assignment(self) -> bytes | None:
         return None
 
+    def commands(self) -> list[bytes]:
+        return []
+
     def supply(self, trust: TrustedMetadata, offer: Offer) -> BrokerSupply:
         del trust
         raise NotThereError(offer.sha256)
@@ -101,13 +114,16 @@ class BrokerSource:
         topics = settings.topics
         self._fleet = FleetTopics(topics.root)
         self._assignment_topic = topics.assignment
+        self._command_topic = topics.command
+        self._commands: deque[bytes] = deque()
         self._timestamp_topic = self._fleet.metadata(TIMESTAMP)
         self._held: dict[str, bytes] = {}
         self._news = False
         self._signed: tuple[float, float] | None = None
         self._own = frozenset({self._assignment_topic, self._timestamp_topic, self._fleet.index})
         self.mailbox: Mailbox = open_mailbox(f"{settings.device_id}-updater", settings.uplink)
-        self.mailbox.subscribe(self._own)
+        # A broker that does not know of commands may refuse their topic: all else goes on.
+        self.mailbox.subscribe(self._own | {self._command_topic})
         self.fetcher = Fetcher(
             self.mailbox,
             self.store,
@@ -165,6 +181,11 @@ class BrokerSource:
         # An empty retained message is how one is taken away.
         return self._held.get(self._assignment_topic) or None
 
+    def commands(self) -> list[bytes]:
+        found = list(self._commands)
+        self._commands.clear()
+        return found
+
     def supply(self, trust: TrustedMetadata, offer: Offer) -> BrokerSupply:
         return BrokerSupply(self, trust, offer)
 
@@ -177,11 +198,21 @@ class BrokerSource:
         self.mailbox.close()
 
     def _hear(self, message: Received) -> None:
+        if message.topic == self._command_topic:
+            self._hear_command(message)
+            return
         if message.topic not in self._own or len(message.payload) > MAX_SIGNED_BYTES:
             return
         if self._held.get(message.topic) != message.payload:
             self._held[message.topic] = message.payload
             self._news |= message.topic != self._fleet.index
+
+    def _hear_command(self, message: Received) -> None:
+        fits = len(message.payload) <= MAX_COMMAND_BYTES and not message.retain
+        if fits and len(self._commands) < MAX_COMMANDS:
+            self._commands.append(message.payload)
+        else:
+            log.warning("command_dropped", bytes=len(message.payload), retained=message.retain)
 
     def _own_retained(self, topic: str) -> bytes | None:
         until = time.monotonic() + RETAINED_S

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -21,14 +22,17 @@ from edgeslm.contract.control import (
     Query,
     Report,
 )
-from edgeslm.errors import RejectedError, UnavailableError
+from edgeslm.contract.messages import ErrorInfo
+from edgeslm.errors import EdgeSLMError, RejectedError, UnavailableError
 
 SOCKET: Final = "control.sock"
 REPLY_S: Final = 10.0
+BEAT_S: Final = 1.0  # between two calls of `progress`
 _CHUNK: Final = 65_536
 _LATE: Final = "it did not answer in time"
 _GONE: Final = "it went away"
-_PASSING: Final = ("control.", "memory.", "agent.")  # codes of what another time may not be so
+# Codes of what another time may not be so.
+_PASSING: Final = ("control.", "memory.", "model.memory", "agent.")
 
 
 class AgentAwayError(UnavailableError):
@@ -62,6 +66,13 @@ class OrderFailedError(RejectedError):
         return not self.error["code"].startswith(_PASSING)
 
 
+def info_of(err: EdgeSLMError) -> ErrorInfo:
+    """Return an error as it is told; of an order, what the agent said."""
+    if isinstance(err, OrderFailedError):
+        return err.error
+    return {"code": err.code, "message": str(err)}
+
+
 class Control:
     """A connection to the agent, made anew when it is needed.
 
@@ -70,6 +81,7 @@ class Control:
 
     Attributes:
         left: the agent last heard of said that it was asked to stop.
+        progress: called at least every second while it is waited for.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,6 +89,7 @@ class Control:
         self._socket: socket.socket | None = None
         self._buffer = b""
         self.left = False
+        self.progress: Callable[[], None] = lambda: None
 
     def report(self, *, timeout_s: float = REPLY_S) -> Report:
         """Return how things are.
@@ -160,16 +173,18 @@ class Control:
         return news
 
     def _read(self, until: float) -> None:
+        """Take what comes, if anything does within a beat."""
         if self._socket is None:
             raise self._lost(_GONE)
         left_s = until - time.monotonic()
         if left_s <= 0:
             raise self._lost(_LATE)
-        self._socket.settimeout(left_s)
+        self.progress()
+        self._socket.settimeout(min(left_s, BEAT_S))
         try:
             data = self._socket.recv(_CHUNK)
         except TimeoutError:
-            raise self._lost(_LATE) from None
+            return
         except OSError as err:
             raise self._lost(err.strerror or str(err)) from None
         if not data:

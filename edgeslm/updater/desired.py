@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from edgeslm.contract.fleet import Assignment
 from edgeslm.contract.profile import DeviceProfile
-from edgeslm.contract.slots import Slot, SlotTable
+from edgeslm.contract.slots import SlotTable
 from edgeslm.core import slots
 from edgeslm.errors import EdgeSLMError
 from edgeslm.ports import Offer, TrustedMetadata
+from edgeslm.runtime.choose import choose
 from edgeslm.runtime.device import Device
 from edgeslm.updater.change import Change, ConfigChange, ModelChange, Supply, hash_of
-from edgeslm.updater.choose import choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,14 @@ class Chooser:
         """Return the change to a version of a model; None where it is what was committed.
 
         Raises:
-            EdgeSLMError: it is not to be had; see `edgeslm.updater.choose`.
+            EdgeSLMError: it is not to be had; see `edgeslm.runtime.choose`.
         """
         offers = self.trust.offers(model)
         offer = choose(
             offers, model=model, version=version, profile=self.profile, device=self.device
         )
         bundle = offer.bundle
-        active = _active(table, model)
+        active = slots.committed(slots.slots_of(table, model))
         if active is not None and active.bundle == bundle.bundle:
             return None
         supply = self.supply(offer)
@@ -74,20 +74,25 @@ def assigned(assignment: Assignment, table: SlotTable, chooser: Chooser) -> Desi
 
 
 def newest(table: SlotTable, chooser: Chooser) -> Desired:
-    """Return what a stick without an assignment changes: newer versions of what is here."""
-    wanted: dict[str, int] = {}
+    """Return what a stick without an assignment changes: the newest there is for this device."""
+    changes: list[Change] = []
     refused: dict[str, EdgeSLMError] = {}
-    for model in table.models:
-        active = _active(table, model)
+    for model in sorted(table.models):
+        active = slots.committed(slots.slots_of(table, model))
+        if active is None:
+            continue
         try:
-            offered = [offer.bundle.version for offer in chooser.trust.offers(model)]
+            versions = {offer.bundle.version for offer in chooser.trust.offers(model)}
         except EdgeSLMError as err:
             refused[model] = err
             continue
-        if active is not None and max(offered, default=0) > active.version:
-            wanted[model] = max(offered)
-    desired = _desired(wanted, 0, table, chooser)
-    return Desired(desired.changes, {**refused, **desired.refused})
+        newer = sorted((v for v in versions if v > active.version), reverse=True)
+        found = [_desired({model: version}, 0, table, chooser) for version in newer]
+        if fitting := next((each for each in found if each.changes), None):
+            changes += fitting.changes
+        elif found:  # the newest says best what is missing
+            refused |= found[0].refused
+    return Desired(tuple(changes), refused)
 
 
 def _desired(wanted: Mapping[str, int], seq: int, table: SlotTable, chooser: Chooser) -> Desired:
@@ -101,8 +106,3 @@ def _desired(wanted: Mapping[str, int], seq: int, table: SlotTable, chooser: Cho
         else:
             changes += [change] if change is not None else []
     return Desired(tuple(changes), refused)
-
-
-def _active(table: SlotTable, model: str) -> Slot | None:
-    held = slots.slots_of(table, model)
-    return slots.slot(held, held.active) if held.active is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -14,21 +15,39 @@ from pydantic import ValidationError
 
 from edgeslm.adapters.unix_socket import Line, LineServer, Opened
 from edgeslm.contract.control import MAX_LINE_BYTES, Answer, Errand
-from edgeslm.contract.messages import UpdateState
-from edgeslm.errors import EdgeSLMError, UnavailableError
+from edgeslm.contract.messages import ErrorInfo, UpdateState
+from edgeslm.errors import EdgeSLMError, RejectedError, UnavailableError
 
 SOCKET: Final = "updater.sock"
 MAX_WAITING: Final = 4
 REPLY_S: Final = 10.0
-_BUSY: Final = (
-    b'{"over":true,"errors":[{"code":"updater.busy","message":"another command is heard"}]}\n'
-)
 
 
 class UpdaterAwayError(UnavailableError):
     """No updater runs on this directory, or it went away."""
 
     code = "updater.away"
+
+
+class UpdaterBusyError(UnavailableError):
+    """The updater hears another command."""
+
+    code = "updater.busy"
+
+
+class ErrandInvalidError(RejectedError):
+    """What came over the updater's socket is no errand of this version."""
+
+    code = "control.malformed"
+
+
+def _encode(answer: Answer) -> bytes:
+    return answer.model_dump_json(exclude_none=True).encode() + b"\n"
+
+
+_BUSY: Final = _encode(
+    Answer(over=True, errors=({"code": UpdaterBusyError.code, "message": "it hears another"},))
+)
 
 
 class Door:
@@ -56,14 +75,18 @@ class Door:
 
     def errands(self, state: UpdateState) -> Iterator[tuple[int, Errand]]:
         """Answer what can be answered at once; yield who wants models from where."""
-        while self._waiting:
+        for _ in range(len(self._waiting)):  # more may come meanwhile, without end
             peer, line = self._waiting.popleft()
             self._server.wake()
             try:
                 errand = Errand.model_validate_json(line or b"")
             except ValidationError:
-                error = {"code": "control.malformed", "message": "not an errand of this updater"}
-                self.say(peer, Answer.model_validate({"over": True, "errors": [error]}))
+                error: ErrorInfo = {
+                    "code": ErrandInvalidError.code,
+                    "message": "not an errand of this updater",
+                }
+                # One whose line was too long is heard no more: it makes room for another.
+                self.say(peer, Answer(over=True, errors=(error,)), last=line is None)
                 continue
             if errand.do == "take" and errand.path is not None:
                 yield peer, errand
@@ -72,11 +95,11 @@ class Door:
 
     def over(self, peer: int, state: UpdateState, failed: Sequence[EdgeSLMError]) -> None:
         """Say how an errand ended."""
-        errors = [{"code": err.code, "message": str(err)} for err in failed]
-        self.say(peer, Answer.model_validate({"state": state, "over": True, "errors": errors}))
+        errors: list[ErrorInfo] = [{"code": err.code, "message": str(err)} for err in failed]
+        self.say(peer, Answer(state=state, over=True, errors=tuple(errors)))
 
-    def say(self, peer: int, answer: Answer) -> None:
-        self._server.send(peer, answer.model_dump_json(exclude_none=True).encode() + b"\n")
+    def say(self, peer: int, answer: Answer, *, last: bool = False) -> None:
+        self._server.send(peer, _encode(answer), last=last)
 
     def close(self) -> None:
         self._server.stop(b"")
@@ -103,7 +126,8 @@ def ask(directory: Path, errand: Errand, *, timeout_s: float = REPLY_S) -> Itera
         opened.settimeout(timeout_s)
         try:
             opened.connect(str(path))
-            opened.sendall(errand.model_dump_json().encode() + b"\n")
+            with contextlib.suppress(BrokenPipeError):  # why it does not listen it has said
+                opened.sendall(errand.model_dump_json().encode() + b"\n")
             with opened.makefile("rb") as lines:
                 while line := lines.readline(MAX_LINE_BYTES):
                     answer = Answer.model_validate_json(line)

@@ -42,7 +42,7 @@ from edgeslm.errors import EdgeSLMError, RejectedError
 from edgeslm.ports import Clock, SlotStore
 from edgeslm.runtime.bundle import MANIFEST
 from edgeslm.updater.change import Change, ModelChange, beginning, same
-from edgeslm.updater.control import AgentAwayError, Control, OrderFailedError
+from edgeslm.updater.control import AgentAwayError, Control, OrderFailedError, info_of
 from edgeslm.updater.install import fill, verify
 from edgeslm.updater.voice import Voice
 
@@ -88,6 +88,7 @@ class Driver:
     # The agent that we have been connected to, without a break, since its trial began.
     _watched: str | None = None
     _before: Sample = field(default_factory=lambda: Sample(0.0))
+    _begun: Sample | None = None
 
     def run(self, change: Change) -> EdgeSLMError | None:
         """Carry out a change; return why it came to nothing, None where it was committed.
@@ -145,18 +146,24 @@ class Driver:
 
     def _drive(self, event: Event) -> EdgeSLMError | None:
         self._error = None
-        while True:
-            step = advance(state_of(self._table.operation), event)
-            self._enter(step.state, step.effects)
-            found: Event | None = None
-            for effect in step.effects:
-                # What went wrong is told, and nothing else is done before it is dealt with.
-                if effect not in ON_THE_TABLE and (found is None or effect is Effect.REPORT):
-                    found = self._perform(effect, step.state) or found
-            if step.state is State.IDLE:
-                return self._error
-            assert found is not None  # noqa: S101 -- every state but idle has something to do
-            event = found
+        following: Event | None = event
+        while following is not None:
+            following = self._turn(following)
+        return self._error
+
+    def _turn(self, event: Event) -> Event | None:
+        """Do what an event asks for; return what came of it, None where the change is over."""
+        step = advance(state_of(self._table.operation), event)
+        self._enter(step.state, step.effects)
+        found: Event | None = None
+        for effect in step.effects:
+            # What went wrong is told, and nothing else is done before it is dealt with.
+            if effect not in ON_THE_TABLE and (found is None or effect is Effect.REPORT):
+                found = self._perform(effect, step.state) or found
+        if step.state is State.IDLE:
+            return None
+        assert found is not None  # noqa: S101 -- every state but idle has something to do
+        return found
 
     def _enter(self, state: State, effects: tuple[Effect, ...]) -> None:
         """Write all that changes of the table."""
@@ -308,6 +315,11 @@ class Driver:
 
     # The agent.
 
+    @property
+    def _reload_s(self) -> float:
+        """For the agent to load the old one again, where it lets it go for a trial."""
+        return 0.0 if self.trial.side_by_side else self.load_s
+
     def _call(self, state: State) -> Event:
         """Connect, and say what it means who is there."""
         until = self.clock.monotonic() + (REVERT_S if state is State.REVERTING else self.load_s)
@@ -358,8 +370,7 @@ class Driver:
         table = self._table
         for serving in report.models:
             if serving.trial:
-                held = slots.slots_of(table, serving.model)
-                active = slots.slot(held, held.active) if held.active is not None else None
+                active = slots.committed(slots.slots_of(table, serving.model))
                 kept = active is not None and active.bundle == serving.bundle
                 self._close(serving.model, kept=kept)
         if report.config_trial:
@@ -367,27 +378,27 @@ class Driver:
 
     def _close(self, model: str | None, *, kept: bool) -> None:
         order: Order = Commit(model=model) if kept else Revert(model=model)
-        self.control.order(order, timeout_s=REVERT_S)
+        self.control.order(order, timeout_s=REVERT_S + self._reload_s)
 
     def _try(self) -> Event:
         operation = self._operation
         report = self.control.report()
         self._watched = report.instance
-        self._before = self._sample(report)
+        self._before, self._begun = self._sample(report), None
         order: Order = Configure(seq=operation.seq, config=operation.config)
         if operation.model is not None:
             assert operation.slot is not None  # noqa: S101 -- what is staged has one
             assert operation.bundle is not None  # noqa: S101
             order = Try(model=operation.model, slot=operation.slot, bundle=operation.bundle)
-        self.control.order(order, timeout_s=self.load_s)
+        self.control.order(order, timeout_s=self.load_s + self._reload_s)
         return Event.LOADED
 
     def _watch(self) -> Event:
-        begun = self._sample(self.control.report())
+        self._begun = self._begun or self._sample(self.control.report())
         while True:
             self.check()
             now = self._sample(self.control.report())
-            verdict = judge(self.trial, before=self._before, begun=begun, now=now)
+            verdict = judge(self.trial, before=self._before, begun=self._begun, now=now)
             if verdict == "keep":
                 return Event.OUTLASTED
             if isinstance(verdict, RejectedError):
@@ -445,9 +456,7 @@ class Driver:
 
     def _info(self) -> ErrorInfo:
         err = self._error
-        if isinstance(err, OrderFailedError):
-            return err.error
-        return {"code": err.code if err else "internal", "message": str(err)}
+        return {"code": "internal", "message": str(err)} if err is None else info_of(err)
 
 
 def _meaning(err: EdgeSLMError, effect: Effect) -> Event:

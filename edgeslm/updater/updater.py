@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,6 @@ from typing import Final, Protocol
 from edgeslm.adapters.stick import open_stick
 from edgeslm.contract.control import Answer, Errand
 from edgeslm.contract.fleet import Assignment
-from edgeslm.contract.messages import ErrorInfo
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.core.backoff import full_jitter
 from edgeslm.core.slots import KnownBadError
@@ -27,10 +26,11 @@ from edgeslm.errors import EdgeSLMError, RejectedError
 from edgeslm.logs import Log
 from edgeslm.ports import Clock, SlotStore, TrustedMetadata
 from edgeslm.runtime.device import Device
-from edgeslm.updater.change import hash_of
-from edgeslm.updater.control import AgentAwayError, OrderFailedError
+from edgeslm.updater.change import Change, hash_of
+from edgeslm.updater.control import AgentAwayError, OrderFailedError, info_of
 from edgeslm.updater.desired import Chooser, Desired, assigned, newest
-from edgeslm.updater.door import Door
+from edgeslm.updater.diagnostics import Diagnostics
+from edgeslm.updater.door import MAX_WAITING, Door
 from edgeslm.updater.driver import Driver, HaltedError
 from edgeslm.updater.source import Source, Switch
 from edgeslm.updater.stick import StickSource
@@ -41,6 +41,9 @@ LISTEN_S: Final = 1.0
 RETRY_BASE_S: Final = 15.0
 RETRY_CAP_S: Final = 3600.0
 SETTLE_S: Final = 60.0  # between two looks whether the agent has heard of the last commit
+
+Steps = Generator[Change, EdgeSLMError | None, list[EdgeSLMError]]
+"""Yields what is to be changed, is sent how each ended, and returns what came to nothing."""
 
 
 class Broker(Source, Protocol):
@@ -60,6 +63,9 @@ class Broker(Source, Protocol):
     def listen(self, timeout_s: float) -> bool:
         """Wait for news at most so long; return whether assignment or metadata have changed."""
 
+    def commands(self) -> list[bytes]:
+        """Return what came on the device's topic of commands, once."""
+
     @property
     def ready(self) -> bool:
         """Whether there is a connection, and what is retained has come."""
@@ -72,6 +78,7 @@ class Updater:
     Attributes:
         progress: called in every turn, and at least every second within a change.
         door: where commands of this device ask for something.
+        diagnostics: what a fleet's manager may ask for; None: nothing.
     """
 
     device_id: str
@@ -87,6 +94,7 @@ class Updater:
     idle_exit_s: float | None
     progress: Callable[[], None] = lambda: None
     door: Door | None = None
+    diagnostics: Diagnostics | None = None
     _errands: deque[tuple[int, Errand]] = field(default_factory=deque)
     _serving: int | None = None
     _said_at: float = 0.0
@@ -97,6 +105,7 @@ class Updater:
     _settle_at: float = 0.0
     _told: tuple[str, str] | None = None
     _working_on: bytes | None = None
+    _verifies: bool = False
 
     def stop(self) -> None:
         """Ask for the end; may be called from a signal handler."""
@@ -104,6 +113,7 @@ class Updater:
 
     def run(self) -> None:
         """Work until `stop`, or until there was nothing to do for long enough."""
+        self.voice.tell()  # what is retained may be of before a kill
         try:
             self._outcome(self.driver.resume())
             self._loop()
@@ -155,6 +165,18 @@ class Updater:
             HaltedError: see `Driver`.
         """
         self.switch.source = source
+        steps = self._steps(source)
+        ended: EdgeSLMError | None = None
+        while True:
+            try:
+                change = steps.send(ended)
+            except StopIteration as over:
+                failed: list[EdgeSLMError] = over.value
+                return failed
+            ended = self.driver.run(change)
+
+    def _steps(self, source: Source) -> Steps:
+        """Yield the changes that the source asks for; is sent how each ended."""
         try:
             desired = self._resolve(source)
         except EdgeSLMError as err:
@@ -165,13 +187,14 @@ class Updater:
             self._refuse(why, model)
             failed.append(why)
         for change in desired.changes:
-            ended = self.driver.run(change)
+            ended = yield change
             if ended is not None:
                 failed.append(ended)
             if isinstance(ended, KnownBadError):
                 self._refuse(ended, change.model)
             if isinstance(ended, SupersededError):
                 return failed
+        self.voice.outcome(info_of(failed[0]) if failed else None)
         if not failed:
             self._told = None
             operation = self.store.read().operation
@@ -192,6 +215,8 @@ class Updater:
                 self._retry_at = 0.0
                 self._outcomes(self.work(self.broker))
                 quiet_since = self.clock.monotonic()
+            if self.diagnostics is not None and self.diagnostics.running:
+                quiet_since = now
             if now >= self._settle_at:
                 self._settle_at = now + SETTLE_S
                 self._settle()
@@ -200,13 +225,35 @@ class Updater:
 
     def _attend(self) -> None:
         """Hear what commands ask for, and tell the one that is served how far it is."""
+        self._diagnose()
         if self.door is None:
             return
-        self._errands.extend(self.door.errands(self.voice.state))
+        if len(self._errands) < MAX_WAITING:  # where not, the door leaves the next ones unread
+            self._errands.extend(self.door.errands(self.voice.state))
         now = self.clock.monotonic()
         if self._serving is not None and now >= self._said_at + LISTEN_S:
             self._said_at = now
             self.door.say(self._serving, Answer(state=self.voice.state))
+
+    def _diagnose(self) -> None:
+        """See to what a fleet's manager asks for."""
+        if self.diagnostics is None:
+            return
+        self.diagnostics.tend()
+        if not self._verifies:  # commands wait until it is known who may give them
+            return
+        updating = self.store.read().operation is not None
+        for envelope in self.broker.commands():
+            try:
+                command = self.trust.command(envelope)
+                now = self.broker.now(self.trust)
+                if not updating:  # at the beginning of an update it was done
+                    self.trust.refresh(now)
+                    command = self.trust.command(envelope)
+            except EdgeSLMError as err:
+                self.diagnostics.unverified(err)
+            else:
+                self.diagnostics.take(command, now=now, updating=updating)
 
     def _run_errands(self) -> None:
         while self._errands and self.door is not None:
@@ -222,6 +269,7 @@ class Updater:
         self.trust.walk_roots()
         now = source.now(self.trust)
         self.trust.refresh(now)
+        self._verifies = True
         envelope = source.assignment()
         supply = partial(source.supply, self.trust)
         chooser = Chooser(self.trust, self.profile, self.device, supply)
@@ -230,7 +278,8 @@ class Updater:
         assignment = self.trust.assignment(envelope, device=self.device_id, now=now)
         self.trust.accept(assignment)
         self._working_on = envelope
-        self.voice.accepted(assignment.seq)
+        if self.voice.accepted(assignment.seq):
+            self._told = None  # the same again is news of this one
         return assigned(assignment, self.store.read(), chooser)
 
     def _superseded(self) -> bool:
@@ -278,8 +327,7 @@ class Updater:
         said = (err.code, str(err))
         if said != self._told:
             self._told = said
-            error: ErrorInfo = {"code": err.code, "message": str(err)}
-            self.voice.trouble("update_refused", error, model, {})
+            self.voice.trouble("update_refused", info_of(err), model, {})
             self.voice.tell()
 
     def _settle(self) -> None:

@@ -10,6 +10,7 @@ from edgeslm.contract.messages import (
     SCHEMA_VERSION,
     ErrorInfo,
     Phase,
+    Platform,
     UpdatedModel,
     UpdateState,
     encode,
@@ -35,20 +36,30 @@ class Voice:
         clock: for times, and so that progress is not told too often.
         send: takes messages; may drop or keep them while there is no broker.
         table: the slots as they are.
+        platform: of the device; None: it is not told.
+        seq: of the assignment that was accepted last; 0: none.
 
     Attributes:
         state: as last told, for whoever asks on the device itself.
     """
 
-    def __init__(
-        self, topics: Topics, clock: Clock, send: Send, table: Callable[[], SlotTable]
+    def __init__(  # noqa: PLR0913 -- two by name
+        self,
+        topics: Topics,
+        clock: Clock,
+        send: Send,
+        table: Callable[[], SlotTable],
+        *,
+        platform: Platform | None = None,
+        seq: int = 0,
     ) -> None:
         self._topics = topics
         self._clock = clock
         self._send = send
         self._table = table
         self._told_at = -PROGRESS_S
-        self._seq = 0
+        self._platform = platform
+        self._seq = seq
         self._phase: Literal["idle"] | Phase = "idle"
         self._what: tuple[str | None, int | None] = (None, None)
         self._bytes: tuple[int, int] | None = None
@@ -56,11 +67,16 @@ class Voice:
         self._error: ErrorInfo | None = None
         self.state = self._state()
 
-    def accepted(self, seq: int) -> None:
-        """This is the assignment in force."""
-        if seq != self._seq:
-            self._seq = seq
-            self.tell()
+    def accepted(self, seq: int) -> bool:
+        """This is the assignment in force; return whether it is a new one.
+
+        How a change of the one before it failed is forgotten: it would be taken for this one's.
+        """
+        if seq == self._seq:
+            return False
+        self._seq, self._error = seq, None
+        self.tell()
+        return True
 
     def phase(
         self, phase: Literal["idle"] | Phase, model: str | None = None, version: int | None = None
@@ -74,8 +90,8 @@ class Voice:
     def progress(self, done: int, total: int) -> None:
         """So many bytes of the bundle are here."""
         self._bytes = (done, total)
-        self._waiting = None
-        if self._clock.monotonic() - self._told_at >= PROGRESS_S:
+        waited, self._waiting = self._waiting is not None, None
+        if waited or self._clock.monotonic() - self._told_at >= PROGRESS_S:
             self.tell()
 
     def waiting(self, what: str | None) -> None:
@@ -105,6 +121,12 @@ class Voice:
         """Forget how the last change failed."""
         self._error = None
 
+    def outcome(self, error: ErrorInfo | None) -> None:
+        """All that is assigned was seen to: how a part of it failed; None: nothing did."""
+        if (error is None) != (self._error is None):
+            self._error = error
+            self.tell()
+
     def tell(self) -> None:
         """Send `update` as things are."""
         self._told_at = self._clock.monotonic()
@@ -114,6 +136,8 @@ class Voice:
     def _state(self) -> UpdateState:
         state = state_of(self._table(), device=self._topics.device, now=self._clock.wall())
         state["phase"], state["seq"] = self._phase, self._seq
+        if self._platform is not None:
+            state["platform"] = self._platform
         model, version = self._what
         if model is not None:
             state["model"] = model

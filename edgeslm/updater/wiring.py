@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,12 +16,15 @@ from edgeslm.adapters.tuf import Trust
 from edgeslm.contract.messages import ErrorInfo
 from edgeslm.contract.profile import Trial
 from edgeslm.contract.settings import AgentSettings, UpdateSettings
+from edgeslm.core.slots import slots_of
 from edgeslm.errors import ConfigError
-from edgeslm.runtime.device import this_device
+from edgeslm.ports import SlotStore
+from edgeslm.runtime.device import platform_of, this_device
 from edgeslm.runtime.profiles import load_profile
 from edgeslm.runtime.slot import whole_slot
 from edgeslm.updater.broker import BrokerSource, NoBroker
 from edgeslm.updater.control import SOCKET, Control
+from edgeslm.updater.diagnostics import CommandModelError, Diagnostics
 from edgeslm.updater.door import Door
 from edgeslm.updater.driver import Driver
 from edgeslm.updater.source import Switch
@@ -36,20 +40,23 @@ _REMEDY: Final = "Flash the root.json of the device's fleet: `edgeslm fleet keys
 
 
 @contextlib.contextmanager
-def opened(settings: AgentSettings, update: UpdateSettings, *, online: bool) -> Iterator[Updater]:
+def opened(
+    settings: AgentSettings, update: UpdateSettings, *, online: bool, config: Path | None = None
+) -> Iterator[Updater]:
     """Give the updater of a device, with its directory held.
 
     Args:
         settings: of the device.
         update: their [update].
         online: listen to the broker; else only sticks bring anything.
+        config: file of the settings; None: it makes no diagnoses.
 
     Raises:
         ConfigError: the root of trust cannot be read.
         UpdaterRunningError: another updater has the directory.
         EdgeSLMError: the directory, or what was trusted before, cannot be used.
     """
-    root = _root(update)
+    root = flashed_root(update)
     logging.getLogger("tuf").setLevel(logging.WARNING)  # it tells of each signature
     profile = load_profile(settings.profile) if settings.profile else None
     clock = SystemClock()
@@ -66,7 +73,15 @@ def opened(settings: AgentSettings, update: UpdateSettings, *, online: bool) -> 
             stack.callback(real.close)
             broker = real
         switch.source = broker
-        voice = Voice(settings.topics, clock, broker.send, store.read)
+        device = this_device()
+        voice = Voice(
+            settings.topics,
+            clock,
+            broker.send,
+            store.read,
+            platform=platform_of(device, profile),
+            seq=trust.accepted,
+        )
         control = Control(settings.runtime_dir / SOCKET)
         stack.callback(control.close)
         driver = Driver(
@@ -81,7 +96,7 @@ def opened(settings: AgentSettings, update: UpdateSettings, *, online: bool) -> 
         )
         updater = Updater(
             device_id=settings.device_id,
-            device=this_device(),
+            device=device,
             profile=profile,
             store=store,
             trust=trust,
@@ -96,7 +111,16 @@ def opened(settings: AgentSettings, update: UpdateSettings, *, online: bool) -> 
         if real is not None:
             updater.door = Door(update.dir, real.wake)
             stack.callback(updater.door.close)
-            updater.progress = notifier.feed
+            updater.progress = control.progress = notifier.feed
+            if config is not None:
+                updater.diagnostics = Diagnostics(
+                    settings.topics,
+                    config=config,
+                    bundle=partial(_bundle_of, settings, store),
+                    clock=clock,
+                    send=broker.send,
+                )
+                stack.callback(updater.diagnostics.close)
         broker.waiting = voice.waiting
         if store.damaged is not None:
             error: ErrorInfo = {"code": store.damaged.code, "message": str(store.damaged)}
@@ -106,13 +130,37 @@ def opened(settings: AgentSettings, update: UpdateSettings, *, online: bool) -> 
         notifier.stopping()
 
 
-def _root(update: UpdateSettings) -> bytes:
+def flashed_root(update: UpdateSettings) -> bytes:
+    """Return the root of trust that the device was flashed with.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
         with update.root.open("rb") as file:
             return file.read(MAX_ROOT_BYTES)
     except OSError as err:
         what = f"{update.root}: {err.strerror}"
         raise ConfigError(_SETTINGS, [("update.root", what)], remedy=_REMEDY) from None
+
+
+def _bundle_of(settings: AgentSettings, store: SlotStore, model: str | None) -> Path:
+    """Return the folder of the bundle that a model runs.
+
+    Raises:
+        CommandModelError: there is no such model, or it has none.
+    """
+    names = sorted(settings.models)
+    name = names[0] if model is None and len(names) == 1 else model
+    if name not in settings.models:
+        msg = f"which model? There are {', '.join(names) or 'none'}."
+        raise CommandModelError(msg)
+    active = slots_of(store.read(), name).active
+    folder = settings.models[name].bundle if active is None else store.folder(name, active)
+    if folder is None:
+        msg = f"{name}: it has no bundle yet"
+        raise CommandModelError(msg)
+    return folder.absolute()
 
 
 def _boot() -> str:

@@ -18,8 +18,8 @@ from edgeslm.adapters.tuf import FLOORS, METADATA, Trust
 from edgeslm.fleet import director
 from edgeslm.fleet.models import Stated, add
 from edgeslm.fleet.repository import Repository
-from edgeslm.fleet.rotation import replace_key
 from tests.fleet import kit
+from tests.fleet.kit import replace_key
 
 MODEL: Final = "model-press"
 DEVICE: Final = "d1"
@@ -168,15 +168,15 @@ def make_fleet(folder: Path) -> Fleet:
     before = kit.published(repository)
     clock.pass_days(0.1)
     add(repository, [kit.bundle(folder / "b2", version=2)], Stated())
-    director.assign(repository, DEVICE, director.Wish(models={"press": 1}))
-    director.assign(repository, DEVICE, director.Wish(models={"press": 2}))
+    kit.assign(repository, DEVICE, director.Wish(models={"press": 1}))
+    kit.assign(repository, DEVICE, director.Wish(models={"press": 2}))
     seen = kit.published(repository)
     trust = Trust(folder / "device", flashed, kit.Shelf(seen))
     take_time(repository, trust, clock())
     trust.refresh(clock())
     trust.offers("press")
     trust.offers("valve")
-    envelope = director.envelope(repository, DEVICE)
+    envelope = kit.envelope(repository, DEVICE)
     assert envelope is not None
     trust.accept(trust.assignment(envelope, device=DEVICE, now=clock()))
     clock.pass_days(0.1)

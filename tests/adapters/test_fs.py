@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from edgeslm.adapters.fs import write_durably
+from edgeslm.adapters.fs import remove_unfinished, write_durably
 
 STEPS: Final = ("make", "write", "flush", "rename", "flush folder")
 
@@ -18,7 +18,7 @@ STEPS: Final = ("make", "write", "flush", "rename", "flush folder")
 KILLED: Final = """
 import os, resource, signal, sys, tempfile
 from pathlib import Path
-from edgeslm.adapters.fs import write_durably
+from edgeslm.adapters.fs import remove_unfinished, write_durably
 target, step = Path(sys.argv[1]), sys.argv[2]
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -104,3 +104,16 @@ def test_flushes_the_file_before_the_rename_and_the_folder_after(
     monkeypatch.setattr(os, "replace", note_replace)
     write_durably(tmp_path / "state", b"new")
     assert steps == ["flush file of 3", "rename", "flush folder of 3"]
+
+
+def test_what_a_kill_left_behind_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "verdict.json"
+    write_durably(target, b"old")
+    argv = [sys.executable, "-c", KILLED, str(target), "rename"]
+    assert subprocess.run(argv, check=False).returncode < 0
+    (tmp_path / ".hidden").touch()
+    assert len(list(tmp_path.iterdir())) == 3
+    remove_unfinished(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "verdict.json"]
+    assert target.read_bytes() == b"old"
+    remove_unfinished(tmp_path / "absent")

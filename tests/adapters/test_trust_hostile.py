@@ -24,8 +24,7 @@ from edgeslm.adapters.tuf_client import MAX_METADATA_BYTES
 from edgeslm.contract.fleet import ASSIGNMENT, TIME, TIME_KEYS, Assignment
 from edgeslm.core.trust import settle
 from edgeslm.errors import EdgeSLMError
-from edgeslm.fleet import director
-from edgeslm.fleet.rotation import list_keys, replace_key
+from edgeslm.fleet.rotation import list_keys
 from tests.adapters.hostile import (
     DEVICE,
     MODEL,
@@ -41,6 +40,7 @@ from tests.adapters.hostile import (
     take_time,
 )
 from tests.fleet import kit
+from tests.fleet.kit import replace_key
 
 Attack = Callable[[Fleet], Files]
 ATTACKS: dict[str, tuple[Attack, str]] = {}
@@ -841,7 +841,7 @@ def test_an_assignment_is_refused(name: str, fleet: Fleet, tmp_path: Path) -> No
 
 
 def fleet_envelope(fleet: Fleet) -> bytes:
-    raw = director.envelope(fleet.repository, DEVICE)
+    raw = kit.envelope(fleet.repository, DEVICE)
     assert raw is not None
     return raw
 

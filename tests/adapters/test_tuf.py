@@ -35,7 +35,7 @@ def update(fleet: Fleet, trust: Trust) -> set[int]:
     """Go through all of it: roots, time, metadata, offers, assignment."""
     trust.refresh(take_time(fleet.repository, trust, fleet.clock()))
     found = {offer.bundle.version for offer in trust.offers("press")}
-    raw = director.envelope(fleet.repository, DEVICE)
+    raw = kit.envelope(fleet.repository, DEVICE)
     assert raw is not None
     trust.accept(trust.assignment(raw, device=DEVICE, now=fleet.clock()))
     return found
@@ -45,7 +45,7 @@ def update(fleet: Fleet, trust: Trust) -> set[int]:
 def test_neither_floor_is_lost_to_the_other(fleet: Fleet, tmp_path: Path, first: str) -> None:
     trust = fleet.device(tmp_path / "d")[0]
     trust.refresh(take_time(fleet.repository, trust, fleet.clock()))
-    raw = director.envelope(fleet.repository, DEVICE)
+    raw = kit.envelope(fleet.repository, DEVICE)
     assert raw is not None
     assignment = trust.assignment(raw, device=DEVICE, now=fleet.clock())
     if first == "accept":

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from edgeslm.agent.agent import CHANGES
 from edgeslm.agent.reading import read
 from edgeslm.contract.settings import Route, load_settings
 from edgeslm.contract.vocabulary import INPUT_ERRORS
 from edgeslm.errors import ConfigError
 from edgeslm.ports import Received, Request
 from edgeslm.runtime.model import load_model
+from edgeslm.runtime.profiles import detect_profile
 from tests.agent.kit import AgentProcess, Plant, poll
 
 pytestmark = pytest.mark.broker
@@ -209,6 +211,52 @@ def test_an_expired_message_is_counted_and_not_answered(
     assert by_score(results) == [9, 7]
     poll(lambda: plant.last["state"]["models"][0]["expired"] == 1, "counted")
     assert plant.last["state"]["models"][0]["queue"] == 0
+
+
+def test_a_state_says_who_it_is_of_and_how_its_models_fare(
+    make_agent: MakeAgent, plant: Plant, anomaly_bundle: Path, brittle: Path
+) -> None:
+    tags = {"hall": "3", "line": "bottles \u20ac"}
+    agent = make_agent(
+        models={"alarms": {"bundle": anomaly_bundle}, "calm": {"bundle": brittle}},
+        routes={"all": {"topic": "line/#", "models": ["alarms", "calm"]}},
+        profile=detect_profile().name,
+        tags=tags,
+        state_interval_s=1,
+    )
+    agent.start()
+    before = plant.last.get("state") or {}
+    assert "p50_ms" not in before.get("models", [{}])[0]
+    for _ in range(5):
+        plant.publish("line/4", "zzz unseen \u00a7\u00a7 99999")
+    results = plant.wait_for(10)
+    assert [r["label"] for r in results].count("anomaly") == 5
+    poll(lambda: [m["answered"] for m in plant.last["state"]["models"]] == [5, 5], "counted")
+    state = plant.last["state"]
+    model, calm = state["models"]
+    assert (state["profile"], state["tags"]) == (detect_profile().name, tags)
+    assert (model["alarms"], calm["alarms"]) == (5, 0)
+    assert 0 < model["p50_ms"] <= model["p99_ms"]
+
+
+def test_states_of_changes_are_told_at_once_and_not_without_end(
+    make_agent: MakeAgent, plant: Plant, brittle: Path
+) -> None:
+    agent = make_agent(
+        models={"m": {"bundle": brittle}},
+        routes={"all": {"topic": "in/#", "models": ["m"]}},
+    )
+    agent.start()
+    poll(lambda: plant.last["state"]["models"][0]["state"] == "serving", "told at once", 2.0)
+    seen: set[float] = set()
+    for number in range(40):
+        agent.configure(routes={"all": {"topic": f"in{number}/#", "models": ["m"]}})
+        agent.hup()
+        agent.wait_for("reloaded")
+        agent.mark()
+        seen.add(plant.last["state"]["time"])
+    assert len(seen) > 1
+    assert len(seen) <= CHANGES + 1
 
 
 def test_a_retained_input_is_answered_once_and_marked(agent: AgentProcess, plant: Plant) -> None:

@@ -226,4 +226,4 @@ def test_an_older_table_does_not_undo_a_configuration_just_committed(slots: Slot
     assert made.plan().settings.state_interval_s == 9
     slots.write(SlotTable(config_seq=6))
     made.read()
-    assert made.plan().settings.state_interval_s == 30
+    assert made.plan().settings.state_interval_s == 900

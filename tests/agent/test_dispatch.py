@@ -38,3 +38,21 @@ def test_suspects_run_one_at_a_time_so_that_the_innocent_is_not_convicted_beside
     assert begun == [running, second, first]
     dispatcher.finished(first)
     assert dispatcher.running == 0
+
+
+def test_a_suspect_that_was_taken_back_is_one_again_and_others_are_tried_meanwhile() -> None:
+    begun: list[Any] = []
+    dispatcher = Dispatcher(begun.append)
+    first, beside, other = job("a", 1), job("a"), job("b", 1)
+    for one in (first, beside, other):
+        dispatcher.take(one)
+    assert begun == [first]
+    dispatcher.unbegun([first])
+    assert begun == [first, other]
+    dispatcher.finished(other)
+    dispatcher.take(first)
+    assert begun == [first, other, first]
+    dispatcher.finished(first)
+    assert begun == [first, other, first, beside]
+    dispatcher.finished(beside)
+    assert dispatcher.running == 0

@@ -6,14 +6,14 @@ import gc
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
 from typing import Any
 
 import pytest
 
-from edgeslm.agent import models
+from edgeslm.agent import loader
 from edgeslm.agent.desired import Source
-from edgeslm.agent.models import Loaded, Loader, Rechecked, Wanted
+from edgeslm.agent.loader import LetGo, Loader, News, RoomWanted, Wanted
 from edgeslm.agent.workers import AbsentModel, Model
 from edgeslm.runtime.bundle import BundleTamperedError
 
@@ -25,13 +25,16 @@ class Desk:
     """A loader whose bundles are what a test says."""
 
     def __init__(self) -> None:
-        self.results: Queue[Loaded | Rechecked] = Queue()
+        self.results: Queue[News] = Queue()
+        self.narrow = False
         self.asked: list[dict[str, Any]] = []
         self.fails: dict[Source, BaseException] = {}
         self.loader = Loader(self._load, self.results.put)
 
     def _load(self, name: str, source: Source, **kwargs: Any) -> Model | None:
         self.asked.append({"source": source, **kwargs})
+        if self.narrow:
+            kwargs["make_room"](source.hash or "")
         if source in self.fails:
             raise self.fails[source]
         return None if kwargs["known"] else AbsentModel(name)
@@ -89,7 +92,7 @@ def test_a_model_is_let_go_before_memory_is_given_back(
     seen: Queue[bool] = Queue()
     model = AbsentModel("m")
     gone = weakref.ref(model)
-    monkeypatch.setattr(models, "trim", lambda: seen.put(gone() is None))
+    monkeypatch.setattr(loader, "trim", lambda: seen.put(gone() is None))
     desk.loader.free(model)
     desk.loader.recheck("n", AbsentModel("n"))
     assert desk.results.empty(), "it waits for us"
@@ -98,7 +101,7 @@ def test_a_model_is_let_go_before_memory_is_given_back(
     assert seen.get(timeout=WAIT_S)
     result = desk.result()
     assert (result.name, result.error["code"]) == ("n", "model.unavailable")
-    monkeypatch.setattr(models, "FREED_S", 0.05)
+    monkeypatch.setattr(loader, "FREED_S", 0.05)
     held = AbsentModel("held")
     desk.loader.free(held)
     seen.get(timeout=WAIT_S)  # nobody lets go of it: that is no reason to stop
@@ -119,3 +122,78 @@ def test_the_thread_keeps_no_model(desk: Desk) -> None:
             break
         gc.collect()
     assert (gone(), loaded()) == (None, None)
+
+
+SERVES = Source(OWN.path, "9" * 64)
+
+
+def asked(desk: Desk, source: Source) -> RoomWanted:
+    """What the loader asks for before it loads from `source`."""
+    room = desk.result()
+    assert isinstance(room, RoomWanted)
+    assert (room.source, room.hash) == (source, source.hash or "")
+    return room
+
+
+def test_nothing_is_loaded_before_what_served_is_gone(desk: Desk) -> None:
+    desk.narrow = True
+    desk.loader.want(Wanted("m", (A,), 7))
+    model = AbsentModel("m")
+    asked(desk, A).answer(LetGo(weakref.ref(model), SERVES))
+    with pytest.raises(Empty):
+        desk.results.get(timeout=0.2)
+    del model
+    loaded = desk.result()
+    assert (loaded.source, loaded.errors) == (A, ())
+
+
+def test_what_was_let_go_is_loaded_again_where_nothing_else_can_be(desk: Desk) -> None:
+    desk.narrow = True
+    desk.fails = {A: BundleTamperedError("cut"), B: BundleTamperedError("cut")}
+    desk.loader.want(Wanted("m", (A, B), 7, serving=SERVES))
+    asked(desk, A).answer(LetGo(None, SERVES))
+    for source in (B, SERVES):
+        asked(desk, source).answer(LetGo())
+    loaded = desk.result()
+    assert (loaded.source, loaded.model is None, len(loaded.errors)) == (SERVES, False, 2)
+    assert [a["known"] for a in desk.asked] == [None, None, None], "it serves no more"
+    desk.fails[SERVES] = MemoryError()
+    desk.loader.want(Wanted("m", (A,), 7))
+    asked(desk, A).answer(LetGo(None, SERVES))
+    asked(desk, SERVES).answer(LetGo())
+    loaded = desk.result()
+    assert (loaded.source, loaded.model, len(loaded.errors)) == (None, None, 2)
+
+
+def test_what_is_not_wanted_any_more_is_not_loaded_and_nothing_is_said_of_it(desk: Desk) -> None:
+    desk.narrow = True
+    desk.loader.want(Wanted("m", (A,), 7))
+    asked(desk, A).answer(None)
+    desk.loader.recheck("n", AbsentModel("n"))
+    assert desk.result().name == "n"
+
+
+def test_a_model_that_is_not_let_go_of_serves_on(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "LET_GO_S", 0.05)
+    desk.narrow = True
+    held = AbsentModel("m")
+    desk.loader.want(Wanted("m", (A, B), 7))
+    asked(desk, A).answer(LetGo(weakref.ref(held), SERVES))
+    loaded = desk.result()
+    assert (loaded.source, loaded.model is held) == (SERVES, True)
+    assert [e["code"] for e in loaded.errors] == ["memory.held"]
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_an_end_does_not_wait_for_room(desk: Desk, answered: bool) -> None:  # noqa: FBT001 -- a case
+    desk.narrow = True
+    held = AbsentModel("m")
+    desk.loader.want(Wanted("m", (A,), 7))
+    room = asked(desk, A)
+    if answered:
+        room.answer(LetGo(weakref.ref(held), SERVES))
+    desk.loader.end()
+    assert desk.loader.join(2.0)
+    assert desk.results.empty()

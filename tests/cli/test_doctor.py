@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import json
 import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
 import edgeslm
 from edgeslm import providers, tasks
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig
 from edgeslm.adapters.ort import hardware_problem
+from edgeslm.adapters.slot_store import FileSlotStore
+from edgeslm.adapters.tuf import Trust
+from edgeslm.agent.intake import BUSY, encode
 from edgeslm.cli import doctor
-from edgeslm.cli.checks import Finding, device, files, guarded
+from edgeslm.cli.checks import Finding, brokers, device, files, guarded, updates
 from edgeslm.cli.checks import providers as checked
+from edgeslm.cli.updates import UpdateExtraError
+from edgeslm.contract.control import Report as AgentReport
+from edgeslm.contract.control import ServingModel
+from edgeslm.contract.fleet import BLOCK_BYTES
 from edgeslm.contract.manifest import Artifact
 from edgeslm.contract.settings import AgentSettings, Broker, load_settings
-from edgeslm.ports import Report, Up
+from edgeslm.contract.slots import ModelSlots, Slot, SlotTable
+from edgeslm.contract.topics import FleetTopics
+from edgeslm.core.block import HEAD_BYTES
+from edgeslm.ports import NotThereError, Report, Up
 from edgeslm.providers import coreml, cuda, openvino, qnn
 from edgeslm.runtime.device import Device
 from edgeslm.runtime.profiles import detect_profile
+from edgeslm.runtime.slot import whole_slot
+from edgeslm.updater.control import SOCKET
 from tests.agent.kit import poll, toml
 from tests.certificates import Authority
 from tests.cli.conftest import Run
 from tests.mosquitto import Mosquitto, free_port
 from tests.runtime import tiny
+from tests.updater.whole import Fleet
 
 PASSWORD = "correct horse"  # noqa: S105 -- of a broker on loopback
 Write = Callable[..., Path]
@@ -428,6 +446,244 @@ def test_files_of_a_connection_that_cannot_be_used(
         found = examine(write(uplink=at(free_port(), **fields)))["broker.uplink"]
         assert found.found.startswith(f"{field}: ")
         assert (found.status, found.code) == (78, "config.invalid")
+
+
+# Updates.
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    return Fleet(tmp_path_factory.mktemp("fleet"))
+
+
+@pytest.fixture
+def updated(write: Write, fleet: Fleet, tmp_path: Path) -> Write:
+    """Writes settings of a device with an updater, right but for what is given of [update]."""
+
+    def write_settings(**update: Any) -> Path:
+        said = {"root": fleet.root, "dir": tmp_path / "updater", "min_free_mb": 1, **update}
+        return write(uplink=at(free_port()), update=said)
+
+    return write_settings
+
+
+def of_updates(config: Path) -> Found:
+    return {f.check: f for f in updates.updates(load_settings(config))}
+
+
+def test_without_an_updater_nothing_is_said_of_one(write: Write, mosquitto: Mosquitto) -> None:
+    found = examine(write(uplink=at(mosquitto.port)))
+    assert not [check for check in found if check.startswith("update") or "packets" in check]
+
+
+def test_a_device_to_which_models_can_come(
+    updated: Write, tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = updated(user=getpass.getuser())
+    store = FileSlotStore(tmp_path / "updater", whole_slot)
+    shutil.copytree(bundle, store.folder("m", "a"))
+    held = whole_slot(store.folder("m", "a"))
+    assert held is not None
+    store.write(SlotTable(models={"m": ModelSlots(active="a", a=held)}))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "updater").rglob("*")}
+    found = of_updates(config)
+    assert {f.level for f in found.values()} == {"ok"}
+    assert "root 1 of a fleet, good until 2" in found["update.root"].found
+    assert f"m {held.version} ({held.bundle[:12]})" in found["update.dir"].found
+    assert "no agent runs" in found["update.agent"].found
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "updater").rglob("*")} == before
+    store.close()
+    doctor.main(["--config", str(config)])
+    assert "ok       update.root" in capsys.readouterr().out
+
+
+def test_a_root_that_is_none(updated: Write, fleet: Fleet, tmp_path: Path) -> None:
+    root = tmp_path / "root.json"
+    whole = json.loads(fleet.root.read_bytes())
+    unsigned = {**whole, "signatures": whole["signatures"][:1]}
+    other = fleet.repository.store.read("timestamp.json")
+    for raw, code in (
+        (None, "config.invalid"),
+        (b"", "trust.malformed"),
+        (b"\xff\x00", "trust.malformed"),
+        (other, "trust.malformed"),
+        (json.dumps(unsigned).encode(), "trust.signature"),
+    ):
+        root.unlink(missing_ok=True)
+        if raw is not None:
+            root.write_bytes(raw)
+        found = of_updates(updated(root=root))["update.root"]
+        assert (found.level, found.status, found.code) == ("error", 78, code)
+        assert str(root) in found.found
+        assert "fleet keys export-root" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("days", "level", "said"),
+    [(0, "ok", "good until"), (340, "warning", "good until"), (370, "warning", "ended")],
+)
+def test_a_root_that_ends(updated: Write, days: int, level: str, said: str) -> None:
+    update = load_settings(updated()).update
+    assert update is not None
+    (found,) = updates.trusted_root(update, of=At(time.time() + 86_400 * days))
+    assert (found.level, said in found.found) == (level, True)
+    assert level == "ok" or "fleet keys renew root" in found.remedy
+
+
+def test_the_newest_root_that_the_updater_went_on_to_counts(updated: Write, tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path / "other")
+
+    def fetch(file: str, _max_bytes: int) -> bytes:
+        if not (fleet.folder / "fleet" / "metadata" / file).exists():
+            raise NotThereError(file)
+        return fleet.repository.store.read(file)
+
+    trust = Trust(tmp_path / "updater" / "trust", fleet.root.read_bytes(), fetch)
+    trust.walk_roots()
+    assert ": root 1 of a fleet, good" in of_updates(updated(root=fleet.root))["update.root"].found
+    fleet.repository.renew(["root"])
+    trust.walk_roots()
+    found = of_updates(updated(root=fleet.root))["update.root"]
+    assert ": root 1 of a fleet, by which root 2 is trusted, good until" in found.found
+
+
+def test_packages_that_are_not_installed(updated: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(updates, "require_extra", require_none)
+    found = of_updates(updated())["update.root"]
+    assert (found.status, found.code) == (75, "update.extra")
+    assert "edgeslm[update]" in found.found
+
+
+def require_none() -> None:
+    msg = "tuf: not installed. pip install 'edgeslm[update]'"
+    raise UpdateExtraError(msg)
+
+
+def test_an_updaters_user_that_nobody_is(updated: Write) -> None:
+    found = of_updates(updated(user="nobody-of-that-name"))["update.user"]
+    assert found.level == "warning"
+
+
+def test_an_updaters_directory_that_is_of_no_use(updated: Write, tmp_path: Path) -> None:
+    folder = tmp_path / "updater"
+    config = updated()
+    assert "no updater has run" in of_updates(config)["update.dir"].found
+    folder.mkdir()
+    assert "no model committed yet" in of_updates(config)["update.dir"].found
+    (folder / "slots.json").write_text("{}x")
+    found = of_updates(config)["update.dir"]
+    assert (found.level, "slots.json" in found.found) == ("warning", True)
+
+
+def test_room_for_one_more_bundle(
+    updated: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "free")  # noqa: PYI024 -- of what shutil gives
+    folder = tmp_path / "updater" / "bundles" / "m"
+    held = Slot(bundle="a" * 64, version=1, whole=True)
+    for name, size in (("a", 5), ("b", 2)):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "weights").write_bytes(bytes(size * 2**20))
+    table = SlotTable(models={"m": ModelSlots(active="a", a=held)})
+    (tmp_path / "updater" / "slots.json").write_text(table.model_dump_json())
+    for free_mb, level in ((4.1, "ok"), (3.9, "warning")):  # 1 to keep, 3 more than the spare slot
+        free = int(free_mb * 2**20)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage(free))
+        assert of_updates(updated())["update.space"].level == level
+
+
+REPORT = AgentReport(instance="a", models=(ServingModel(model="m", state="serving"),))
+
+
+@pytest.mark.parametrize(
+    ("words", "level", "said"),
+    [
+        (encode(REPORT), "ok", "answers; 1 of 1 models serve"),
+        (BUSY, "ok", "its updater is connected"),
+        (b"", "warning", "does not hear this user"),
+        (b"hello\n", "warning", "no agent of this version"),
+        (b"\xff" * 300_000, "warning", "no agent of this version"),
+    ],
+)
+def test_an_agent_that_answers(updated: Write, words: bytes, level: str, said: str) -> None:
+    config = updated()
+    path = load_settings(config).runtime_dir / SOCKET
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client, contextlib.suppress(OSError):
+                client.sendall(words)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        found = of_updates(config)["update.agent"]
+        thread.join(10)
+    assert (found.level, said in found.found) == (level, True), found
+    assert "no agent runs" in of_updates(config)["update.agent"].found, "a socket that is left"
+
+
+def test_an_agent_that_says_nothing(updated: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(updates, "_ANSWER_S", 0.1)
+    config = updated()
+    path = load_settings(config).runtime_dir / SOCKET
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        found = of_updates(config)["update.agent"]
+    assert (found.level, "says nothing" in found.found) == ("warning", True)
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize(
+    ("largest", "level"), [(None, None), (131_072, "warning"), (131_300, "ok"), (1_048_576, "ok")]
+)
+def test_a_broker_must_take_packets_as_large_as_a_block(
+    updated: Write, tmp_path: Path, largest: int | None, level: str | None
+) -> None:
+    more = "" if largest is None else f"\nmax_packet_size {largest}"
+    broker = Mosquitto(tmp_path / "broker", extra=f"allow_anonymous true{more}")
+    broker.start()
+    try:
+        config = updated()
+        settings = load_settings(config)
+        uplink = settings.uplink.model_copy(update={"port": broker.port})
+        settings = settings.model_copy(update={"uplink": uplink})
+        found = {f.check: f for f in brokers.brokers(settings)}
+        packet = [f.level for f in found.values() if f.check == "broker.uplink.packets"]
+        assert packet == ([] if level is None else [level])
+        without = settings.model_copy(update={"update": None})
+        assert [f.check for f in brokers.brokers(without)] == ["broker.uplink"]
+    finally:
+        broker.kill()
+
+
+@pytest.mark.broker
+def test_a_block_is_as_long_as_is_said(tmp_path: Path) -> None:
+    """Up to the byte; mosquitto leaves out the three in which a packet says how long it is."""
+    topic = FleetTopics(AgentSettings(device_id="d").topics.root).blob("0" * 64)
+    needed = brokers.packet_bytes(topic)
+    block = bytes(BLOCK_BYTES + HEAD_BYTES)
+    for largest, taken in ((needed - 3, True), (needed - 4, False)):
+        extra = f"allow_anonymous true\nmax_packet_size {largest}"
+        broker = Mosquitto(tmp_path / str(largest), extra=extra)
+        broker.start()
+        lost: list[object] = []
+        client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        client.on_disconnect = lambda *why, lost=lost: lost.append(why)
+        client.connect("127.0.0.1", broker.port)
+        client.publish(topic, block)  # paho itself does not look at the limit
+        until = time.monotonic() + (0.3 if taken else 10.0)
+        while not lost and time.monotonic() < until:
+            client.loop(0.05)
+        assert (not lost) == taken
+        client.disconnect()
+        client.loop(0.1)
+        broker.kill()
 
 
 # Models.

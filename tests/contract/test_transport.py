@@ -33,7 +33,7 @@ from edgeslm.ports import (
     Transport,
     Up,
 )
-from tests.mosquitto import Mosquitto
+from tests.mosquitto import Mosquitto, free_port
 from tests.proxy import Proxy
 
 WAIT_S = 10.0
@@ -471,6 +471,25 @@ def test_the_bus_counts_what_it_was_told() -> None:
     bus = Bus()
     bus.publish(Message("t", b"x"))
     assert [m.payload for m in bus.published] == [b"x"]
+
+
+@pytest.mark.broker
+def test_where_a_node_is_down_another_is_tried_at_once(mosquitto: Mosquitto) -> None:
+    heard = Heard()
+    away = free_port()
+    broker = Broker(host="127.0.0.1", port=away, others=(f"127.0.0.1:{mosquitto.port}",))
+    link: MqttLink[Parcel] = MqttLink(LinkConfig("rotates", broker), heard)
+    began = time.monotonic()
+    link.start()
+    heard.until(lambda: heard.up is not None)
+    assert time.monotonic() - began < 2
+    assert [f"127.0.0.1:{away}" in down.reason for down in heard.downs] == [True]
+    mosquitto.kill()
+    heard.until(lambda: len(heard.downs) >= 4)
+    mosquitto.start()
+    heard.until(lambda: heard.ups == 2)
+    link.stop()
+    assert link.join(5)
 
 
 @pytest.mark.broker

@@ -115,11 +115,11 @@ def _retype(draw: Any, data: bytes, _: list[bytes]) -> bytes:
     path: list[int] = draw(st.lists(st.integers(0, 30), max_size=5))
     value = draw(_SCALARS)
     with contextlib.suppress(ValueError, RecursionError):
-        return "\n".join(_toml(_replaced(tomllib.loads(data.decode()), path, value))).encode()
+        return "\n".join(_toml(replaced(tomllib.loads(data.decode()), path, value))).encode()
     lines = data.split(b"\n") if draw(st.booleans()) else [data]
     number = draw(st.integers(0, len(lines) - 1))
     with contextlib.suppress(ValueError, RecursionError):
-        lines[number] = json.dumps(_replaced(json.loads(lines[number]), path, value)).encode()
+        lines[number] = json.dumps(replaced(json.loads(lines[number]), path, value)).encode()
     return b"\n".join(lines)
 
 
@@ -138,16 +138,16 @@ def _toml(table: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
             yield from _toml(value, (*path, key))
 
 
-def _replaced(node: Any, path: list[int], value: object) -> Any:
+def replaced(node: Any, path: list[int], value: object) -> Any:
     """Return `node` with `value` at `path`, whose steps count keys; its end may drop or add one."""
     if not path or not isinstance(node, dict | list) or not node:
         return value
     keys: list[Any] = list(node) if isinstance(node, dict) else list(range(len(node)))
     key = keys[path[0] % len(keys)]
     if isinstance(node, list):
-        return [*node[:key], _replaced(node[key], path[1:], value), *node[key + 1 :]]
+        return [*node[:key], replaced(node[key], path[1:], value), *node[key + 1 :]]
     if len(path) > 1 or path[0] < len(keys):
-        return {**node, key: _replaced(node[key], path[1:], value)}
+        return {**node, key: replaced(node[key], path[1:], value)}
     return {k: v for k, v in node.items() if k != key} | {f"{key}_": value}
 
 

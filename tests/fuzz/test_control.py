@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from edgeslm.adapters.unix_socket import Line, Opened
 from edgeslm.agent.intake import Intake, OrderInvalidError, OrderTooLongError, encode, parse
 from edgeslm.contract.control import (
@@ -82,3 +84,11 @@ def test_who_comes_and_lines_too_long_are_noted() -> None:
     while intake.room():
         intake.take(Line(3, b'{"do":"query"}'))
     assert len(intake.orders) + len(intake.wrong) == 32
+
+
+@pytest.mark.parametrize("wrong", [b'"10"', b"true", b"10.0"])
+def test_a_number_in_an_order_is_one(wrong: bytes) -> None:
+    line = Configure(seq=7, config=CONFIG).model_dump_json().encode()
+    assert b'"max_results":10,' in line
+    with pytest.raises(OrderInvalidError, match="max_results"):
+        parse(line.replace(b'"max_results":10,', b'"max_results":%b,' % wrong))

@@ -11,7 +11,11 @@ from edgeslm.contract.manifest import Manifest
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.contract.settings import load_settings
 from edgeslm.contract.topics import filter_problem, matches, overlap
+from edgeslm.core.filters import FilterError
+from edgeslm.core.filters import parse as parse_filter
+from edgeslm.core.rollout import waves_of
 from edgeslm.errors import ConfigError, InvalidFileError
+from edgeslm.fleet.plans import read_plan
 from edgeslm.runtime.golden import parse_golden
 from tests.fuzz.harness import fuzz
 
@@ -80,3 +84,35 @@ def test_topic_filters(other: str, targets: int) -> None:
             assert matches(text, text)
 
     fuzz(parse, [b"plant/+/log", b"$share/g/a/#", b"a//b"], targets=targets)
+
+
+FILTERS = (
+    b"profile = pi-4 and tag.hall in (A, B) and not (model.press.version >= 7 or heard_ago > 2h)",
+    b"online or online = false and tag.\"old hall\" ~ 'x*?' or model.'a.version'.state = serving",
+)
+
+
+def test_filters(targets: int) -> None:
+    def parse(raw: bytes) -> None:
+        found = parse_filter(raw.decode("utf-8", "surrogateescape"))
+        assert parse_filter(str(found)) == found
+
+    fuzz(parse, FILTERS, allowed=(FilterError,), targets=targets)
+
+
+def test_plans(tmp_path: Path, targets: int) -> None:
+    file = tmp_path / "plan.toml"
+    devices = {f"d{n}": f"type-{n % 3}" for n in range(50)}
+
+    def parse(raw: bytes) -> None:
+        file.write_bytes(raw)
+        waves = waves_of(read_plan(file), devices, salt="1")
+        assert set(waves) == set(devices)
+
+    whole = (
+        b'model = "m"\nversion = 3\nwaves = ["5", "0.5%", "20%", "100%"]\ntargets = "live"\n'
+        b'quiet_s = 60\ndeadline_s = 60\non_breach = "pause"\nlate = "write_off"\n'
+        b'[limits]\nfailed = "0.125%"\nsilent = "100%"\nalarm_ratio = 2\nanswers = 1\n'
+    )
+    seeds = [(EXAMPLES / "plan.toml").read_bytes(), whole]
+    fuzz(parse, seeds, allowed=(InvalidFileError,), targets=targets)

@@ -91,7 +91,7 @@ def test_metadata_of_a_thief(role: str, fleet: hostile.Fleet, tmp_path: Path, ta
 def test_assignments(fleet: hostile.Fleet, tmp_path: Path, targets: int) -> None:
     trust, _ = fleet.device(tmp_path / "d")
     trust.refresh(fleet.clock())
-    envelope = director.envelope(fleet.repository, hostile.DEVICE)
+    envelope = kit.envelope(fleet.repository, hostile.DEVICE)
     assert envelope is not None
     expected = trust.assignment(envelope, device=hostile.DEVICE, now=fleet.clock())
 

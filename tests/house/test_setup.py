@@ -31,7 +31,7 @@ APT = """\
 #!/bin/bash
 echo "$*" >>{folder}/apt.log
 case "$*" in *install*)
-  for service in mosquitto mosquitto.service cron; do
+  for service in mosquitto mosquitto.service cron postgresql postgresql.service; do
     {policy} "$service" start
     echo "$service $?" >>{folder}/asked.log
   done
@@ -142,6 +142,7 @@ def install(checkout: Path, machine: Path, program: str, *, status: int = 0) -> 
     policy = checkout / GUARD
     script(machine / "apt-get", APT.format(folder=checkout, policy=policy, status=status))
     env = {"PATH": str(machine), "EDGESLM_POLICY": str(policy)}
+    env["EDGESLM_POSTGRESQL"] = str(machine / "postgresql")
     return call(checkout, f"packaging/{program}", env=env)
 
 
@@ -206,14 +207,20 @@ class TestProofs:
         script(machine / "strace", "#!/bin/sh\n")
         said = install(checkout, machine, "proofs.sh")
         line = (checkout / "apt.log").read_text().splitlines()[-1]
-        assert line.endswith(" qemu-system-common fuse3 nftables softhsm2")
+        assert line.endswith(" qemu-system-common fuse3 nftables softhsm2 postgresql")
         assert "status 0" in said
 
     def test_nothing_is_done_where_all_is_there(self, checkout: Path, machine: Path) -> None:
-        for name in ("strace", "qemu-storage-daemon", "fusermount3", "nft", "softhsm2-util"):
+        for name in ("strace", "qemu-storage-daemon", "fusermount3", "nft", "softhsm2-util",
+                     "postgresql/15/bin/initdb"):  # fmt: skip
             script(machine / name, "#!/bin/sh\n")
         assert install(checkout, machine, "proofs.sh") == "\nstatus 0"
         assert not (checkout / "apt.log").exists()
+
+    def test_no_database_server_is_started(self, checkout: Path, machine: Path) -> None:
+        install(checkout, machine, "proofs.sh")
+        asked = (checkout / "asked.log").read_text().split("\n")
+        assert asked[3:5] == ["postgresql 101", "postgresql.service 101"]
 
     def test_a_failure_is_no_fault_and_not_repeated(self, checkout: Path, machine: Path) -> None:
         assert "status 0" in install(checkout, machine, "proofs.sh", status=100)

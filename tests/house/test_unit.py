@@ -1,4 +1,4 @@
-"""systemd/edgeslm.service says what systemd takes, and names what there is."""
+"""The units in systemd/ say what systemd takes, and name what there is."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from edgeslm.adapters import unix_socket
+from edgeslm.adapters.slot_store import FILE_MODE, FOLDER_MODE
 from edgeslm.agent import agent
 from edgeslm.cli.main import COMMANDS
-from edgeslm.contract.settings import AgentSettings
+from edgeslm.contract.settings import AgentSettings, UpdateSettings
+from edgeslm.updater import control, mailbox
 
 ROOT = Path(__file__).parents[2]
-UNIT = ROOT / "systemd" / "edgeslm.service"
-EXPOSURE_MAX = 20  # tenths, as `systemd-analyze security` counts
+AGENT = ROOT / "systemd" / "edgeslm.service"
+UPDATER = ROOT / "systemd" / "edgeslm-updater.service"
+EXPOSURE_MAX = {AGENT: 20, UPDATER: 15}  # tenths, as `systemd-analyze security` counts
 # prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN): what MemoryDenyWriteExecute= asks for.
 NO_WRITABLE_CODE = """\
 import ctypes, os, sys
@@ -39,9 +43,26 @@ def parse(text: str) -> Mapping[str, list[str]]:
     return found
 
 
+@pytest.fixture(params=EXPOSURE_MAX, ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> Path:
+    """Of each unit in turn."""
+    path: Path = request.param
+    return path
+
+
 @pytest.fixture
-def unit() -> Mapping[str, list[str]]:
-    return parse(UNIT.read_text())
+def unit(path: Path) -> Mapping[str, list[str]]:
+    return parse(path.read_text())
+
+
+@pytest.fixture
+def agent_unit() -> Mapping[str, list[str]]:
+    return parse(AGENT.read_text())
+
+
+@pytest.fixture
+def updater_unit() -> Mapping[str, list[str]]:
+    return parse(UPDATER.read_text())
 
 
 def only(unit: Mapping[str, Sequence[str]], key: str) -> str:
@@ -60,11 +81,38 @@ def test_it_runs_a_command_there_is_with_options_it_has(unit: Mapping[str, list[
         assert option.encode() in helped.stdout
 
 
-def test_its_folders_are_the_defaults_of_the_settings(unit: Mapping[str, list[str]]) -> None:
+def test_its_folders_are_the_defaults_of_the_settings(
+    agent_unit: Mapping[str, list[str]],
+) -> None:
     defaults = {name: field.default for name, field in AgentSettings.model_fields.items()}
-    assert Path("/var/lib", only(unit, "StateDirectory")) == defaults["state_dir"]
-    assert Path("/run", only(unit, "RuntimeDirectory")) == defaults["runtime_dir"]
-    assert only(unit, "RuntimeDirectoryPreserve") == "yes", "the ring of ids outlives a crash"
+    assert Path("/var/lib", only(agent_unit, "StateDirectory")) == defaults["state_dir"]
+    assert Path("/run", only(agent_unit, "RuntimeDirectory")) == defaults["runtime_dir"]
+    assert only(agent_unit, "RuntimeDirectoryPreserve") == "yes", "the ring of ids outlives a crash"
+
+
+def test_the_updaters_folder_is_its_default_and_the_agents_is_closed_to_it(
+    agent_unit: Mapping[str, list[str]], updater_unit: Mapping[str, list[str]]
+) -> None:
+    folder = Path("/var/lib", only(updater_unit, "StateDirectory"))
+    assert folder == UpdateSettings().dir
+    agents = AgentSettings.model_fields["state_dir"].default
+    assert only(updater_unit, "InaccessiblePaths") == f"-{agents}"
+    assert not folder.is_relative_to(agents)
+    # The agent reads slots, and the updater its socket, by the group that they share.
+    assert only(updater_unit, "Group") == only(agent_unit, "Group")
+    assert only(updater_unit, "User") != only(agent_unit, "User")
+    assert int(only(updater_unit, "StateDirectoryMode"), 8) == FOLDER_MODE
+    assert int(only(updater_unit, "UMask"), 8) & FILE_MODE == 0, "the group reads what it makes"
+    assert int(only(agent_unit, "RuntimeDirectoryMode"), 8) & 0o070 == 0o050
+
+
+def test_the_user_that_its_comments_make_is_the_one_it_runs_as(
+    path: Path, unit: Mapping[str, list[str]]
+) -> None:
+    made = path.read_text().partition("useradd")[2].partition("\n#   sudo cp")[0]
+    assert made.split()[-1] == only(unit, "User")
+    assert f"--home-dir /var/lib/{only(unit, 'StateDirectory')} " in made
+    assert f"systemd/{path.name} " in path.read_text()
 
 
 def test_what_a_restart_does_not_mend_is_not_restarted(unit: Mapping[str, list[str]]) -> None:
@@ -76,13 +124,34 @@ def test_what_a_restart_does_not_mend_is_not_restarted(unit: Mapping[str, list[s
     assert final <= documented
 
 
-def test_it_is_given_the_time_it_takes_to_stop(unit: Mapping[str, list[str]]) -> None:
-    assert float(only(unit, "TimeoutStopSec")) > agent.DRAIN_S + agent.LEAVE_S
-    assert only(unit, "Type") == "notify"
+def test_it_is_given_the_time_it_takes_to_stop(agent_unit: Mapping[str, list[str]]) -> None:
+    assert float(only(agent_unit, "TimeoutStopSec")) > agent.DRAIN_S + agent.LEAVE_S
+    assert only(agent_unit, "Type") == "notify"
+
+
+def test_the_updater_is_given_the_time_it_takes_to_stop(
+    updater_unit: Mapping[str, list[str]],
+) -> None:
+    # For the agent to answer, then to leave door and broker. An agent that loads a model takes
+    # longer: the updater is killed then, which it takes as it takes a power cut.
+    longest_s = control.REPLY_S + 2 * unix_socket.FAREWELL_S + mailbox.CLOSE_S
+    assert float(only(updater_unit, "TimeoutStopSec")) > longest_s
+    assert only(updater_unit, "Type") == "notify"
+
+
+def test_no_more_is_allowed_to_the_agent_than_to_lower_its_priority(
+    agent_unit: Mapping[str, list[str]], updater_unit: Mapping[str, list[str]]
+) -> None:
+    *common, freed = agent_unit["SystemCallFilter"]
+    assert (
+        common == updater_unit["SystemCallFilter"] == ["@system-service", "~@privileged @resources"]
+    )
+    assert freed == "setpriority"
+    assert only(agent_unit, "CapabilityBoundingSet") == "", "so that nobody is raised by it"
 
 
 def test_variables_it_sets_or_hints_at_are_ours_or_the_runtimes() -> None:
-    names = re.findall(r"^#?Environment=([A-Z_]+)=", UNIT.read_text(), re.MULTILINE)
+    names = re.findall(r"^#?Environment=([A-Z_]+)=", AGENT.read_text(), re.MULTILINE)
     tables = {field.upper() for field in AgentSettings.model_fields}
     assert "ORT_DISABLE_TELEMETRY" in names
     for name in set(names) - {"ORT_DISABLE_TELEMETRY"}:
@@ -90,14 +159,15 @@ def test_variables_it_sets_or_hints_at_are_ours_or_the_runtimes() -> None:
 
 
 @pytest.fixture
-def runnable(tmp_path: Path) -> Path:
+def runnable(tmp_path: Path, path: Path) -> Path:
     """The unit with a program that is on this machine."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze")
-    exe = shlex.split(only(parse(UNIT.read_text()), "ExecStart"))[0]
-    path = tmp_path / UNIT.name
-    path.write_text(UNIT.read_text().replace(f"ExecStart={exe}", "ExecStart=/bin/true"))
-    return path
+    text = path.read_text()
+    exe = shlex.split(only(parse(text), "ExecStart"))[0]
+    copy = tmp_path / path.name
+    copy.write_text(text.replace(f"ExecStart={exe}", "ExecStart=/bin/true"))
+    return copy
 
 
 def test_systemd_takes_it_without_a_remark(runnable: Path) -> None:
@@ -107,10 +177,10 @@ def test_systemd_takes_it_without_a_remark(runnable: Path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_it_is_open_to_little(runnable: Path) -> None:
+def test_it_is_open_to_little(runnable: Path, path: Path) -> None:
     argv = ["systemd-analyze", "security", "--offline=true", "--no-pager"]
     done = subprocess.run(
-        [*argv, f"--threshold={EXPOSURE_MAX}", str(runnable)],
+        [*argv, f"--threshold={EXPOSURE_MAX[path]}", str(runnable)],
         capture_output=True,
         text=True,
         check=False,

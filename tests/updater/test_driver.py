@@ -12,6 +12,7 @@ import pytest
 
 from edgeslm.adapters.clock import SystemClock
 from edgeslm.adapters.slot_store import FileSlotStore
+from edgeslm.contract.control import Done, Order
 from edgeslm.contract.fleet import BlobFile, BlockList, DeviceConfig
 from edgeslm.contract.profile import Trial
 from edgeslm.contract.slots import SlotTable
@@ -23,7 +24,7 @@ from edgeslm.ports import DiskFullError
 from edgeslm.runtime.slot import whole_slot
 from edgeslm.updater.change import Change, ConfigChange, ModelChange
 from edgeslm.updater.control import Control
-from edgeslm.updater.driver import Driver, HaltedError
+from edgeslm.updater.driver import REVERT_S, Driver, HaltedError
 from edgeslm.updater.voice import Voice
 from tests.blocks import block_list, bringing
 from tests.runtime import tiny
@@ -378,3 +379,31 @@ def test_an_agent_hears_of_a_commit_that_its_updater_did_not_live_to_tell(
         ("commit", MODEL),
         ("revert", "other"),
     ]
+
+
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_an_agent_that_has_to_load_the_old_one_again_is_given_the_time_for_it(
+    device: Device,
+    agent: ScriptedAgent,
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    side_by_side: bool,  # noqa: FBT001 -- a case
+) -> None:
+    driver = device.restart(trial=Trial(duration_s=0.0, side_by_side=side_by_side))
+    assert driver.run(bundle(1)) is None
+    agent.refuse["recheck"] = FAIL
+    given: dict[str, float] = {}
+    order = device.control.order
+
+    def noted(what: Order, *, timeout_s: float) -> Done:
+        given[what.do] = timeout_s
+        return order(what, timeout_s=timeout_s)
+
+    monkeypatch.setattr(device.control, "order", noted)
+    assert driver.run(bundle(2)) is not None
+    more = 0.0 if side_by_side else driver.load_s
+    assert given == {
+        "try": driver.load_s + more,
+        "recheck": driver.load_s,
+        "revert": REVERT_S + more,
+    }

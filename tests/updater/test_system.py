@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 from edgeslm.contract.fleet import DeviceConfig
 from edgeslm.fleet.served import ServedRepository
 from tests.agent.kit import AgentProcess, Plant, brittle_bundle, poll
+from tests.fleet import kit
 from tests.fleet.served import Running
 from tests.mosquitto import Mosquitto
 from tests.updater.whole import DEVICE, MODEL, Fleet, large_bundle
@@ -54,7 +56,9 @@ class System:
     def __init__(self, folder: Path, fleet: Fleet, broker: Mosquitto) -> None:
         self.fleet = fleet
         self.broker = broker
-        self.served = Running(ServedRepository(fleet.repository), broker.port)
+        self._left = contextlib.ExitStack()
+        engine = self._left.enter_context(kit.database(fleet.repository))
+        self.served = Running(ServedRepository(fleet.repository, engine), broker.port)
         self.agent = AgentProcess(
             folder / "device",
             broker.port,
@@ -88,6 +92,7 @@ class System:
         self.agent.kill()
         self.plant.close()
         self.served.stop()
+        self._left.close()
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +168,10 @@ def test_an_assignment_that_was_replaced_is_refused(system: System, tmp_path: Pa
     fleet.assign(2)
     updater.start()
     committed(system, 2)
-    envelope = fleet.repository.folder / "assignments" / f"{DEVICE}.json"
+    envelope = kit.envelope(fleet.repository, DEVICE)
+    assert envelope is not None
     first = tmp_path / "first.json"
-    first.write_bytes(envelope.read_bytes())
+    first.write_bytes(envelope)
     fleet.assign(1)
     committed(system, 1)
     topic = f"edgeslm/v1/{DEVICE}/assignment"
@@ -301,4 +307,6 @@ def test_status_and_a_stick_reach_a_running_updater(system: System, tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr
     assert system.serves() == 2
-    os.kill(system.updater.process.pid, signal.SIGTERM)  # type: ignore[union-attr]
+    assert system.updater.process is not None
+    assert system.updater.process.poll() is None, "it was the updater that took it"
+    os.kill(system.updater.process.pid, signal.SIGTERM)

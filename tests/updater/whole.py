@@ -15,13 +15,13 @@ from edgeslm.agent.desired import Desired
 from edgeslm.agent.shelf import Shelf
 from edgeslm.contract.settings import load_settings
 from edgeslm.fleet.config import FleetConfig
-from edgeslm.fleet.director import Wish, assign
+from edgeslm.fleet.director import Wish
 from edgeslm.fleet.models import Stated, add
 from edgeslm.fleet.passphrases import Passphrases
 from edgeslm.fleet.repository import Repository, init_repository
-from edgeslm.fleet.stick import write_stick
 from edgeslm.runtime.model import load_model
 from tests.agent.kit import brittle_bundle, toml
+from tests.fleet import kit
 from tests.runtime import tiny
 
 DEVICE: Final = "dev1"
@@ -83,10 +83,10 @@ class Fleet:
         add(self.repository, [self.bundles[version]], Stated())
 
     def assign(self, version: int, **wish: Any) -> None:
-        assign(self.repository, DEVICE, Wish(models={MODEL: version}, **wish))
+        kit.assign(self.repository, DEVICE, Wish(models={MODEL: version}, **wish))
 
     def stick(self, name: str) -> Path:
-        write_stick(self.repository, self.folder / name, [DEVICE])
+        kit.write_stick(self.repository, self.folder / name, [DEVICE])
         return self.folder / name
 
     def configure(self, folder: Path, port: int = 1) -> Path:

@@ -22,8 +22,8 @@ class Finding:
 
     Args:
         check: what, in dotted words.
-        level: "error" where the agent would not serve; "warning" where it would, and somebody
-            should know.
+        level: "error" where the agent would not serve, or its updater not run; "warning" where
+            they would, and somebody should know.
         found: how it is.
         remedy: what to do about it; "" where all is well.
         code: of docs/error-codes.md, where the agent would say the same.
@@ -44,12 +44,12 @@ def ok(check: str, found: str) -> Finding:
 
 
 def warning(check: str, found: str, remedy: str) -> Finding:
-    """Return what somebody should know, though the agent would serve."""
+    """Return what somebody should know, though all would run."""
     return Finding(check, "warning", found, remedy)
 
 
 def error(check: str, found: str, remedy: str, *, status: int, code: str = "") -> Finding:
-    """Return what keeps the agent from serving."""
+    """Return what keeps the agent from serving, or its updater from running."""
     return Finding(check, "error", found, remedy, code, status)
 
 

@@ -13,10 +13,14 @@ from typing import Final, NamedTuple
 from edgeslm.adapters.mqtt_open import LinkConfig, describe, tls_context, visit
 from edgeslm.cli.checks import Finding, Level, error, ok, warning
 from edgeslm.cli.checks.files import brokers_of, unreadable
+from edgeslm.contract.fleet import BLOCK_BYTES
 from edgeslm.contract.settings import AgentSettings, Broker
+from edgeslm.contract.topics import FleetTopics
+from edgeslm.core.block import HEAD_BYTES
 from edgeslm.errors import EXIT_CONFIG, EXIT_UNAVAILABLE, ConfigError
 
 _ANSWER_S: Final = 5.0
+_AROUND_BYTES: Final = 7  # of a PUBLISH at QoS 0, MQTT 5: type, length, topic's length, properties
 _KEEPALIVE_S: Final = 5  # paho waits so long for a peer that begins no TLS
 
 
@@ -127,13 +131,16 @@ def brokers(settings: AgentSettings | None) -> Iterator[Finding]:
     """Whether each broker takes us, by its address, protocol, TLS and credentials as set."""
     for name, broker in brokers_of(settings):
         assert settings is not None  # noqa: S101 -- there are no brokers without
-        yield from _broker(name, broker, settings.device_id)
+        # Models come by the fleet's broker alone.
+        fetches = name == "uplink" and settings.update is not None
+        blocks = FleetTopics(settings.topics.root).blob("0" * 64) if fetches else ""
+        yield from _broker(name, broker, settings.device_id, blocks)
         if broker.tls is None and broker.username is not None and not _is_here(broker.host):
             found = f"{broker.host}: user name and password cross the network unencrypted"
             yield warning(f"broker.{name}.tls", found, f"Add [{name}.tls].")
 
 
-def _broker(name: str, broker: Broker, device_id: str) -> Iterator[Finding]:
+def _broker(name: str, broker: Broker, device_id: str, blocks: str) -> Iterator[Finding]:
     check = f"broker.{name}"
     wrong = [(f"{name}.{field}", what) for field, what in unreadable(broker)]
     if not wrong and broker.tls is not None:
@@ -146,10 +153,10 @@ def _broker(name: str, broker: Broker, device_id: str) -> Iterator[Finding]:
         remedy = "Correct the path, what is in it, or who may read it."
         yield error(check, f"{field}: {what}", remedy, status=EXIT_CONFIG, code=ConfigError.code)
     if not wrong:
-        yield _connect(check, broker, device_id)
+        yield from _connect(check, broker, device_id, blocks)
 
 
-def _connect(check: str, broker: Broker, device_id: str) -> Finding:
+def _connect(check: str, broker: Broker, device_id: str, blocks: str) -> Iterator[Finding]:
     # An id of our own: the agent's would end its connection, or its session.
     config = LinkConfig(
         client_id=f"{device_id}-doctor-{secrets.token_hex(4)}",
@@ -158,15 +165,36 @@ def _connect(check: str, broker: Broker, device_id: str) -> Finding:
     try:
         client = visit(config, timeout_s=_ANSWER_S)
     except (OSError, ValueError) as err:
-        return _finding(check, describe(err, broker), _cause(err, tls=broker.tls is not None))
+        yield _finding(check, describe(err, broker), _cause(err, tls=broker.tls is not None))
+        return
     if client.session_present is None:
         cause = _NOT_MQTT_TLS if broker.tls else _NOT_MQTT
         if client.refusal:
             cause = _REFUSALS.get(client.refusal, _REFUSED)
-        return _finding(check, describe(ConnectionError(client.trouble), broker), cause)
+        yield _finding(check, describe(ConnectionError(client.trouble), broker), cause)
+        return
     how = f"MQTT {broker.protocol}{' over TLS' if broker.tls else ''}"
     who = f"user {broker.username}" if broker.username is not None else "nobody in particular"
-    return ok(check, f"{broker.host}:{broker.effective_port}: takes us by {how} as {who}")
+    yield ok(check, f"{broker.host}:{broker.effective_port}: takes us by {how} as {who}")
+    if blocks and client.max_packet_bytes is not None:
+        yield _carries(f"{check}.packets", client.max_packet_bytes, blocks)
+
+
+def _carries(check: str, most: int, topic: str) -> Finding:
+    """Say whether a broker that takes packets of `most` bytes takes a block of a model."""
+    needed = packet_bytes(topic)
+    found = f"the broker takes packets of {most} bytes"
+    if most >= needed:
+        return ok(check, f"{found}; a block of a model is one of {needed}")
+    remedy = (
+        f"Have it take {needed} (mosquitto: max_packet_size); until then only sticks bring models."
+    )
+    return warning(check, f"{found}, and a block of a model is one of {needed}", remedy)
+
+
+def packet_bytes(topic: str) -> int:
+    """Return the bytes of the MQTT packet that brings a block on `topic`."""
+    return _AROUND_BYTES + len(topic.encode()) + HEAD_BYTES + BLOCK_BYTES
 
 
 def _cause(err: OSError | ValueError, *, tls: bool) -> _Cause:

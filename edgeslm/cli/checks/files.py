@@ -36,7 +36,7 @@ def folders(settings: AgentSettings | None) -> Iterator[Finding]:
 def _folder(field: str, folder: Path, *, keeps: int) -> Finding:
     who = f"as user {_user()}"
     try:
-        there = _first_there(folder)
+        there = first_there(folder)
         if there == folder:
             _write_there(folder)
             can = f"{folder}: writable {who}"
@@ -74,7 +74,7 @@ def _outbox_left(settings: AgentSettings) -> int:
     return max(0, settings.outbox.max_mb * 2**20 - held)
 
 
-def _first_there(folder: Path) -> Path:
+def first_there(folder: Path) -> Path:
     """Return `folder`, or the nearest above it that exists.
 
     Raises:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from edgeslm.contract.fleet import BundleOffer, OfferedVariant
-from edgeslm.contract.profile import DeviceProfile
 from edgeslm.errors import RejectedError
 from edgeslm.ports import Offer
 from edgeslm.runtime.device import Device
 
 _CPU: Final = "cpu"  # takes plain ONNX, whose files name no provider
+
+
+class Profile(Protocol):
+    """What a choice takes of a device profile."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def providers(self) -> Sequence[str]:
+        """Best first."""
 
 
 class UnknownVersionError(RejectedError):
@@ -31,7 +40,7 @@ def choose(
     *,
     model: str,
     version: int,
-    profile: DeviceProfile | None,
+    profile: Profile | None,
     device: Device,
 ) -> Offer:
     """Return the bundle of a version that this device should run.
@@ -69,7 +78,7 @@ def choose(
     return min(ranked, key=lambda found: found[:3])[3]
 
 
-def _rank(variant: OfferedVariant, profile: DeviceProfile | None, device: Device) -> int | str:
+def _rank(variant: OfferedVariant, profile: Profile | None, device: Device) -> int | str:
     """Return how much the device likes a variant, least is most; or why it cannot run here."""
     provider = variant.provider or _CPU
     if profile is not None and provider not in profile.providers:
