@@ -42,7 +42,8 @@ demo: venv mosquitto ## a factory, a broker and an agent, in one minute
 test: venv mosquitto proofs ## the tests
 	@$(PYTEST) $(ARGS)
 
-test-slow: venv mosquitto proofs ## those that take minutes as well
+test-slow: venv mosquitto ## those that take minutes as well
+	@packaging/proofs.sh browser
 	@$(PYTEST) -m "slow or not slow" $(ARGS)
 
 check: venv ## format, lint, types, layers, generated documents

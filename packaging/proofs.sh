@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Have the programs that the tests kill, cut power, lose packets and hold keys with, by apt where
 # allowed. Not being able to is no fault: those tests skip and say why. So the status is always 0.
+# Usage: proofs.sh [browser]   With a browser for the tests of the fleet's page, which is large.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,6 +12,12 @@ need qemu-storage-daemon qemu-system-common
 need fusermount3 fuse3
 need nft nftables
 need softhsm2-util softhsm2
+# Debian keeps the programs of each version of it in a folder of their own.
+postgresql=("${EDGESLM_POSTGRESQL:-/usr/lib/postgresql}"/*/bin)
+PATH=$(IFS=: && echo "$PATH:${postgresql[*]}") need initdb postgresql
+if [ "${1:-}" = browser ] && ! command -v chromium >/dev/null; then
+  missing+=(chromium fonts-dejavu-core)
+fi
 if [ ${#missing[@]} = 0 ]; then exit 0; fi
 
 packaging/optional.sh proofs "what some tests prove with" \

@@ -143,7 +143,7 @@ def install(checkout: Path, machine: Path, program: str, *, status: int = 0) -> 
     script(machine / "apt-get", APT.format(folder=checkout, policy=policy, status=status))
     env = {"PATH": str(machine), "EDGESLM_POLICY": str(policy)}
     env["EDGESLM_POSTGRESQL"] = str(machine / "postgresql")
-    return call(checkout, f"packaging/{program}", env=env)
+    return call(checkout, *f"packaging/{program}".split(), env=env)
 
 
 class TestMosquitto:
@@ -216,6 +216,14 @@ class TestProofs:
             script(machine / name, "#!/bin/sh\n")
         assert install(checkout, machine, "proofs.sh") == "\nstatus 0"
         assert not (checkout / "apt.log").exists()
+
+    def test_a_browser_comes_only_where_it_is_asked_for(
+        self, checkout: Path, machine: Path
+    ) -> None:
+        said = install(checkout, machine, "proofs.sh browser")
+        line = (checkout / "apt.log").read_text().splitlines()[-1]
+        assert line.endswith(" postgresql chromium fonts-dejavu-core")
+        assert "status 0" in said
 
     def test_no_database_server_is_started(self, checkout: Path, machine: Path) -> None:
         install(checkout, machine, "proofs.sh")
