@@ -49,11 +49,9 @@ class Broker:
         self.port = free_port()
         conf = folder / "mosquitto.conf"
         conf.write_text(_settings(self.port, folder, without), "utf-8")
-        self._child = Child("mosquitto", [program, "-c", str(conf)], log=folder / "broker.log")
-        if not accepts(self.port, self._child, within_s=_START_S):
-            self._child.stop()
-            msg = f"mosquitto takes no connections: {self._child.last_words()}"
-            raise RunFailedError(msg)
+        self._argv = [program, "-c", str(conf)]
+        self._log = folder / "broker.log"
+        self._child = self._started()
         self.publish(_READY, "ready", "--retain")
 
     def __enter__(self) -> Self:
@@ -61,6 +59,23 @@ class Broker:
 
     def __exit__(self, *exc: object) -> None:
         self._child.stop()
+
+    def restart(self) -> None:
+        """End it as its service manager does, and start it again on the same port.
+
+        Raises:
+            RunFailedError: it does not take connections.
+        """
+        self._child.stop()
+        self._child = self._started()
+
+    def _started(self) -> Child:
+        child = Child("mosquitto", self._argv, log=self._log)
+        if not accepts(self.port, child, within_s=_START_S):
+            child.stop()
+            msg = f"mosquitto takes no connections: {child.last_words()}"
+            raise RunFailedError(msg)
+        return child
 
     @property
     def peak_mb(self) -> float:

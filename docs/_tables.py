@@ -50,8 +50,8 @@ def _tables(node: Schema, defs: Schema, path: tuple[str, ...], meaning: str) -> 
         here = (*path, name)
         if "properties" in inner:
             below.append((inner, here, text))
-        elif of := inner.get("patternProperties"):  # tables under names of one's own
-            below.append((_resolve(next(iter(of.values())), defs), (*here, "NAME"), text))
+        elif "properties" in (named := _named(inner, defs)):
+            below.append((named, (*here, "NAME"), text))
         else:
             default = None if name in required else _default(field)
             keys.append(Key(here, kind(inner, defs), default, text))
@@ -59,6 +59,12 @@ def _tables(node: Schema, defs: Schema, path: tuple[str, ...], meaning: str) -> 
     for inner, here, text in below:
         own = inner.get("description", "")
         yield from _tables(inner, defs, here, " ".join(dict.fromkeys((text, own))).strip())
+
+
+def _named(node: Schema, defs: Schema) -> Schema:
+    """Return what a table holds under names of one's own; {} where it holds none."""
+    of = node.get("patternProperties", {})
+    return _resolve(next(iter(of.values())), defs) if of else {}
 
 
 def _resolve(node: Schema, defs: Schema) -> Schema:

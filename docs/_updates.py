@@ -34,9 +34,10 @@ _STATES: Final[dict[State, tuple[str, str]]] = {
         "It stays staged.",
     ),
     State.TRIAL: (
-        """The agent has loaded it beside the old one, replayed its golden file, and swapped. Its
-        errors and latency are compared with the old one's, for as long as the device's
-        [profile](device-profiles.md#trial) says; then the golden file is replayed once more.""",
+        """The agent has loaded it, beside the old one or in its place, replayed its golden file,
+        and answers by it. Its errors and latency are compared with the old one's, for as long as
+        the device's [profile](device-profiles.md#trial) says; then the golden file is replayed
+        once more.""",
         """The agent comes up with the old one by itself. It counts as one of three attempts, and
         another one begins.""",
     ),
@@ -78,6 +79,19 @@ network or a missing server is nobody's fault: the same assignment is tried agai
 anew without being counted. One that ends without a word has crashed, which is the bundle's fault.
 If the updater was down as well, nobody saw which of the two it was: then it counts as an attempt,
 as a power cut does.
+
+**Where two models do not fit.** The new model is loaded while the old one still answers, unless
+the device's [profile](device-profiles.md#trial) says `side_by_side = false`. Then all that can be
+seen without loading it is looked at first: hashes, what it requires, its task. Only after that
+does the agent let the old one go: what it was answering is answered, everything else waits,
+unacknowledged, and `state` says `loading`. When nobody holds the old one any more the new one is
+loaded, replays its golden file, and answers what waits. Where it cannot be loaded or fails, and
+where it is taken back, the old one is loaded again in the same way; an agent that ends in between
+comes up with what was committed. Other models of the device go on. How long inputs waited for a
+model is no part of the latency that the trial compares; an input with an expiry may expire. The
+updater gives such a device `load_s` twice. It is the same for a changed `bundle` in the settings,
+which a reload loads in the old one's place; where that fails the old one is loaded again, as long
+as its folder is there.
 """
 
 

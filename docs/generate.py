@@ -16,6 +16,7 @@ from typing import Any, Final
 import _asyncapi
 import _errors
 import _providers
+import _rollouts
 import _tables
 import _updates
 from pydantic import BaseModel
@@ -25,6 +26,7 @@ from edgeslm.contract.manifest import Manifest
 from edgeslm.contract.measurement import MEASUREMENT
 from edgeslm.contract.messages import ADAPTERS
 from edgeslm.contract.profile import DeviceProfile
+from edgeslm.contract.rollout import Plan
 from edgeslm.contract.settings import AgentSettings
 from edgeslm.contract.vocabulary import BROKER_ERRORS, DROPS, EVENTS, INPUT_ERRORS
 
@@ -35,6 +37,7 @@ MODELS: Final[dict[str, type[BaseModel]]] = {
     "profile": DeviceProfile,
     "settings": AgentSettings,
     "golden": GoldenCase,
+    "plan": Plan,
 }
 MADE: Final = "<!-- Made from the code by `make docs`; edit the code instead. -->"
 
@@ -57,6 +60,8 @@ def documents() -> Iterator[tuple[Path, str]]:
     yield DOCS / "device-profiles.md", profile_page(schemas["profile"])
     yield DOCS / "providers.md", _providers.page(ROOT, MADE)
     yield DOCS / "updates.md", _updates.page(MADE)
+    example = (DOCS / "examples" / "plan.toml").read_text()
+    yield DOCS / "rollouts.md", _rollouts.page(MADE, schemas["plan"], example)
     errors = _errors.error_classes(ROOT)
     yield DOCS / "error-codes.md", error_page(errors)
     yield DOCS / "exit-codes.md", exit_page(errors)

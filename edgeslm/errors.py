@@ -8,6 +8,7 @@ each root a sysexits(3) status, listed in docs/exit-codes.md.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar, Final
 
 EXIT_REJECTED: Final = 65  # EX_DATAERR
@@ -21,6 +22,16 @@ class EdgeSLMError(Exception):
 
     code: ClassVar[str]
     exit_status: ClassVar[int]
+
+
+def exit_status_of(errors: Collection[EdgeSLMError]) -> int:
+    """Return the status of a command that ended with these; 0: with none.
+
+    Waiting is of use only where it is of use for all of them.
+    """
+    statuses = {err.exit_status for err in errors}
+    order = (EXIT_CONFIG, EXIT_REJECTED, EXIT_UNAVAILABLE)
+    return next((status for status in order if status in statuses), 0)
 
 
 class RejectedError(EdgeSLMError):

@@ -14,6 +14,7 @@ from typing import Final
 
 import pytest
 
+from tests.databases import database, database_url, fresh_file, postgresql  # noqa: F401 -- so
 from tests.mosquitto import mosquitto  # noqa: F401 -- a fixture of all suites
 
 ROOT: Final = Path(__file__).parent.parent

@@ -35,6 +35,11 @@ MODULES: Final = {
     "olive": "tune",
     "push": "push",
     "push_head": "push",
+    "idle": "idle",
+    "fleet": "fleet",
+    "fleet_bad": "fleet",
+    "fleet_rough": "fleet",
+    "fleet_page": "fleet_page",
     "openvino": "accelerators",
     "coreml": "accelerators",
 }

@@ -97,7 +97,7 @@ def _transfers(setup: Setup, repository: Repository) -> dict[str, Measured]:
         setup.tell(f"round {number + 1} of {setup.rounds}: 140 MB")
         work = setup.work / f"round-{number}"
         with Broker(work / "broker") as broker:
-            with _serving(setup, repository, broker, work / "server.log"):
+            with serving(setup, repository, broker, work / "server.log"):
                 ours += _fetch(broker, blob, work, devices=1)
             peaks.append(broker.peak_mb)
         with Broker(work / "rival", without=["max_packet_size"]) as broker:
@@ -122,7 +122,7 @@ def _fleet(setup: Setup, repository: Repository) -> Measured:
             work = setup.work / f"fleet-{number}-{devices}"
             log = work / "server.log"
             with Broker(work / "broker") as broker:
-                with _serving(setup, repository, broker, log):
+                with serving(setup, repository, broker, log):
                     _fetch(broker, blob, work, devices=devices)
                 sent.append(_sent(log) / 1e6)
             shutil.rmtree(work)
@@ -143,7 +143,7 @@ def _blob(repository: Repository, size: int) -> Blob:
 
 
 @contextmanager
-def _serving(setup: Setup, repository: Repository, broker: Broker, log: Path) -> Iterator[None]:
+def serving(setup: Setup, repository: Repository, broker: Broker, log: Path) -> Iterator[None]:
     """Run `edgeslm fleet publish`, until it has published what is retained."""
     argv = [sys.executable, "-m", "edgeslm", "fleet", "publish"]
     argv += ["--repository", str(repository.folder), "--broker", f"127.0.0.1:{broker.port}"]

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgeslm.fleet.errors import FleetExtraError
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from edgeslm.fleet.repository import Repository
 
-NEEDED: Final = ("bsdiff4", "cryptography", "securesystemslib", "tuf", "zstandard")
+NEEDED: Final = (
+    *("alembic", "bsdiff4", "cryptography", "securesystemslib", "sqlalchemy", "tuf", "zstandard"),
+)
 EPILOG: Final = """\
 exit status:
   0   done
   65  refused: says which file, what is wrong, and what to do
-  75  not now: a key is not there, the disk is full, another command writes, or a package is missing
-  78  fleet.toml, or a configuration, cannot be used
+  75  not now: a key is not there, the disk is full, another command writes, the database is down,
+      or a package is missing
+  78  fleet.toml, a configuration or the database cannot be used
 """
 
 
@@ -40,6 +47,16 @@ def parser(prog: str, doc: str | None) -> argparse.ArgumentParser:
         help="passphrase of the keys; else EDGESLM_FLEET_PASSPHRASE, else it is asked for",
     )
     return made
+
+
+def add_database(options: argparse.ArgumentParser) -> None:
+    """Add the option of commands that need the fleet's database."""
+    options.add_argument(
+        "--database",
+        metavar="URL",
+        help="sqlite:///FILE or postgresql://USER@HOST/NAME; else what fleet.toml says, else "
+        "fleet.db in the repository",
+    )
 
 
 def require_extra() -> None:
@@ -64,3 +81,29 @@ def opened(args: argparse.Namespace) -> Repository:
     from edgeslm.fleet.repository import Repository  # noqa: PLC0415
 
     return Repository(args.repository, Passphrases(args.passphrase_file))
+
+
+@contextlib.contextmanager
+def using_database(args: argparse.Namespace, repository: Repository) -> Iterator[Engine]:
+    """Open the database that the options name, and close it.
+
+    Raises:
+        EdgeSLMError: as `database`.
+    """
+    engine = database(args, repository)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def database(args: argparse.Namespace, repository: Repository) -> Engine:
+    """Return the database that the options name.
+
+    Raises:
+        EdgeSLMError: it is down, of another version, or none.
+    """
+    from edgeslm.fleet.config import database_url  # noqa: PLC0415 -- needs the extra
+    from edgeslm.fleet.database.engine import open_database  # noqa: PLC0415
+
+    return open_database(args.database or database_url(repository.config, repository.folder))

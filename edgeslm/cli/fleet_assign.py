@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from edgeslm.cli.fleet import opened, parser
+from edgeslm.cli.fleet import add_database, opened, parser, using_database
 from edgeslm.cli.text import positive, printable, whole
 
 _MOST_DAYS: Final = 7300  # twenty years
@@ -43,6 +43,7 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument(
         "--seq", type=whole(1, 2**53), metavar="N", help="its number, where the last one was lost"
     )
+    add_database(options)
     args = options.parse_args(argv)
     if args.version is not None and args.model is None:
         options.error("--version: of which --model?")
@@ -59,7 +60,8 @@ def main(argv: Sequence[str]) -> int:
         days=args.expires,
         seq=args.seq,
     )
-    new = assign(repository, args.device, wish)
+    with using_database(args, repository) as engine:
+        new = assign(repository, engine, args.device, wish)
     models = ", ".join(f"{name} {each.version}" for name, each in sorted(new.models.items()))
     config = ", with a configuration" if new.config is not None else ""
     sys.stdout.write(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm.adapters.fs import write_durably
-from edgeslm.cli.fleet import opened, parser
+from edgeslm.cli.fleet import add_database, opened, parser, using_database
 from edgeslm.cli.text import printable
 from edgeslm.fleet.errors import FleetDiskError
 
@@ -35,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument("--key", metavar="URI", help="the new key, in hardware: its PKCS#11 URI")
     options.add_argument("--to", type=Path, metavar="FILE", help="export-root: where to")
     options.add_argument("--json", action="store_true", help="list: as one JSON object")
+    add_database(options)
     args = options.parse_args(argv)
     if args.verb in {"rotate", "revoke"} and args.name is None:
         options.error(f"{args.verb}: which KEY? `edgeslm fleet keys list` has them")
@@ -68,7 +70,14 @@ def _left(days: float) -> str:
 def _replace(repository: Repository, args: Any) -> None:
     from edgeslm.fleet.rotation import replace_key  # noqa: PLC0415 -- needs the extra
 
-    new = replace_key(repository, args.name, how=args.verb, hardware=args.key)
+    with contextlib.ExitStack() as opened_now:
+        new = replace_key(
+            repository,
+            args.name,
+            database=lambda: opened_now.enter_context(using_database(args, repository)),
+            how=args.verb,
+            hardware=args.key,
+        )
     done = "rotated" if args.verb == "rotate" else "revoked"
     sys.stdout.write(printable(f"{args.name}: {done}; {new} signs in its place\n"))
 

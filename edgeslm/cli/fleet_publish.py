@@ -16,7 +16,7 @@ from edgeslm import logs
 from edgeslm.adapters.clock import SystemClock
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig, password_of, tls_context
-from edgeslm.cli.fleet import opened, parser
+from edgeslm.cli.fleet import add_database, database, opened, parser
 from edgeslm.contract.base import problems_of
 from edgeslm.contract.settings import Broker, Tls
 from edgeslm.errors import ConfigError
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     from edgeslm.fleet.served import ServedRepository  # noqa: PLC0415 -- needs the extra
     from edgeslm.fleet.server import Server  # noqa: PLC0415
 
-    served = ServedRepository(repository)
+    served = ServedRepository(repository, database(args, repository))
     name = f"edgeslm-fleet-{secrets.token_hex(4)}"
     logs.configure(device=name, level=args.log_level)
     config = LinkConfig(name, broker, receive_maximum=RECEIVE_MAXIMUM, window=WINDOW)
@@ -59,6 +59,18 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, on_stop)
     server.run()
     return 0
+
+
+def add_broker(options: argparse.ArgumentParser) -> None:
+    """Add the options that name a broker."""
+    options.add_argument("--broker", required=True, metavar="HOST[:PORT]", help="1883, or 8883")
+    options.add_argument("--username", metavar="NAME")
+    options.add_argument("--password-file", type=Path, metavar="FILE")
+    options.add_argument("--tls", action="store_true", help="by the system's authorities")
+    options.add_argument("--ca-file", type=Path, metavar="FILE", help="TLS by this authority, PEM")
+    options.add_argument("--cert-file", type=Path, metavar="FILE", help="client certificate, PEM")
+    options.add_argument("--key-file", type=Path, metavar="FILE", help="its key, PEM")
+    options.add_argument("--protocol", choices=("5", "3.1.1"), default="5", help="MQTT version")
 
 
 def broker_of(args: argparse.Namespace) -> Broker:
@@ -116,14 +128,7 @@ def _address(text: str) -> tuple[str, int | None]:
 
 def _options() -> argparse.ArgumentParser:
     options = parser("edgeslm fleet publish", __doc__)
-    options.add_argument("--broker", required=True, metavar="HOST[:PORT]", help="1883, or 8883")
-    options.add_argument("--username", metavar="NAME")
-    options.add_argument("--password-file", type=Path, metavar="FILE")
-    options.add_argument("--tls", action="store_true", help="by the system's authorities")
-    options.add_argument("--ca-file", type=Path, metavar="FILE", help="TLS by this authority, PEM")
-    options.add_argument("--cert-file", type=Path, metavar="FILE", help="client certificate, PEM")
-    options.add_argument("--key-file", type=Path, metavar="FILE", help="its key, PEM")
-    options.add_argument("--protocol", choices=("5", "3.1.1"), default="5", help="MQTT version")
+    add_broker(options)
     options.add_argument(
         "--blocks-only",
         action="store_true",
@@ -137,4 +142,5 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="info"
     )
+    add_database(options)
     return options

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeslm.cli.fleet import opened, parser
+from edgeslm.cli.fleet import add_database, opened, parser, using_database
 from edgeslm.cli.text import megabytes, printable
 
 
@@ -23,11 +23,13 @@ def main(argv: Sequence[str]) -> int:
         metavar="D",
         help="whose assignment; may be given more than once; all that have one, if absent",
     )
+    add_database(options)
     args = options.parse_args(argv)
     repository = opened(args)
     from edgeslm.fleet.stick import write_stick  # noqa: PLC0415 -- needs the extra
 
-    size = write_stick(repository, args.to, args.device)
+    with using_database(args, repository) as engine:
+        size = write_stick(repository, engine, args.to, args.device)
     days = repository.config.days.stick
     sys.stdout.write(
         printable(f"{args.to}: {megabytes(size)}; edgeslm update --from it within {days:g} days\n")

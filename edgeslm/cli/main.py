@@ -30,6 +30,21 @@ COMMANDS: Final = {
     ("fleet", "add"): ("edgeslm.cli.fleet_add", "sign bundles for the fleet"),
     ("fleet", "assign"): ("edgeslm.cli.fleet_assign", "say what a device is to run"),
     ("fleet", "publish"): ("edgeslm.cli.fleet_publish", "serve the fleet's devices over MQTT"),
+    ("fleet", "serve"): ("edgeslm.cli.fleet_serve", "run the fleet's service and its page"),
+    ("fleet", "rollout"): ("edgeslm.cli.fleet_rollout", "move devices to a version, and watch"),
+    ("fleet", "devices"): ("edgeslm.cli.fleet_devices", "find, tag and forget devices"),
+    ("fleet", "accounts"): ("edgeslm.cli.fleet_accounts", "say who may use page and API"),
+    ("fleet", "tokens"): ("edgeslm.cli.fleet_tokens", "make and revoke tokens of the API"),
+    ("fleet", "audit"): ("edgeslm.cli.fleet_audit", "say who did what"),
+    ("fleet", "collect"): ("edgeslm.cli.fleet_collect", "results for the next export"),
+    ("fleet", "doctor"): ("edgeslm.cli.fleet_doctor", "have a device look at itself"),
+    ("fleet", "bench"): ("edgeslm.cli.fleet_bench", "have a device measure a model"),
+    ("fleet", "broker-config"): (
+        "edgeslm.cli.fleet_broker_config",
+        "print who may do what on the broker",
+    ),
+    ("fleet", "simulate"): ("edgeslm.cli.fleet_simulate", "play devices that are not there"),
+    ("fleet", "database"): ("edgeslm.cli.fleet_database", "show or upgrade the fleet's database"),
     ("fleet", "stick"): ("edgeslm.cli.fleet_stick", "write models for devices without a network"),
 }
 EXIT_SHORT: Final = 1  # `edgeslm demo` broke a promise of its own; `shortfalls` says which

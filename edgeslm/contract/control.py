@@ -15,6 +15,7 @@ from edgeslm.contract.base import Name, Sha256, Typed
 from edgeslm.contract.fleet import DeviceConfig
 from edgeslm.contract.messages import ErrorInfo, UpdateState
 from edgeslm.contract.slots import SlotName
+from edgeslm.errors import EXIT_REJECTED
 
 MAX_LINE_BYTES: Final = 256 * 1024
 PROTOCOL: Final = 1
@@ -136,8 +137,11 @@ NEWS: Final[TypeAdapter[News]] = TypeAdapter(News)
 class Errand(_Line):
     """A command on the device asks its updater for something."""
 
-    do: Literal["status", "take"]
+    do: Literal["status", "take", "forget"]
     path: str | None = Field(None, description="Of the stick to take models from.")
+    model: Name | None = Field(
+        None, description="Of which to forget what failed here; None: of the configuration."
+    )
     trust_clock: bool = Field(
         False,  # noqa: FBT003
         description="The operator says that the device's clock is right.",
@@ -150,3 +154,4 @@ class Answer(_Line):
     state: UpdateState | None = None
     over: bool = False
     errors: tuple[ErrorInfo, ...] = ()
+    exit_status: int = Field(EXIT_REJECTED, description="Of the command, where there are errors.")

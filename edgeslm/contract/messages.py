@@ -268,6 +268,16 @@ class UpdateState(TypedDict):
         Annotated[str, Field(description="What it waits for: broker, server, time, window, agent.")]
     ]
     error: NotRequired[Annotated[ErrorInfo, Field(description="How the last change failed.")]]
+    error_model: NotRequired[
+        Annotated[str, Field(description="Whose change that was; absent: the configuration's.")]
+    ]
+    error_version: NotRequired[Annotated[int, Field(description="That it was to be changed to.")]]
+    retries: NotRequired[
+        Annotated[
+            bool,
+            Field(description="With `error`: whether the updater tries it again by itself."),
+        ]
+    ]
 
 
 ADAPTERS: Final[dict[str, TypeAdapter[Any]]] = {

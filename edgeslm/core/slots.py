@@ -29,11 +29,18 @@ class KnownBadError(RejectedError):
 
     def __init__(self, bad: Bad) -> None:
         what = "this configuration" if bad.version is None else f"version {bad.version}"
+        remedy = "Assign another; or have the device forget it: `edgeslm update --forget-bad`."
         super().__init__(
-            f"{what} ({bad.hash[:12]}) has failed here: {bad.error['message']} "
-            f"[{bad.error['code']}]. Assign another."
+            f"{what} ({bad.hash[:12]}) has failed here with {bad.error['code']}: "
+            f"{bad.error['message'].rstrip('. ')}. {remedy}"
         )
         self.bad = bad
+
+
+class NothingBadError(RejectedError):
+    """Nothing of this model, or of the configuration, is remembered as bad on this device."""
+
+    code = "update.nothing_bad"
 
 
 class IllegalStepError(Exception):
@@ -230,6 +237,26 @@ def remember_bad(table: SlotTable, model: str | None, bad: Bad) -> SlotTable:
     if beside is not None and beside.bundle == bad.hash:  # no agent is to load it
         table = _put(table, model, other, _with(beside, whole=False))
     return table
+
+
+def forgotten(table: SlotTable, model: str | None) -> SlotTable:
+    """An operator says that what failed here of a model may be tried again.
+
+    Args:
+        table: as it is.
+        model: which; None: the configuration.
+
+    Raises:
+        NothingBadError: nothing of it is remembered.
+    """
+    held = table.bad_config if model is None else slots_of(table, model).bad
+    if not held:
+        some = ", ".join(sorted(name for name, each in table.models.items() if each.bad))
+        msg = f"{model or 'the configuration'}: nothing of it is remembered as bad here; "
+        raise NothingBadError(msg + f"of models: {some or 'none'}")
+    if model is None:
+        return _with(table, bad_config=())
+    return _with(table, models={**table.models, model: _with(slots_of(table, model), bad=())})
 
 
 def end(table: SlotTable) -> SlotTable:

@@ -13,7 +13,10 @@ from edgeslm.contract.topics import DEFAULT_ROOT
 from edgeslm.fleet.errors import FleetConfigError, FleetMissingError
 
 CONFIG: Final = "fleet.toml"
+DATABASE: Final = "fleet.db"
+_SQLITE: Final = "sqlite:///"
 _MAX_BYTES: Final = 65_536
+_POSTGRESQL: Final = "postgresql://fleet@db.example/fleet"
 _SERVER: Final = "/etc/edgeslm/fleet-passphrase"
 _REMEDY: Final = "docs/fleet-repository.md lists every key."
 Days = Annotated[float, Field(gt=0, le=7300)]
@@ -44,6 +47,10 @@ class FleetConfig(Typed):
     online_passphrase_file: str | None = Field(
         None, description="Of the keys that sign daily: snapshot, timestamp, director, time."
     )
+    database: str | None = Field(
+        None,
+        description=f"URL of the fleet's database; the file {DATABASE} here, if absent.",
+    )
     days: Lifetimes = Lifetimes()
     keys: dict[str, str] = Field(
         default={}, description="Where a private key is, by name: a file, or a PKCS#11 URI."
@@ -73,16 +80,28 @@ def load_config(folder: Path) -> FleetConfig:
     return parse_toml(FleetConfig, raw, file=str(file), remedy=_REMEDY, error=FleetConfigError)
 
 
+def database_url(config: FleetConfig, folder: Path) -> str:
+    """Return where the fleet's database is."""
+    if config.database is None:
+        return f"{_SQLITE}{folder / DATABASE}"
+    file = config.database.removeprefix(_SQLITE)
+    if file == config.database:
+        return config.database
+    return f"{_SQLITE}{folder / file}"
+
+
 def first_config(config: FleetConfig) -> str:
     """Return the fleet.toml that a repository begins with."""
     online = config.online_passphrase_file
-    mark = "" if online else "# "
+    mark, data = "" if online else "# ", "" if config.database else "# "
     lines = [
         "# docs/fleet-repository.md lists every key. Relative paths are from this folder.",
         f"topic_root = {json.dumps(config.topic_root)}",
         "# Of the keys that sign daily, so that a server needs nobody: snapshot, timestamp,",
         "# director, time.",
         f"{mark}online_passphrase_file = {json.dumps(online or _SERVER)}",
+        f"# Assignments, devices and roll-outs; {DATABASE} in this folder, if it is not said.",
+        f"{data}database = {json.dumps(config.database or _POSTGRESQL)}",
         "",
         "[days] # for which what is signed is good",
         *(f"{name} = {value:g}" for name, value in config.days.model_dump().items()),

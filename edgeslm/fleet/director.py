@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
 from securesystemslib.signer import Signer
+from sqlalchemy import Engine
 from tuf.api.metadata import Role
 
 from edgeslm.adapters.dsse import read_envelope, seal
-from edgeslm.adapters.fs import write_durably
 from edgeslm.contract.base import parse_toml, problems_of
 from edgeslm.contract.fleet import (
     ASSIGNMENT,
@@ -25,6 +25,10 @@ from edgeslm.contract.fleet import (
     Keys,
     TimeReply,
 )
+from edgeslm.fleet.database import assignments
+from edgeslm.fleet.database.assignments import Stored
+from edgeslm.fleet.database.audit import Actor, at_terminal, record
+from edgeslm.fleet.database.engine import reading
 from edgeslm.fleet.errors import (
     AssignmentRefusedError,
     FleetConfigError,
@@ -33,11 +37,12 @@ from edgeslm.fleet.errors import (
 )
 from edgeslm.fleet.models import versions
 from edgeslm.fleet.repository import Repository
-from edgeslm.fleet.store import ASSIGNMENTS, RESTORE, Published
+from edgeslm.fleet.store import Published
 
 _DEVICE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DAY_S: Final = 86_400.0
 _REMEDY: Final = "docs/fleet-repository.md shows one."
+_DAMAGED: Final = "Restore the database; or `edgeslm fleet devices forget` it, and assign anew."
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,30 +66,34 @@ class Wish:
     seq: int | None = None
 
 
-def assign(repository: Repository, device: str, wish: Wish) -> Assignment:
+def assign(
+    repository: Repository, engine: Engine, device: str, wish: Wish, *, actor: Actor | None = None
+) -> Assignment:
     """Sign and keep the device's next assignment.
+
+    Args:
+        repository: whose director signs.
+        engine: of the fleet's database.
+        device: its id.
+        wish: what is to change.
+        actor: who wants it; None: whoever gives a command here.
 
     Raises:
         UnknownModelError: the repository has no such model, or not in this version.
         AssignmentRefusedError: not a device's id, a number that is not higher, or too much.
-        EdgeSLMError: the director's key is missing, the disk refused.
+        EdgeSLMError: the director's key is missing, the database refused.
     """
     if not _DEVICE.fullmatch(device):
         msg = f"{device!r}: not a device's id: letters, digits, '.', '_', '-', up to 64"
         raise AssignmentRefusedError(msg)
-    with repository.store.locked():
-        published = repository.store.published()
-        last = last_assignment(repository, device)
-        models = dict(last.models) if last is not None else {}
-        for name in wish.without:
-            models.pop(name, None)
-        for name, version in wish.models.items():
-            known = versions(published, name)
-            if not known or (version is not None and version not in known):
-                msg = _unknown(published, name, version, known)
-                raise UnknownModelError(msg)
-            models[name] = AssignedModel(version=version or max(known))
-        number = last.seq + 1 if last is not None else 1
+    published = repository.store.published()
+    signers = director_signers(repository)  # it may ask for a passphrase: before others wait
+    with engine.begin() as conn:
+        assignments.lock(conn)
+        stored = assignments.last(conn, device)
+        last = opened(stored.envelope, device) if stored is not None else None
+        models = _models(published, dict(last.models) if last is not None else {}, wish)
+        number = assignments.next_numbers(conn, [device])[device]
         if wish.seq is not None and wish.seq < number:
             msg = f"{device}: --seq {wish.seq}: the next number is {number}; give none, or a higher"
             raise AssignmentRefusedError(msg)
@@ -105,8 +114,17 @@ def assign(repository: Repository, device: str, wish: Wish) -> Assignment:
             field_, what = problems_of(err)[0]
             msg = f"{device}: {field_}: {what}"
             raise AssignmentRefusedError(msg) from None
-        _write(repository, new, _signers(repository, published.director()))
-        return new
+        assignments.put(conn, [_stored(new, signers, now)])
+        record(
+            conn,
+            actor or at_terminal(),
+            "device.assigned",
+            now=now,
+            device=device,
+            seq=new.seq,
+            models={name: each.version for name, each in new.models.items()},
+        )
+    return new
 
 
 def read_config(file: Path) -> DeviceConfig:
@@ -127,63 +145,93 @@ def read_config(file: Path) -> DeviceConfig:
     return parse_toml(DeviceConfig, raw, file=str(file), remedy=_REMEDY, error=FleetConfigError)
 
 
-def assigned(repository: Repository) -> dict[str, Assignment]:
+def assigned(engine: Engine) -> dict[str, Assignment]:
     """Return the newest assignment of each device that has one.
 
     Raises:
         FleetDamagedError: one is damaged.
+        DatabaseError: see there.
     """
-    folder = repository.folder / ASSIGNMENTS
-    names = sorted(path.stem for path in folder.glob("*.json") if _DEVICE.fullmatch(path.stem))
-    found = {name: last_assignment(repository, name) for name in names}
-    return {name: each for name, each in found.items() if each is not None}
+    with reading(engine) as conn:
+        return {name: opened(each.envelope, name) for name, each in assignments.many(conn).items()}
 
 
-def envelope(repository: Repository, device: str) -> bytes | None:
-    """Return the signed envelope of a device's newest assignment; None where it has none.
-
-    Raises:
-        FleetDamagedError: it cannot be read.
-    """
-    file = _file(repository, device)
-    try:
-        with file.open("rb") as opened:
-            return opened.read(MAX_SIGNED_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as err:
-        raise FleetDamagedError(
-            str(file), [("", err.strerror or str(err))], remedy=RESTORE
-        ) from None
-
-
-def last_assignment(repository: Repository, device: str) -> Assignment | None:
+def last_assignment(engine: Engine, device: str) -> Assignment | None:
     """Return a device's newest assignment; None where it has none.
 
     Raises:
         FleetDamagedError: it is damaged.
+        DatabaseError: see there.
     """
-    raw = envelope(repository, device)
-    if raw is None:
-        return None
-    # Ours, so its kind and form count and not who signed it: that key may have been replaced.
+    with reading(engine) as conn:
+        stored = assignments.last(conn, device)
+    return opened(stored.envelope, device) if stored is not None else None
+
+
+def opened(envelope: bytes, device: str = "") -> Assignment:
+    """Return what one of our own envelopes says.
+
+    Its kind and form count and not who signed it: that key may have been replaced.
+
+    Raises:
+        FleetDamagedError: it is damaged.
+    """
     try:
-        return Assignment.model_validate_json(read_envelope(raw, kind=ASSIGNMENT).payload)
+        return Assignment.model_validate_json(read_envelope(envelope, kind=ASSIGNMENT).payload)
     except ValueError as err:
-        file = str(_file(repository, device))
-        remedy = f"{RESTORE} Or remove it, and assign with --seq above the device's last number."
         what = problems_of(err)[0] if isinstance(err, ValidationError) else ("", str(err))
-        raise FleetDamagedError(file, [what], remedy=remedy) from None
+        where = f"database: assignment of {device or 'a device'}"
+        raise FleetDamagedError(where, [what], remedy=_DAMAGED) from None
 
 
-def sign_again(repository: Repository, keyids: Collection[str]) -> None:
-    """Give every device its newest assignment once more, one number on, signed by these keys."""
+def sign(signers: Sequence[Signer], new: Assignment) -> bytes:
+    """Return a signed assignment, as devices take it.
+
+    Raises:
+        AssignmentRefusedError: it is longer than they do.
+        HardwareKeyError: the key does not sign.
+    """
+    sealed = seal(_payload(new), kind=ASSIGNMENT, signers=signers)
+    if len(sealed) > MAX_SIGNED_BYTES:
+        msg = f"{new.device}: {len(sealed)} bytes, devices take {MAX_SIGNED_BYTES}; assign less"
+        raise AssignmentRefusedError(msg)
+    return sealed
+
+
+def sign_again(
+    repository: Repository, engine: Engine, keyids: Collection[str], *, actor: Actor | None = None
+) -> None:
+    """Give every device its newest assignment once more, one number on, signed by these keys.
+
+    Raises:
+        FleetDamagedError: one is damaged; then none is signed.
+        EdgeSLMError: a key is missing, the database refused.
+    """
     signers = [repository.keys.signer(name) for name in repository.keys.named(keyids)]
-    now = repository.now()
-    for last in assigned(repository).values():
-        left = max(0.0, last.expires - last.issued)
-        again = {"seq": last.seq + 1, "issued": now, "expires": now + left}
-        _write(repository, last.model_copy(update=again), signers)
+    with engine.begin() as conn:
+        assignments.lock(conn)
+        now = repository.now()
+        known = assignments.many(conn)
+        numbers = assignments.next_numbers(conn, known)
+        new = []
+        for device, stored in known.items():
+            last = opened(stored.envelope, device)
+            left = max(0.0, last.expires - last.issued)
+            again = {"seq": numbers[device], "issued": now, "expires": now + left}
+            signed = _stored(last.model_copy(update=again), signers, now)
+            new.append(replace(signed, rollout=stored.rollout))
+        assignments.put(conn, new)
+        actor = actor or at_terminal()
+        record(conn, actor, "assignments.signed_again", now=now, devices=len(new))
+
+
+def director_signers(repository: Repository) -> list[Signer]:
+    """Return what signs assignments: loaded once, used for each.
+
+    Raises:
+        EdgeSLMError: a key is missing or its passphrase is.
+    """
+    return _signers(repository, repository.store.published().director())
 
 
 def time_signers(repository: Repository) -> list[Signer]:
@@ -211,20 +259,30 @@ def _signers(repository: Repository, keys: Keys) -> list[Signer]:
     return repository.signers("an assignment or a time", role)
 
 
-def _write(repository: Repository, new: Assignment, signers: Sequence[Signer]) -> None:
-    sealed = seal(_payload(new), kind=ASSIGNMENT, signers=signers)
-    if len(sealed) > MAX_SIGNED_BYTES:
-        msg = f"{new.device}: {len(sealed)} bytes, devices take {MAX_SIGNED_BYTES}; assign less"
-        raise AssignmentRefusedError(msg)
-    write_durably(_file(repository, new.device), sealed)
+def _models(
+    published: Published, models: dict[str, AssignedModel], wish: Wish
+) -> dict[str, AssignedModel]:
+    """Return what a device is to run when it ran `models` before.
+
+    Raises:
+        UnknownModelError: the repository has no such model, or not in this version.
+    """
+    for name in wish.without:
+        models.pop(name, None)
+    for name, version in wish.models.items():
+        known = versions(published, name)
+        if not known or (version is not None and version not in known):
+            raise UnknownModelError(_unknown(published, name, version, known))
+        models[name] = AssignedModel(version=version or max(known))
+    return models
+
+
+def _stored(new: Assignment, signers: Sequence[Signer], now: float) -> Stored:
+    return Stored(new.device, new.seq, new.issued, new.expires, sign(signers, new), now)
 
 
 def _payload(message: Assignment | TimeReply) -> bytes:
     return message.model_dump_json(by_alias=True, exclude_none=True).encode()
-
-
-def _file(repository: Repository, device: str) -> Path:
-    return repository.folder / ASSIGNMENTS / f"{device}.json"
 
 
 def _unknown(published: Published, name: str, version: int | None, known: Collection[int]) -> str:

@@ -35,6 +35,12 @@ class FleetConfigError(ConfigError):
     code = "fleet.config"
 
 
+class PlanInvalidError(InvalidFileError):
+    """A roll-out's plan does not say what it must."""
+
+    code = "fleet.plan"
+
+
 class FleetBusyError(UnavailableError):
     """Another command writes to this repository."""
 

@@ -25,6 +25,7 @@ from edgeslm.contract.fleet import (
 )
 from edgeslm.contract.manifest import Artifact, Requirements
 from edgeslm.fleet.errors import BundleRefusedError, VersionOlderError, VersionTakenError
+from edgeslm.fleet.reports import keep
 from edgeslm.fleet.repository import Repository
 from edgeslm.fleet.store import BLOBS, Published, next_of
 from edgeslm.runtime.bundle import MANIFEST, Bundle, open_bundle
@@ -67,6 +68,8 @@ def add(repository: Repository, paths: Sequence[Path], stated: Stated) -> list[B
         role = f"{ROLE}{model}"
         offered = offers(published, model)
         new = _new(bundles, offered, model=model, version=version, older=stated.older)
+        for bundle in bundles:
+            keep(repository.folder, bundle.path, bundle.hash)
         if not new:
             return []
         _can_sign(repository, published, role)

@@ -32,7 +32,6 @@ from edgeslm.fleet.errors import FleetExistsError, KeyMissingError, UnknownRoleE
 from edgeslm.fleet.keys import KEYS, KeyFolder
 from edgeslm.fleet.passphrases import Passphrases
 from edgeslm.fleet.store import (
-    ASSIGNMENTS,
     BLOBS,
     METADATA,
     TIMESTAMP,
@@ -345,7 +344,7 @@ def init_repository(
                     "finished. Choose another folder, or remove it if no device has its root."
                 )
                 raise FleetExistsError(msg)
-        for part in (METADATA, BLOBS, ASSIGNMENTS):
+        for part in (METADATA, BLOBS):
             (folder / part).mkdir(parents=True)
         text = first_config(config)
         write_durably(folder / CONFIG, text.encode())

@@ -6,11 +6,12 @@ that the old key is in other hands: it does not sign again, and what it signed i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from securesystemslib.signer import Key
+from sqlalchemy import Engine
 from tuf.api.metadata import Root, Targets
 
 from edgeslm.contract.fleet import DIRECTOR, TIME_KEYS, Keys
@@ -54,6 +55,7 @@ def replace_key(
     repository: Repository,
     name: str,
     *,
+    database: Callable[[], Engine],
     how: Literal["rotate", "revoke"] = "rotate",
     hardware: str | None = None,
 ) -> str:
@@ -62,6 +64,7 @@ def replace_key(
     Args:
         repository: where.
         name: of the key, as `list_keys` has it.
+        database: opens the fleet's, whose assignments a new director signs; no other key needs it.
         how: whether the old key still signs, side by side with the new one, or never again.
         hardware: PKCS#11 URI of the new key; None: it is made.
 
@@ -79,13 +82,13 @@ def replace_key(
             msg = f"{name}: no key in use has this name. There are {', '.join(used)}."
             raise KeyUnusedError(msg)
         _can_sign(repository, published, roles, record.keyid, how)
+        engine = database() if "director" in roles else None
         if hardware is not None:
             new_name = repository.keys.adopt(record.role, hardware)
         else:
             new_name = repository.keys.make(record.role)
-        change = _Change(
-            repository, record.keyid, repository.keys.records()[new_name].public(), how
-        )
+        new = repository.keys.records()[new_name].public()
+        change = _Change(repository, record.keyid, new, how, engine)
         for role in sorted(roles):
             published = change.apply(published, role)
         return new_name
@@ -97,14 +100,15 @@ class _Change:
     old: str
     new: Key
     how: Literal["rotate", "revoke"]
+    engine: Engine | None
 
     def apply(self, published: Published, role: str) -> Published:
         if role == "root":
             return self._root(published, role)
         if role == "time":
             return self._time(published)
-        if role == "director":
-            return self._director(published)
+        if role == "director" and self.engine is not None:
+            return self._director(published, self.engine)
         if role in _TOP:
             return self._top(published, role)
         return self._model(published, role)
@@ -148,14 +152,14 @@ class _Change:
         again = next_of(published.models[role].signed, expires("models", now))
         return self.repository.commit(published, {"targets": targets, role: again})
 
-    def _director(self, published: Published) -> Published:
+    def _director(self, published: Published, engine: Engine) -> Published:
         repository = self.repository
         keys = self._swapped(published.director())
         signs = set(keys.keys)
         if self.how == "rotate":  # devices that know only the old one take them too
             signs.add(self.old)
         # Before the old key goes: whoever is interrupted here gives the command again.
-        sign_again(repository, signs)
+        sign_again(repository, engine, signs)
         until = repository.expires("targets", repository.now())
         targets = next_of(published.targets.signed, until)
         targets.targets[DIRECTOR] = director_target(keys)

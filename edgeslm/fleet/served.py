@@ -1,23 +1,22 @@
-"""A repository as its server sees it."""
+"""A repository and its database as their server sees them."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Final
 
+from sqlalchemy import Engine
+
 from edgeslm.contract.fleet import Index
-from edgeslm.fleet.director import envelope, time_reply, time_signers
-from edgeslm.fleet.errors import FleetBusyError, FleetDamagedError, FleetMissingError
+from edgeslm.fleet.database import assignments
+from edgeslm.fleet.database.engine import reading
+from edgeslm.fleet.director import time_reply, time_signers
+from edgeslm.fleet.errors import FleetBusyError, FleetMissingError
 from edgeslm.fleet.publisher import Publications
 from edgeslm.fleet.repository import Repository
-from edgeslm.fleet.store import ASSIGNMENTS, BLOBS, METADATA, TIMESTAMP
-from edgeslm.logs import Log
+from edgeslm.fleet.store import BLOBS, METADATA, TIMESTAMP
 
 _LOOKS: Final = 5  # at metadata that another command changes meanwhile
-_DEVICE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-log = Log(__name__)
 
 
 class ServedRepository:
@@ -25,21 +24,25 @@ class ServedRepository:
 
     Args:
         repository: opened with what its online keys need.
+        engine: of the fleet's database.
 
     Raises:
         EdgeSLMError: a key of those that sign times is missing, or its passphrase is.
     """
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, engine: Engine) -> None:
         self._repository = repository
+        self._engine = engine
         self._root = repository.store.newest_root()
         self._signers = time_signers(repository)
         self.folder = repository.folder
         self.blobs: Path = repository.folder / BLOBS
 
     def stamp(self) -> object:
+        with reading(self._engine) as conn:
+            assigned = assignments.stamp(conn)
         # Each file is renamed into its folder, which shows in the folder's time.
-        return tuple(_changed_at(self.folder / name) for name in (METADATA, ASSIGNMENTS))
+        return _changed_at(self.folder / METADATA), assigned
 
     def publications(self) -> Publications:
         store = self._repository.store
@@ -66,18 +69,8 @@ class ServedRepository:
         return self._repository.refresh()
 
     def _assignments(self) -> dict[str, bytes]:
-        found: dict[str, bytes] = {}
-        for path in sorted((self.folder / ASSIGNMENTS).glob("*.json")):
-            if not _DEVICE.fullmatch(path.stem):
-                continue
-            try:
-                raw = envelope(self._repository, path.stem)
-            except FleetDamagedError as err:  # the others go on
-                log.warning("assignment_unreadable", device=path.stem, message=str(err))
-                continue
-            if raw is not None:
-                found[path.stem] = raw
-        return found
+        with reading(self._engine) as conn:
+            return assignments.envelopes(conn)
 
 
 def _changed_at(folder: Path) -> int:

@@ -78,8 +78,10 @@ class Server:
         connect: makes the session's transport, given where it reports to.
         root: topic levels that the fleet's devices share.
         clock: for what is signed, and for how long things take.
-        publishes: it sees to what is retained; else another server does, and it serves alone.
-        shares: with others of its kind, requests are shared out by the broker.
+        publishes: it sees to what is retained; else another server does, and it serves alone. A
+            function says whether it does now: all is published again whenever it begins to.
+        shares: with others of its kind, requests are shared out by the broker; where the broker
+            does not, of those whose `publishes` is a function only the one that publishes answers.
 
     Attributes:
         blocks: that were sent.
@@ -94,7 +96,7 @@ class Server:
         *,
         root: str,
         clock: Clock,
-        publishes: bool = True,
+        publishes: bool | Callable[[], bool] = True,
         shares: bool = True,
     ) -> None:
         self.blocks = 0
@@ -104,7 +106,9 @@ class Server:
         self._served = served
         self._topics = FleetTopics(root)
         self._clock = clock
-        self._publishes = publishes
+        self._takes_turns = callable(publishes)
+        self._may_publish = publishes if callable(publishes) else lambda: publishes
+        self._publishes = not self._takes_turns and self._may_publish()
         self._shares = shares
         self._reports: SimpleQueue[Report | Delta | None] = SimpleQueue()
         self._link = connect(self._reports.put)
@@ -133,8 +137,7 @@ class Server:
     def run(self) -> None:
         """Serve until `stop`."""
         fresh = threading.Thread(target=self._keep_fresh, name="refresh", daemon=True)
-        if self._publishes:
-            fresh.start()
+        fresh.start()
         self._link.subscribe(self._filters())
         self._link.start()
         try:
@@ -213,10 +216,12 @@ class Server:
         requests = [self._topics.wants, self._topics.ask]
         if self._shares:
             requests = [self._topics.shared(each) for each in requests]
+        elif self._takes_turns and not self._publishes:
+            requests = []
         return frozenset([*requests, self._topics.metadata("+")])
 
     def _up(self, report: Up) -> None:
-        log.info("broker_connected", publishes=self._publishes, shares=self._shares)
+        log.info("broker_connected", publishes=self._may_publish(), shares=self._shares)
         self._epoch = report.epoch
         largest = report.max_packet_bytes
         if largest is not None and largest < 2 * BLOCK_BYTES:
@@ -235,7 +240,7 @@ class Server:
     def _subscribed(self, report: Subscribed) -> None:
         if self._shares and any(each.startswith("$share/") for each in report.refused):
             # A broker of MQTT 3.1.1 that cannot share: then one server at a time.
-            log.warning("sharing_refused", remedy="run one server on this broker")
+            log.warning("sharing_refused", consequence="one server answers at a time")
             self._shares = False
             self._link.subscribe(self._filters())
         elif report.refused:
@@ -331,7 +336,17 @@ class Server:
 
     def _look(self, now: float) -> None:
         """Publish what has changed in the repository."""
-        if not self._publishes:
+        publishes = self._may_publish()
+        if publishes != self._publishes:
+            self._publishes = publishes
+            log.info("publishing" if publishes else "not_publishing")
+            # Another may have published meanwhile, or has begun to.
+            self._publisher.connected()
+            self._stamp = None
+            self._letters = deque(each for each in self._letters if not each.retain)
+            if not self._shares:
+                self._link.subscribe(self._filters())
+        if not publishes:
             return
         try:
             stamp = self._served.stamp()
@@ -347,7 +362,7 @@ class Server:
     def _keep_fresh(self) -> None:
         while not self._stopping.is_set():
             try:
-                if self._served.refresh():
+                if self._may_publish() and self._served.refresh():
                     log.info("refreshed")
             except EdgeSLMError as err:
                 log.warning("refresh_failed", code=err.code, message=str(err))

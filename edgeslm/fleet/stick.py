@@ -19,21 +19,29 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from sqlalchemy import Engine
+
 from edgeslm.adapters.fs import flush_folder
 from edgeslm.contract.fleet import Assignment, Index
-from edgeslm.fleet import director
+from edgeslm.fleet.database import assignments
+from edgeslm.fleet.database.engine import reading
+from edgeslm.fleet.database.errors import some
+from edgeslm.fleet.director import opened
 from edgeslm.fleet.errors import AssignmentRefusedError, StickError
 from edgeslm.fleet.models import blobs_of, versions
 from edgeslm.fleet.repository import Repository
-from edgeslm.fleet.store import ASSIGNMENTS, BLOBS, METADATA, Published
+from edgeslm.fleet.store import BLOBS, METADATA, Published
 
+ASSIGNMENTS: Final = "assignments"
 INDEX: Final = "index.json"
 TAR: Final = ".tar"
 _MODE: Final = 0o644
 _CHUNK: Final = 1024 * 1024
 
 
-def write_stick(repository: Repository, to: Path, devices: Collection[str] = ()) -> int:
+def write_stick(
+    repository: Repository, engine: Engine, to: Path, devices: Collection[str] = ()
+) -> int:
     """Write a stick; return how many bytes are on it.
 
     On it are snapshot and timestamp that are good for as long as fleet.toml says of sticks: longer
@@ -41,6 +49,7 @@ def write_stick(repository: Repository, to: Path, devices: Collection[str] = ())
 
     Args:
         repository: whose.
+        engine: of the fleet's database.
         to: a folder that is absent or empty, or a file that ends in .tar.
         devices: whose assignments to put there; empty: of all that have one. Without any, the
             newest version of each model is on it.
@@ -53,17 +62,14 @@ def write_stick(repository: Repository, to: Path, devices: Collection[str] = ())
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
         msg = f"{to}: there is something already. Choose another place, or remove it."
         raise StickError(msg)
-    assignments = _chosen(repository, devices)
+    chosen = _chosen(engine, devices)
     published, files = repository.sign_for_stick()
     index = Index(schema=1, root=published.root.signed.version, files=tuple(files))
-    wanted = _wanted(repository, published, assignments.values())
+    wanted = _wanted(repository, published, [assignment for _, assignment in chosen.values()])
     texts = {
         INDEX: index.model_dump_json(by_alias=True).encode(),
         **{f"{METADATA}/{name}": data for name, data in files.items()},
-        **{
-            f"{ASSIGNMENTS}/{device}.json": director.envelope(repository, device) or b""
-            for device in assignments
-        },
+        **{f"{ASSIGNMENTS}/{device}.json": envelope for device, (envelope, _) in chosen.items()},
     }
     blobs = [repository.folder / BLOBS / name for name in sorted(wanted)]
     try:
@@ -78,21 +84,23 @@ def write_stick(repository: Repository, to: Path, devices: Collection[str] = ())
     return sum(map(len, texts.values())) + sum(blob.stat().st_size for blob in blobs)
 
 
-def _chosen(repository: Repository, devices: Collection[str]) -> dict[str, Assignment]:
-    known = director.assigned(repository)
+def _chosen(engine: Engine, devices: Collection[str]) -> dict[str, tuple[bytes, Assignment]]:
+    """Return the envelope of each device's assignment, and what it says."""
+    with reading(engine) as conn:
+        known = assignments.envelopes(conn)
     for device in devices:
         if device not in known:
-            msg = f"{device}: it has no assignment; have one: {', '.join(known) or 'none'}. "
+            msg = f"{device}: it has no assignment; have one: {some(known) or 'none'}. "
             raise AssignmentRefusedError(msg + "Assign first: fleet assign")
-    return {device: known[device] for device in devices} if devices else known
+    return {device: (known[device], opened(known[device], device)) for device in devices or known}
 
 
 def _wanted(
-    repository: Repository, published: Published, assignments: Collection[Assignment]
+    repository: Repository, published: Published, assigned: Collection[Assignment]
 ) -> set[str]:
     """Return the hashes of the blobs that these devices may need."""
-    if assignments:
-        pairs = {(m, v.version) for each in assignments for m, v in each.models.items()}
+    if assigned:
+        pairs = {(m, v.version) for each in assigned for m, v in each.models.items()}
     else:
         models = [role.removeprefix("model-") for role in published.models]
         pairs = {(model, max(versions(published, model))) for model in models}

@@ -29,7 +29,6 @@ from edgeslm.fleet.errors import (
 
 METADATA: Final = "metadata"
 BLOBS: Final = "blobs"
-ASSIGNMENTS: Final = "assignments"
 TIMESTAMP: Final = "timestamp.json"
 LOCK: Final = ".lock"
 LOCK_WAIT_S: Final = 10.0

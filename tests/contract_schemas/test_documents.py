@@ -15,6 +15,7 @@ from edgeslm.contract.base import parse_json, parse_toml
 from edgeslm.contract.manifest import Manifest
 from edgeslm.contract.messages import ADAPTERS
 from edgeslm.contract.profile import DeviceProfile
+from edgeslm.contract.rollout import Plan
 from edgeslm.contract.settings import load_settings
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -68,6 +69,12 @@ def test_the_example_profile_fits_the_code_and_the_schema() -> None:
     raw = (EXAMPLES / "profile.toml").read_bytes()
     profile = parse_toml(DeviceProfile, raw, file="profile.toml", remedy="Correct it.")
     schema("profile").validate(profile.model_dump(mode="json"))
+
+
+def test_the_example_plan_fits_the_code_and_the_schema() -> None:
+    raw = (EXAMPLES / "plan.toml").read_bytes()
+    plan = parse_toml(Plan, raw, file="plan.toml", remedy="Correct it.")
+    schema("plan").validate(plan.model_dump(mode="json"))
 
 
 def test_the_example_settings_fit_the_code_and_the_schema() -> None:

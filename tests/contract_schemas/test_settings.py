@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from edgeslm.contract.settings import OTHER_VARIABLES, AgentSettings, load_settings
+from edgeslm.contract.settings import OTHER_VARIABLES, AgentSettings, Broker, Tls, load_settings
 from edgeslm.errors import EXIT_CONFIG, ConfigError
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -165,6 +165,7 @@ PAIRS: dict[str, tuple[Any, Any]] = {
     "STATE_DIR": ("/a", "/b"),
     "RUNTIME_DIR": ("/a", "/b"),
     "PROFILE": ("generic-x86_64", "mine.toml"),
+    "TAGS": ({"hall": "3"}, {"hall": "B"}),
     "STATE_INTERVAL_S": (10.0, 20.5),
     "LOG_LEVEL": ("info", "debug"),
     **{
@@ -173,6 +174,7 @@ PAIRS: dict[str, tuple[Any, Any]] = {
         for key, pair in {
             "HOST": ("a", "b"),
             "PORT": (1883, 1884),
+            "OTHERS": (["a"], ["b:1884", "[::1]:1885"]),
             "PROTOCOL": ("5", "3.1.1"),
             "USERNAME": ("a", "b"),
             "PASSWORD": ("a", "b"),
@@ -295,6 +297,28 @@ def test_a_variable_alone_makes_a_table(tmp_path: Path, monkeypatch: pytest.Monk
     settings = load(tmp_path, 'device_id = "d"')
     assert settings.models["press"].bundle == Path("/srv/press")
     assert settings.routes["log"].models == ("press",)
+
+
+@pytest.mark.parametrize(
+    ("others", "nodes"),
+    [
+        ((), ()),
+        (("b",), (("b", 8883),)),
+        (("b:1884", "10.0.0.1"), (("b", 1884), ("10.0.0.1", 8883))),
+        (("[::1]", "[fe80::1]:99"), (("::1", 8883), ("fe80::1", 99))),
+    ],
+)
+def test_the_nodes_of_a_cluster(
+    others: tuple[str, ...], nodes: tuple[tuple[str, int], ...]
+) -> None:
+    broker = Broker(host="a", others=others, tls=Tls())
+    assert broker.nodes == (("a", 8883), *nodes)
+
+
+@pytest.mark.parametrize("node", ["b:0", "b:65536", "b:x", "::1", "a b", "mqtt://b", ""])
+def test_what_is_no_node(tmp_path: Path, node: str) -> None:
+    with pytest.raises(ConfigError, match="uplink"):
+        load(tmp_path, f'device_id = "d"\n[uplink]\nothers = ["{node}"]')
 
 
 def test_the_port_follows_tls_and_the_input_broker_the_uplink(tmp_path: Path) -> None:

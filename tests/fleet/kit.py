@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from edgeslm.fleet.config import FleetConfig
+from sqlalchemy import Engine
+
+from edgeslm.contract.fleet import Assignment
+from edgeslm.fleet import director, rotation, stick
+from edgeslm.fleet.config import FleetConfig, database_url
+from edgeslm.fleet.database import assignments
+from edgeslm.fleet.database.engine import open_database, reading
 from edgeslm.fleet.passphrases import Passphrases
 from edgeslm.fleet.repository import Repository, init_repository
 from edgeslm.ports import NotThereError
@@ -104,3 +111,47 @@ class Shelf:
 def published(repository: Repository) -> dict[str, bytes]:
     """Return the metadata that devices can fetch, by file name."""
     return {file: repository.store.read(file) for file in repository.store.current()}
+
+
+@contextlib.contextmanager
+def database(repository: Repository) -> Iterator[Engine]:
+    """Open the repository's database, and close it: what is in it is then in its one file."""
+    engine = open_database(database_url(repository.config, repository.folder))
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def assign(repository: Repository, device: str, wish: director.Wish) -> Assignment:
+    """Give the command once."""
+    with database(repository) as engine:
+        return director.assign(repository, engine, device, wish)
+
+
+def assigned(repository: Repository) -> dict[str, Assignment]:
+    """Return the newest assignment of each device."""
+    with database(repository) as engine:
+        return director.assigned(engine)
+
+
+def envelope(repository: Repository, device: str) -> bytes | None:
+    """Return a device's newest assignment, signed."""
+    with database(repository) as engine, reading(engine) as conn:
+        return assignments.envelopes(conn, [device]).get(device)
+
+
+def write_stick(repository: Repository, to: Path, devices: Collection[str] = ()) -> int:
+    """Give the command once."""
+    with database(repository) as engine:
+        return stick.write_stick(repository, engine, to, devices)
+
+
+def replace_key(repository: Repository, name: str, **more: Any) -> str:
+    """Give the command once; `more` is for `rotation.replace_key`."""
+    with contextlib.ExitStack() as stack:
+
+        def opened() -> Engine:
+            return stack.enter_context(database(repository))
+
+        return rotation.replace_key(repository, name, database=opened, **more)

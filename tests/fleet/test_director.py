@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from edgeslm.adapters.tuf import Trust
 from edgeslm.contract.fleet import Assignment, DeviceConfig
 from edgeslm.errors import EdgeSLMError
-from edgeslm.fleet import director
-from edgeslm.fleet.director import Wish, assign, read_config
+from edgeslm.fleet.database import assignments, schema
+from edgeslm.fleet.director import Wish, read_config
 from edgeslm.fleet.errors import (
     AssignmentRefusedError,
     FleetConfigError,
@@ -20,8 +21,8 @@ from edgeslm.fleet.errors import (
 )
 from edgeslm.fleet.models import Stated, add
 from edgeslm.fleet.repository import Repository
-from edgeslm.fleet.rotation import replace_key
 from tests.fleet import kit
+from tests.fleet.kit import assign, replace_key
 
 CONFIG = """\
 state_interval_s = 5
@@ -59,7 +60,7 @@ def seen(repository: Repository, device: str, folder: Path) -> Assignment:
     trust = Trust(folder, repository.store.read("1.root.json"), shelf)
     trust.walk_roots()
     trust.refresh(repository.now())
-    raw = director.envelope(repository, device)
+    raw = kit.envelope(repository, device)
     assert raw is not None
     found = trust.assignment(raw, device=device, now=repository.now())
     trust.accept(found)
@@ -83,7 +84,7 @@ def test_what_is_not_named_stays_assigned(repository: Repository, tmp_path: Path
         assert (new.seq, runs(new), new.config) == (number, models, configured)
         assert seen(repository, "d1", tmp_path / "device") == new
     assert assign(repository, "d2", Wish()).seq == 1
-    assert set(director.assigned(repository)) == {"d1", "d2"}
+    assert set(kit.assigned(repository)) == {"d1", "d2"}
 
 
 def test_it_expires_as_the_owner_says(repository: Repository) -> None:
@@ -107,11 +108,11 @@ def test_what_cannot_be_assigned_is_refused(
     device: str, wish: Wish, error: type[EdgeSLMError], says: str, repository: Repository
 ) -> None:
     assign(repository, "d1", Wish(models={"press": 1}))
-    was = director.envelope(repository, "d1")
+    was = kit.envelope(repository, "d1")
     with pytest.raises(error, match=says):
         assign(repository, device, wish)
-    assert director.envelope(repository, "d1") == was
-    assert set(director.assigned(repository)) == {"d1"}
+    assert kit.envelope(repository, "d1") == was
+    assert set(kit.assigned(repository)) == {"d1"}
 
 
 def test_it_needs_the_directors_key_alone(repository: Repository) -> None:
@@ -129,11 +130,14 @@ def test_a_damaged_assignment_is_named_and_begun_anew(
     for _ in range(3):
         assign(repository, "d1", Wish(models={"press": 1}))
     seen(repository, "d1", tmp_path / "device")
-    file = repository.folder / "assignments" / "d1.json"
-    file.write_bytes(left)
-    with pytest.raises(FleetDamagedError, match=r"d1\.json.*--seq"):
-        assign(repository, "d1", Wish())
-    file.unlink()
+    with kit.database(repository) as engine:
+        with engine.begin() as conn:
+            damaged = update(schema.assignments).values(envelope=left)
+            conn.execute(damaged)
+        with pytest.raises(FleetDamagedError, match=r"assignment of d1.*assign anew"):
+            assign(repository, "d1", Wish())
+        with engine.begin() as conn:
+            assignments.remove(conn, ["d1"])
     assert assign(repository, "d1", Wish(models={"press": 2}, seq=4)).seq == 4
     assert seen(repository, "d1", tmp_path / "device").seq == 4
 

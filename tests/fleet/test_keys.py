@@ -27,8 +27,9 @@ from edgeslm.fleet.errors import (
 from edgeslm.fleet.models import Stated, add
 from edgeslm.fleet.passphrases import Passphrases
 from edgeslm.fleet.repository import Repository
-from edgeslm.fleet.rotation import list_keys, replace_key
+from edgeslm.fleet.rotation import list_keys
 from tests.fleet import kit
+from tests.fleet.kit import replace_key
 
 MODULES = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so")
 PIN = "123456"
@@ -265,8 +266,8 @@ from pathlib import Path
 from edgeslm.adapters.tuf import Trust
 from edgeslm.errors import EdgeSLMError
 from edgeslm.fleet.models import Stated, add
-from edgeslm.fleet.rotation import replace_key
 from tests.fleet import kit
+from tests.fleet.kit import replace_key
 folder, uri = Path(sys.argv[1]), sys.argv[2]
 fleet = kit.make(folder / "fleet", hardware={"targets": uri})
 add(fleet, [kit.bundle(folder / "b")], Stated())
@@ -316,12 +317,12 @@ def test_a_device_follows_what_was_replaced_while_it_was_off(
 ) -> None:
     flashed = repository.export_root()
     add(repository, [kit.bundle(tmp_path / "b")], Stated())
-    director.assign(repository, "d", director.Wish(models={"press": 1}))
+    kit.assign(repository, "d", director.Wish(models={"press": 1}))
     for name in ("root-1", "root-2", "root-3", "timestamp", "snapshot", "targets", "director"):
         replace_key(repository, name)
     trust = Trust(tmp_path / "d", flashed, kit.Shelf(kit.published(repository)))
     trust.walk_roots()
     trust.refresh(repository.now())
-    raw = director.envelope(repository, "d")
+    raw = kit.envelope(repository, "d")
     assert raw is not None
     assert trust.assignment(raw, device="d", now=repository.now()).models["press"].version == 1

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 from tuf.api.metadata import Metadata, Root
 
-import edgeslm.fleet.director as director_module
 import edgeslm.fleet.keys as keys_module
 import edgeslm.fleet.models as models_module
 import edgeslm.fleet.store as store_module
@@ -38,11 +38,11 @@ from edgeslm.fleet.errors import (
 )
 from edgeslm.fleet.models import Stated, add
 from edgeslm.fleet.repository import Repository
-from edgeslm.fleet.rotation import replace_key
 from tests.fleet import kit
+from tests.fleet.kit import replace_key
 
 DEVICE = "d1"
-WRITERS = (store_module, keys_module, models_module, director_module)
+WRITERS = (store_module, keys_module, models_module)
 
 
 @pytest.fixture
@@ -230,19 +230,24 @@ def kills(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> Iterato
     while True:
         left = [count]
 
-        def write(path: Path, data: bytes, *, left: list[int] = left, **more: Any) -> None:
+        def live(*_: object, left: list[int] = left) -> None:
             if left[0] == 0:
                 raise KilledError
             left[0] -= 1
-            reals[store_module](path, data, **more)
+
+        def write(*args: Any, live: Callable[[], None] = live, **more: Any) -> None:
+            live()
+            reals[store_module](*args, **more)
 
         for module in WRITERS:
             monkeypatch.setattr(module, "write_durably", write)
+        event.listen(Engine, "commit", live)
         try:
             act()
             done = True
         except KilledError:
             done = False
+        event.remove(Engine, "commit", live)
         for module, real in reals.items():
             monkeypatch.setattr(module, "write_durably", real)
         yield done
@@ -255,7 +260,7 @@ def make_press(folder: Path) -> tuple[Repository, bytes]:
     """A repository with one version, one device that knows it, and a bundle of the next."""
     repository = kit.make(folder / "fleet")
     add(repository, [kit.bundle(folder / "b1")], Stated())
-    director.assign(repository, DEVICE, director.Wish(models={"press": 1}))
+    kit.assign(repository, DEVICE, director.Wish(models={"press": 1}))
     flashed = repository.export_root()
     versions(repository, folder / "device", flashed)
     kit.bundle(folder / "b2", version=2)
@@ -274,7 +279,7 @@ SLOW = {f"{how} {key}" for how in HOW for key in ("targets", "snapshot", "time")
 COMMANDS: dict[str, Callable[[Repository, Path], object]] = {
     "add a version": lambda r, folder: add(r, [folder / "b2"], Stated()),
     "add a model": lambda r, folder: add(r, [folder / "v1"], Stated()),
-    "assign": lambda r, _: director.assign(r, DEVICE, director.Wish(models={"press": None})),
+    "assign": lambda r, _: kit.assign(r, DEVICE, director.Wish(models={"press": None})),
     "refresh": lambda r, _: r.refresh(force=True),
     "renew": lambda r, _: r.renew(["root", "targets", "model-press"]),
     **{f"{how} {key}": replacing(key, how) for how in HOW for key in KEYS},
@@ -312,7 +317,7 @@ def test_killed_at_any_write_it_is_whole(
         trust = Trust(device, flashed, kit.Shelf(kit.published(left)))
         trust.walk_roots()
         trust.refresh(left.now())
-        raw = director.envelope(left, DEVICE)
+        raw = kit.envelope(left, DEVICE)
         assert raw is not None
         assert trust.assignment(raw, device=DEVICE, now=left.now()).seq >= 1
         # And the next command works, whatever was left behind.

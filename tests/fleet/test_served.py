@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from edgeslm.adapters.dsse import read_envelope
 from edgeslm.contract.fleet import TIME, TimeReply
@@ -22,11 +24,19 @@ def repository(tmp_path: Path) -> Repository:
     return kit.make(tmp_path / "fleet")
 
 
-def test_all_that_devices_need_in_order(repository: Repository, tmp_path: Path) -> None:
-    served = ServedRepository(repository)
+@pytest.fixture
+def engine(repository: Repository) -> Iterator[Engine]:
+    with kit.database(repository) as opened:
+        yield opened
+
+
+def test_all_that_devices_need_in_order(
+    repository: Repository, engine: Engine, tmp_path: Path
+) -> None:
+    served = ServedRepository(repository, engine)
     before = served.stamp()
     add(repository, [kit.bundle(tmp_path / "b")], Stated())
-    assign(repository, "dev", Wish(models={"press": None}))
+    assign(repository, engine, "dev", Wish(models={"press": None}))
     assert served.stamp() != before
     found = served.publications()
     assert list(found.files) == [
@@ -43,8 +53,10 @@ def test_all_that_devices_need_in_order(repository: Repository, tmp_path: Path) 
     assert all((served.blobs / path.name).is_file() for path in served.blobs.iterdir())
 
 
-def test_what_changes_is_seen_and_what_does_not_is_not(repository: Repository) -> None:
-    served = ServedRepository(repository)
+def test_what_changes_is_seen_and_what_does_not_is_not(
+    repository: Repository, engine: Engine
+) -> None:
+    served = ServedRepository(repository, engine)
     served.publications()
     stamp = served.stamp()
     served.publications()
@@ -53,30 +65,23 @@ def test_what_changes_is_seen_and_what_does_not_is_not(repository: Repository) -
     assert served.stamp() == stamp
     repository.refresh(force=True)
     assert served.stamp() != stamp
+    stamp = served.stamp()
+    assign(repository, engine, "dev", Wish())
+    assert served.stamp() != stamp
 
 
-def test_a_time_is_signed(repository: Repository) -> None:
+def test_a_time_is_signed(repository: Repository, engine: Engine) -> None:
     nonce = "0123456789abcdef" * 2
-    raw = ServedRepository(repository).sign_time("dev", nonce, kit.START)
+    raw = ServedRepository(repository, engine).sign_time("dev", nonce, kit.START)
     envelope = read_envelope(raw, kind=TIME)
     reply = TimeReply.model_validate_json(envelope.payload)
     assert (reply.device, reply.nonce, reply.time) == ("dev", nonce, kit.START)
 
 
-def test_strange_files_among_the_assignments_are_passed_over(repository: Repository) -> None:
-    served = ServedRepository(repository)
-    folder = served.folder / "assignments"
-    (folder / "dev.json").write_bytes(b"signed")
-    (folder / ".dev.json.x1y2").write_bytes(b"cut short")
-    (folder / "no device.json").write_bytes(b"x")
-    (folder / "a.json").mkdir()
-    assert served.publications().assignments == {"dev": b"signed"}
-
-
 def test_metadata_that_change_between_two_looks_are_looked_at_again(
-    repository: Repository, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served = ServedRepository(repository)
+    served = ServedRepository(repository, engine)
     another = Repository(repository.folder, kit.passphrases(), kit.Clock())
     real, left = repository.store.current, [2]
 

@@ -12,12 +12,13 @@ import pytest
 from edgeslm.adapters.tuf import Trust
 from edgeslm.contract.fleet import Index
 from edgeslm.core.trust import TrustExpiredError
-from edgeslm.fleet.director import Wish, assign
+from edgeslm.fleet.database import assignments
+from edgeslm.fleet.director import Wish
 from edgeslm.fleet.errors import AssignmentRefusedError, StickError
 from edgeslm.fleet.models import Stated, add
 from edgeslm.fleet.repository import Repository
-from edgeslm.fleet.stick import write_stick
 from tests.fleet import kit
+from tests.fleet.kit import assign, write_stick
 
 
 @pytest.fixture
@@ -105,8 +106,8 @@ def test_without_a_device_it_is_for_all(repository: Repository, tmp_path: Path) 
     write_stick(repository, tmp_path / "stick")
     files = read(tmp_path / "stick")
     assert {f"assignments/{name}.json" for name in ("d1", "d2")} <= set(files)
-    for name in ("d1", "d2"):
-        (repository.folder / "assignments" / f"{name}.json").unlink()
+    with kit.database(repository) as engine, engine.begin() as conn:
+        assignments.remove(conn, ["d1", "d2"])
     # Without an assignment, the newest of each model.
     write_stick(repository, tmp_path / "newest")
     files = read(tmp_path / "newest")

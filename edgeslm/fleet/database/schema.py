@@ -21,6 +21,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
 )
 
 # Names of constraints, so that migrations can name them on every database.
@@ -33,10 +34,13 @@ METADATA: Final = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
-_DEVICE: Final = String(64)
-_NAME: Final = String(64)
+# PostgreSQL then sorts as SQLite does, byte by byte, whatever language its cluster was made for.
+_NAME: Final = String(64).with_variant(String(64, collation="C"), "postgresql")
+_DEVICE: Final = _NAME
+_VALUE: Final = String(200).with_variant(String(200, collation="C"), "postgresql")
+_JSON: Final = JSON(none_as_null=True)
 
-# What each device has said last.
+# What is known of each device.
 devices: Final = Table(
     "devices",
     METADATA,
@@ -49,13 +53,25 @@ devices: Final = Table(
     Column("reason", String(16), nullable=False, server_default=""),  # of `status`
     Column("health", String(16), nullable=False, server_default="unknown", index=True),
     Column("registered_at", Float, nullable=False),
-    Column("heard_at", Float, nullable=False, index=True),  # by any message
+    Column("heard_at", Float, nullable=False, index=True),  # by any message that was news
     Column("state_at", Float),
     Column("update_at", Float),
-    Column("state", JSON),  # contract.messages.State
-    Column("update", JSON),  # contract.messages.UpdateState
+    # By the device's clock, to know a message that comes again; never used to order.
+    Column("state_time", Float),
+    Column("update_time", Float),
+    Column("began", Float),  # its agent: the state's time less its uptime
     Column("seq", BigInteger, nullable=False, server_default="0"),  # accepted by its updater
     Column("phase", String(16), nullable=False, server_default="idle"),
+    Column("failure", String(64), nullable=False, server_default=""),  # code: of the last change
+)
+
+# What each device has said last, whole. Apart, since it is long: looking for devices reads none.
+reports: Final = Table(
+    "reports",
+    METADATA,
+    Column("device", _DEVICE, ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True),
+    Column("state", _JSON),  # contract.messages.State
+    Column("update", _JSON),  # contract.messages.UpdateState
 )
 
 # Of a device: `given` by the manager, else by the device's own settings. The manager's wins.
@@ -65,7 +81,7 @@ tags: Final = Table(
     Column("device", _DEVICE, ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True),
     Column("key", _NAME, primary_key=True),
     Column("given", Boolean, primary_key=True),
-    Column("value", String(200), nullable=False),
+    Column("value", _VALUE, nullable=False),
     Index("ix_tags_key_value", "key", "value"),
 )
 
@@ -77,7 +93,7 @@ device_models: Final = Table(
     Column("model", _NAME, primary_key=True),
     Column("version", BigInteger),  # that the agent answers with
     Column("committed", BigInteger),  # by the updater
-    Column("bad", JSON),  # hashes of bundles that failed here
+    Column("bad", _JSON),  # hashes of bundles that failed here
     Column("state", String(16), nullable=False, server_default=""),
     Column("trial", Boolean, nullable=False, default=False),
     Column("provider", _NAME, nullable=False, server_default=""),
@@ -86,7 +102,8 @@ device_models: Final = Table(
     Column("error", String(64), nullable=False, server_default=""),  # code
     Column("p50_ms", Float),
     Column("p99_ms", Float),
-    # Of this version, since it runs here.
+    # Of this version, since it runs here. It stays where the agent answers with none for a while.
+    Column("counted", BigInteger),
     Column("answers", BigInteger, nullable=False, server_default="0"),
     Column("errors", BigInteger, nullable=False, server_default="0"),
     Column("alarms", BigInteger, nullable=False, server_default="0"),
@@ -96,10 +113,11 @@ device_models: Final = Table(
     Column("before_errors", BigInteger, nullable=False, server_default="0"),
     Column("before_alarms", BigInteger, nullable=False, server_default="0"),
     Column("before_p99_ms", Float),
-    # The agent's own counters, as last seen: they begin anew with each start of it.
-    Column("seen_answers", BigInteger, nullable=False, server_default="0"),
-    Column("seen_errors", BigInteger, nullable=False, server_default="0"),
-    Column("seen_alarms", BigInteger, nullable=False, server_default="0"),
+    # The agent's own counters, as last seen: they begin anew with each start of it. None: it has
+    # not counted this model yet. core/counters.py says what they mean.
+    Column("seen_answers", BigInteger),
+    Column("seen_errors", BigInteger),
+    Column("seen_alarms", BigInteger),
     Index("ix_device_models_model_version", "model", "version"),
 )
 
@@ -127,8 +145,11 @@ events: Final = Table(
     Column("model", _NAME, nullable=False, server_default=""),
     Column("code", String(64), nullable=False, server_default=""),
     Column("message", String(500), nullable=False, server_default=""),
-    Column("detail", JSON),
+    Column("detail", _JSON),
     Index("ix_events_device_id", "device", "id"),
+    # Of one that is delivered again there is one.
+    UniqueConstraint("device", "time", "event", "model", "code"),
+    sqlite_autoincrement=True,
 )
 
 # Results that were kept, for people to judge and for the next export.
@@ -162,7 +183,7 @@ assignments: Final = Table(
     "assignments",
     METADATA,
     Column("device", _DEVICE, primary_key=True),  # it may not have registered yet
-    Column("seq", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False, index=True),
     Column("issued", Float, nullable=False),
     Column("expires", Float, nullable=False),
     Column("envelope", LargeBinary, nullable=False),
@@ -174,15 +195,17 @@ rollouts: Final = Table(
     "rollouts",
     METADATA,
     Column("id", Integer, primary_key=True),
-    Column("plan", JSON, nullable=False),  # contract.rollout.Plan
+    Column("plan", _JSON, nullable=False),  # contract.rollout.Plan
     Column("state", String(16), nullable=False, index=True),  # core.rollout.State
     Column("wave", Integer, nullable=False),
     Column("since", Float, nullable=False),
     Column("reason", String(500), nullable=False, server_default=""),
+    Column("accepted_at", Float, nullable=False, server_default="0"),  # core.rollout.Progress
     Column("created_at", Float, nullable=False),
     Column("created_by", _NAME, nullable=False),
     Column("asked", String(16)),  # pause, resume, abort: the conductor carries it out
     Column("asked_by", _NAME),
+    sqlite_autoincrement=True,
 )
 
 rollout_targets: Final = Table(
@@ -263,7 +286,8 @@ audit: Final = Table(
     Column("who", _NAME, nullable=False),
     Column("by", String(16), nullable=False),  # cli, page, api, service
     Column("what", String(64), nullable=False),  # such as rollout.started
-    Column("detail", JSON, nullable=False),
+    Column("detail", _JSON, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 # Who does what only one may do at a time. `term` grows with each new holder.

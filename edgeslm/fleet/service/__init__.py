@@ -1,0 +1,1 @@
+"""The fleet's service: what devices say goes into the database, roll-outs come out of it."""
