@@ -40,6 +40,7 @@ MODULES: Final = {
     "fleet_bad": "fleet",
     "fleet_rough": "fleet",
     "fleet_page": "fleet_page",
+    "fleet_rates": "fleet_rates",
     "openvino": "accelerators",
     "coreml": "accelerators",
 }

@@ -180,13 +180,9 @@ def fleet_rough(setup: Setup) -> dict[str, Measured]:
     counted = Counter(target.state for target in targets)
     bad = float(running.devices - sum(counted[each] for each in _ACCOUNTED))
     bad += sum(record["doubled"] for record in seen["devices"].values())
-    said = ", ".join(f"{count} {each.value}" for each, count in sorted(_named(counted)))
+    said = ", ".join(f"{count:,} {each.value}" for each, count in counted.most_common())
     note = f"{running.devices:,} devices, {restarts} restarts: {state.value}, {said}"
     return {"fleet-rough": Measured(bad, 0, (bad, bad), note=note)}
-
-
-def _named(counted: Counter[DeviceState]) -> Iterator[tuple[DeviceState, int]]:
-    yield from sorted(counted.items(), key=lambda item: item[0].value)
 
 
 def _decided_at(running: Fleet, number: int) -> float:

@@ -119,10 +119,10 @@ def _fill(engine: Engine, devices: int) -> None:
     for begin in range(0, devices, _BATCH):
         with engine.begin() as conn:
             for number in range(begin, min(begin + _BATCH, devices)):
-                registry.heard(conn, _said(number, now))
+                registry.heard(conn, said(number, now))
 
 
-def _said(number: int, now: float) -> list[registry.Heard]:
+def said(number: int, now: float) -> list[registry.Heard]:
     """Return what a device says of itself when it connects."""
     device, at = f"press-{number:04d}", now - number % 60
     model: dict[str, Any] = {
