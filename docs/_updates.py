@@ -73,7 +73,24 @@ that failed stands in the way of no other.
 keeps its hash: a manifest or golden file that fails, more errors or more latency than allowed, an
 agent that crashes in the trial, three trials that the device did not survive. An assignment that
 names it again is refused (`update.known_bad`); assign another version. A full disk, a lost
-network or a missing server is nobody's fault: the same assignment is tried again.
+network or a missing server is nobody's fault: the same assignment is tried again. `update` says
+of a failure whose it was (`error_model`, `error_version`) and whether the updater tries again by
+itself (`retries`).
+
+A model that failed for what it could not help, such as `trial.slow` on a day with other load, may
+be given another chance on the device, with the updater running or not:
+
+```
+edgeslm update --config FILE --forget-bad MODEL     # all versions of it that failed here
+edgeslm update --config FILE --forget-bad-config    # the same of configurations
+```
+
+An updater that runs then tries again what is assigned. From afar, assign a new version of the same
+bundle, exported again: it has another hash.
+
+**A configuration must lead somewhere.** At the end of its trial, each model that its routes name
+must serve; else it is taken back (`config.unserved`), and not remembered as bad. A model that the
+same assignment brings, and that has not come yet, is waited for: its route stays.
 
 **Who restarts what.** An agent that an operator stops or restarts says so, and the trial is begun
 anew without being counted. One that ends without a word has crashed, which is the bundle's fault.

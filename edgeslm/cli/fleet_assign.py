@@ -50,7 +50,12 @@ def main(argv: Sequence[str]) -> int:
     if args.config is not None and args.no_config:
         options.error("--config and --no-config: one of them")
     repository = opened(args)
-    from edgeslm.fleet.director import Wish, assign, read_config  # noqa: PLC0415 -- needs the extra
+    from edgeslm.fleet.director import (  # noqa: PLC0415 -- needs the extra
+        Wish,
+        assign,
+        is_stranger,
+        read_config,
+    )
 
     wish = Wish(
         models={args.model: args.version} if args.model is not None else {},
@@ -62,9 +67,13 @@ def main(argv: Sequence[str]) -> int:
     )
     with using_database(args, repository) as engine:
         new = assign(repository, engine, args.device, wish)
+        stranger = is_stranger(engine, args.device)
     models = ", ".join(f"{name} {each.version}" for name, each in sorted(new.models.items()))
     config = ", with a configuration" if new.config is not None else ""
     sys.stdout.write(
         printable(f"{new.device}: assignment {new.seq}: {models or 'no model'}{config}\n")
     )
+    if stranger:
+        said = f"{new.device} has not registered yet; `edgeslm fleet devices` lists those that have"
+        sys.stderr.write(printable(f"edgeslm fleet assign: {said}\n"))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,9 +30,12 @@ def main(argv: Sequence[str]) -> int:
     from edgeslm.fleet.stick import write_stick  # noqa: PLC0415 -- needs the extra
 
     with using_database(args, repository) as engine:
-        size = write_stick(repository, engine, args.to, args.device)
-    days = repository.config.days.stick
+        stick = write_stick(repository, engine, args.to, args.device)
+    until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(stick.until))
     sys.stdout.write(
-        printable(f"{args.to}: {megabytes(size)}; edgeslm update --from it within {days:g} days\n")
+        printable(
+            f"{args.to}: {megabytes(stick.size)}; edgeslm update --from it within "
+            f"{round(stick.days, 1):g} days, before {until}: then {stick.ends} expires\n"
+        )
     )
     return 0

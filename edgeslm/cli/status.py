@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgeslm.adapters.slot_store import ReadOnlySlots
 from edgeslm.cli.text import printable
-from edgeslm.cli.updates import described, update_of
+from edgeslm.cli.updates import accepted_seq, described, update_of
 from edgeslm.contract.control import Errand
 from edgeslm.contract.messages import UpdateState
 from edgeslm.contract.settings import load_settings
@@ -37,9 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UpdaterAwayError:
         running = False
     if state is None:
-        state = state_of(
-            ReadOnlySlots(directory).read(), device=settings.device_id, now=time.time()
-        )
+        table, seq = ReadOnlySlots(directory).read(), accepted_seq(directory)
+        state = state_of(table, device=settings.device_id, now=time.time(), seq=seq)
     if args.json:
         sys.stdout.write(json.dumps({"running": running, **state}) + "\n")
         return 0

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Final
 
 from edgeslm.cli.text import megabytes
 from edgeslm.contract.messages import UpdateState
 from edgeslm.contract.settings import AgentSettings, UpdateSettings
+from edgeslm.core.trust import (
+    FLOORS,
+    MAX_FLOORS_BYTES,
+    TRUST,
+    FloorsDamagedError,
+    decode_floors,
+)
 from edgeslm.errors import ConfigError, UnavailableError
 
 NEEDED: Final = ("bsdiff4", "cryptography", "securesystemslib", "tuf", "zstandard")
@@ -49,7 +57,10 @@ def described(state: UpdateState) -> list[str]:
     lines = [f"updater   {_phase(state)}"]
     lines += [f"          waits for the {state['waiting']}"] if "waiting" in state else []
     if error := state.get("error"):
-        lines.append(f"          last failure: {error['message']} [{error['code']}]")
+        lines.append(
+            f"          last failure: {_failed(state)}{error['message']} [{error['code']}]"
+        )
+        lines += ["          it is tried again by itself"] if state.get("retries") else []
     lines.append(f"assigned  {state['seq'] or 'nothing yet'}; configuration {_config(state)}")
     for model in state["models"]:
         runs = f"version {model['version']} ({model['bundle'][:12]})" if "version" in model else "-"
@@ -57,6 +68,24 @@ def described(state: UpdateState) -> list[str]:
         bad = f", failed here: {len(model['bad'])}" if model.get("bad") else ""
         lines.append(f"model     {model['name']}: {runs}{spare}{bad}")
     return lines
+
+
+def accepted_seq(directory: Path) -> int:
+    """Return the assignment that an updater's directory has accepted last; 0: none can be read."""
+    try:
+        with (directory / TRUST / FLOORS).open("rb") as file:
+            floors = decode_floors(file.read(MAX_FLOORS_BYTES + 1))
+    except (OSError, FloorsDamagedError):
+        return 0
+    return floors.assignment.seq if floors.assignment is not None else 0
+
+
+def _failed(state: UpdateState) -> str:
+    """Return what it was that failed, where that is known."""
+    if "error_model" not in state:
+        return ""
+    version = f" {state['error_version']}" if "error_version" in state else ""
+    return f"{state['error_model']}{version}: "
 
 
 def _phase(state: UpdateState) -> str:

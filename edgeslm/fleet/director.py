@@ -10,7 +10,7 @@ from typing import Final
 
 from pydantic import ValidationError
 from securesystemslib.signer import Signer
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from tuf.api.metadata import Role
 
 from edgeslm.adapters.dsse import read_envelope, seal
@@ -25,10 +25,11 @@ from edgeslm.contract.fleet import (
     Keys,
     TimeReply,
 )
-from edgeslm.fleet.database import assignments
+from edgeslm.fleet.database import assignments, registry
 from edgeslm.fleet.database.assignments import Stored
 from edgeslm.fleet.database.audit import Actor, at_terminal, record
 from edgeslm.fleet.database.engine import reading
+from edgeslm.fleet.database.errors import some
 from edgeslm.fleet.errors import (
     AssignmentRefusedError,
     FleetConfigError,
@@ -79,8 +80,10 @@ def assign(
         actor: who wants it; None: whoever gives a command here.
 
     Raises:
-        UnknownModelError: the repository has no such model, or not in this version.
-        AssignmentRefusedError: not a device's id, a number that is not higher, or too much.
+        UnknownModelError: the repository has no such model, or not in this version; or the
+            configuration names one that neither it nor the device has.
+        AssignmentRefusedError: not a device's id, a number that is not higher, a model that is
+            taken away and not assigned, or too much.
         EdgeSLMError: the director's key is missing, the database refused.
     """
     if not _DEVICE.fullmatch(device):
@@ -92,7 +95,9 @@ def assign(
         assignments.lock(conn)
         stored = assignments.last(conn, device)
         last = opened(stored.envelope, device) if stored is not None else None
-        models = _models(published, dict(last.models) if last is not None else {}, wish)
+        models = _models(published, device, dict(last.models) if last is not None else {}, wish)
+        if wish.config is not None:
+            _expect_models(conn, published, device, wish.config)
         number = assignments.next_numbers(conn, [device])[device]
         if wish.seq is not None and wish.seq < number:
             msg = f"{device}: --seq {wish.seq}: the next number is {number}; give none, or a higher"
@@ -154,6 +159,16 @@ def assigned(engine: Engine) -> dict[str, Assignment]:
     """
     with reading(engine) as conn:
         return {name: opened(each.envelope, name) for name, each in assignments.many(conn).items()}
+
+
+def is_stranger(engine: Engine, device: str) -> bool:
+    """Whether devices have registered, and this one has not: its id may be misspelt.
+
+    Raises:
+        DatabaseError: see there.
+    """
+    with reading(engine) as conn:
+        return registry.device(conn, device) is None and registry.any_device(conn)
 
 
 def last_assignment(engine: Engine, device: str) -> Assignment | None:
@@ -260,21 +275,48 @@ def _signers(repository: Repository, keys: Keys) -> list[Signer]:
 
 
 def _models(
-    published: Published, models: dict[str, AssignedModel], wish: Wish
+    published: Published, device: str, models: dict[str, AssignedModel], wish: Wish
 ) -> dict[str, AssignedModel]:
     """Return what a device is to run when it ran `models` before.
 
     Raises:
         UnknownModelError: the repository has no such model, or not in this version.
+        AssignmentRefusedError: one that is to go is not assigned, or is to be run as well.
     """
-    for name in wish.without:
-        models.pop(name, None)
+    for name in sorted(wish.without):
+        if name in wish.models:
+            msg = f"{device}: {name} is to be run and to go: --model or --without, one of them"
+            raise AssignmentRefusedError(msg)
+        if name not in models:
+            msg = f"{device}: {name} is not assigned, so it cannot go; assigned: "
+            raise AssignmentRefusedError(msg + (some(models) or "none"))
+    models = {name: each for name, each in models.items() if name not in wish.without}
     for name, version in wish.models.items():
         known = versions(published, name)
         if not known or (version is not None and version not in known):
             raise UnknownModelError(_unknown(published, name, version, known))
         models[name] = AssignedModel(version=version or max(known))
     return models
+
+
+def _expect_models(
+    conn: Connection, published: Published, device: str, config: DeviceConfig
+) -> None:
+    """Refuse a configuration of models that there are nowhere.
+
+    Raises:
+        UnknownModelError: it names one that is neither in the repository nor on the device.
+    """
+    routed = {model for route in (config.routes or {}).values() for model in route.models}
+    seen = registry.device(conn, device)
+    known = {role.removeprefix("model-") for role in published.models}
+    known |= {each.model for each in seen.models} if seen is not None else set()
+    if missing := (routed | set(config.models)) - known:
+        msg = (
+            f"{some(missing)}: the configuration names it, and neither the repository nor {device} "
+            f"has it; there are {some(known) or 'none'}. Add it first: fleet add"
+        )
+        raise UnknownModelError(msg)
 
 
 def _stored(new: Assignment, signers: Sequence[Signer], now: float) -> Stored:

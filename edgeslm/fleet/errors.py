@@ -119,6 +119,12 @@ class AssignmentRefusedError(RejectedError):
     code = "fleet.assignment_refused"
 
 
+class RoleExpiredError(RejectedError):
+    """Metadata have expired: no device takes what is signed beside them."""
+
+    code = "fleet.expired"
+
+
 class StickError(UnavailableError):
     """The stick cannot be written."""
 

@@ -121,7 +121,10 @@ class Repository:
 
     def lifetimes(self) -> dict[str, float]:
         """Return the days that are left of each role, by name; below 0: it has expired."""
-        published = self.store.published()
+        return self.lifetimes_of(self.store.published())
+
+    def lifetimes_of(self, published: Published) -> dict[str, float]:
+        """Return the same of metadata that are not what is published."""
         roles: Mapping[str, Metadata[Any]] = {
             "root": published.root,
             "targets": published.targets,

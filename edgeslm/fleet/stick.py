@@ -16,6 +16,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -27,7 +28,7 @@ from edgeslm.fleet.database import assignments
 from edgeslm.fleet.database.engine import reading
 from edgeslm.fleet.database.errors import some
 from edgeslm.fleet.director import opened
-from edgeslm.fleet.errors import AssignmentRefusedError, StickError
+from edgeslm.fleet.errors import AssignmentRefusedError, RoleExpiredError, StickError
 from edgeslm.fleet.models import blobs_of, versions
 from edgeslm.fleet.repository import Repository
 from edgeslm.fleet.store import BLOBS, METADATA, Published
@@ -36,13 +37,31 @@ ASSIGNMENTS: Final = "assignments"
 INDEX: Final = "index.json"
 TAR: Final = ".tar"
 _MODE: Final = 0o644
+_DAY_S: Final = 86_400.0
 _CHUNK: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A stick.
+
+    Args:
+        size: bytes on it.
+        days: that all of it is good for: metadata and assignments.
+        until: when that is, seconds since 1970.
+        ends: what ends first.
+    """
+
+    size: int
+    days: float
+    until: float
+    ends: str
 
 
 def write_stick(
     repository: Repository, engine: Engine, to: Path, devices: Collection[str] = ()
-) -> int:
-    """Write a stick; return how many bytes are on it.
+) -> Written:
+    """Write a stick; return what is on it.
 
     On it are snapshot and timestamp that are good for as long as fleet.toml says of sticks: longer
     than what is published, which is signed anew right away.
@@ -51,18 +70,20 @@ def write_stick(
         repository: whose.
         engine: of the fleet's database.
         to: a folder that is absent or empty, or a file that ends in .tar.
-        devices: whose assignments to put there; empty: of all that have one. Without any, the
-            newest version of each model is on it.
+        devices: whose assignments to put there; empty: of all that have one that is still good.
+            Without any, the newest version of each model is on it.
 
     Raises:
-        AssignmentRefusedError: one of the devices has no assignment.
+        AssignmentRefusedError: one of the devices has no assignment, or one that has expired.
+        RoleExpiredError: metadata that would be on it have expired.
         StickError: the place is taken, or cannot be written.
         EdgeSLMError: an online key is missing, the repository is damaged.
     """
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
         msg = f"{to}: there is something already. Choose another place, or remove it."
         raise StickError(msg)
-    chosen = _chosen(engine, devices)
+    chosen = _chosen(engine, devices, repository.now())
+    _expect_fresh(repository)
     published, files = repository.sign_for_stick()
     index = Index(schema=1, root=published.root.signed.version, files=tuple(files))
     wanted = _wanted(repository, published, [assignment for _, assignment in chosen.values()])
@@ -81,10 +102,32 @@ def write_stick(
         what = err.strerror or str(err)
         msg = f"{err.filename or to}: {what}. What is there is not whole: remove it."
         raise StickError(msg) from None
-    return sum(map(len, texts.values())) + sum(blob.stat().st_size for blob in blobs)
+    size = sum(map(len, texts.values())) + sum(blob.stat().st_size for blob in blobs)
+    now = repository.now()
+    ends = repository.lifetimes_of(published)
+    for device, (_, assignment) in chosen.items():
+        ends[f"the assignment of {device}"] = (assignment.expires - now) / _DAY_S
+    first = min(ends, key=lambda name: ends[name])
+    return Written(size, ends[first], now + ends[first] * _DAY_S, first)
 
 
-def _chosen(engine: Engine, devices: Collection[str]) -> dict[str, tuple[bytes, Assignment]]:
+def _expect_fresh(repository: Repository) -> None:
+    """Refuse to write what no device takes; snapshot and timestamp are signed anew.
+
+    Raises:
+        RoleExpiredError: a role has expired.
+    """
+    left = repository.lifetimes()
+    expired = [role for role in left if left[role] <= 0 and role not in {"snapshot", "timestamp"}]
+    if expired:
+        roles = " ".join(expired)
+        msg = f"{some(expired)}: expired. Sign anew first: edgeslm fleet keys renew {roles}"
+        raise RoleExpiredError(msg)
+
+
+def _chosen(
+    engine: Engine, devices: Collection[str], now: float
+) -> dict[str, tuple[bytes, Assignment]]:
     """Return the envelope of each device's assignment, and what it says."""
     with reading(engine) as conn:
         known = assignments.envelopes(conn)
@@ -92,7 +135,14 @@ def _chosen(engine: Engine, devices: Collection[str]) -> dict[str, tuple[bytes, 
         if device not in known:
             msg = f"{device}: it has no assignment; have one: {some(known) or 'none'}. "
             raise AssignmentRefusedError(msg + "Assign first: fleet assign")
-    return {device: (known[device], opened(known[device], device)) for device in devices or known}
+    found = {device: (known[device], opened(known[device], device)) for device in devices or known}
+    expired = [device for device, (_, said) in found.items() if said.expires <= now]
+    for device in expired:
+        if devices:
+            msg = f"{device}: its assignment has expired. Assign again: fleet assign"
+            raise AssignmentRefusedError(msg)
+        del found[device]
+    return found
 
 
 def _wanted(

@@ -141,7 +141,7 @@ def envelope(repository: Repository, device: str) -> bytes | None:
         return assignments.envelopes(conn, [device]).get(device)
 
 
-def write_stick(repository: Repository, to: Path, devices: Collection[str] = ()) -> int:
+def write_stick(repository: Repository, to: Path, devices: Collection[str] = ()) -> stick.Written:
     """Give the command once."""
     with database(repository) as engine:
         return stick.write_stick(repository, engine, to, devices)

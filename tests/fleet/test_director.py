@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 
 from edgeslm.adapters.tuf import Trust
 from edgeslm.contract.fleet import Assignment, DeviceConfig
+from edgeslm.contract.settings import Route
 from edgeslm.errors import EdgeSLMError
 from edgeslm.fleet.database import assignments, schema
-from edgeslm.fleet.director import Wish, read_config
+from edgeslm.fleet.database.schema import device_models, devices
+from edgeslm.fleet.director import Wish, is_stranger, read_config
 from edgeslm.fleet.errors import (
     AssignmentRefusedError,
     FleetConfigError,
@@ -23,6 +25,12 @@ from edgeslm.fleet.models import Stated, add
 from edgeslm.fleet.repository import Repository
 from tests.fleet import kit
 from tests.fleet.kit import assign, replace_key
+
+
+def routed(model: str) -> DeviceConfig:
+    """A configuration whose only route leads to this model."""
+    return DeviceConfig(routes={"new": Route(topic="plant/#", models=(model,))})
+
 
 CONFIG = """\
 state_interval_s = 5
@@ -102,6 +110,19 @@ def test_it_expires_as_the_owner_says(repository: Repository) -> None:
         ("../d1", Wish(), AssignmentRefusedError, "not a device's id"),
         ("", Wish(), AssignmentRefusedError, "not a device's id"),
         ("d1", Wish(seq=1), AssignmentRefusedError, "the next number is 2"),
+        ("d1", Wish(without=["ghost"]), AssignmentRefusedError, "not assigned.*assigned: press"),
+        (
+            "d1",
+            Wish(models={"press": 1}, without=["press"]),
+            AssignmentRefusedError,
+            "one of them",
+        ),
+        (
+            "d1",
+            Wish(config=routed("ghost"), configures=True),
+            UnknownModelError,
+            "ghost: the configuration names it.*there are press, valve",
+        ),
     ],
 )
 def test_what_cannot_be_assigned_is_refused(
@@ -113,6 +134,27 @@ def test_what_cannot_be_assigned_is_refused(
         assign(repository, device, wish)
     assert kit.envelope(repository, "d1") == was
     assert set(kit.assigned(repository)) == {"d1"}
+
+
+def test_a_model_that_the_device_alone_has_may_be_routed_to(repository: Repository) -> None:
+    with kit.database(repository) as engine, engine.begin() as conn:
+        conn.execute(insert(devices).values(id="d1", registered_at=1.0, heard_at=1.0))
+        conn.execute(insert(device_models).values(device="d1", model="factory"))
+    config = routed("factory")
+    assert assign(repository, "d1", Wish(config=config, configures=True)).config == config
+    with pytest.raises(UnknownModelError):
+        assign(repository, "d2", Wish(config=config, configures=True))
+
+
+def test_a_device_that_has_not_registered_is_a_stranger_where_others_have(
+    repository: Repository,
+) -> None:
+    with kit.database(repository) as engine:
+        assert not is_stranger(engine, "d1"), "none has: they may all be without a network"
+        with engine.begin() as conn:
+            conn.execute(insert(devices).values(id="d1", registered_at=1.0, heard_at=1.0))
+        assert not is_stranger(engine, "d1")
+        assert is_stranger(engine, "d2")
 
 
 def test_it_needs_the_directors_key_alone(repository: Repository) -> None:

@@ -14,7 +14,7 @@ from edgeslm.contract.fleet import Index
 from edgeslm.core.trust import TrustExpiredError
 from edgeslm.fleet.database import assignments
 from edgeslm.fleet.director import Wish
-from edgeslm.fleet.errors import AssignmentRefusedError, StickError
+from edgeslm.fleet.errors import AssignmentRefusedError, RoleExpiredError, StickError
 from edgeslm.fleet.models import Stated, add
 from edgeslm.fleet.repository import Repository
 from tests.fleet import kit
@@ -56,7 +56,7 @@ def device(files: dict[str, bytes], flashed: bytes, folder: Path) -> Trust:
 def test_a_device_finds_all_of_it(
     name: str, repository: Repository, clock: kit.Clock, tmp_path: Path
 ) -> None:
-    size = write_stick(repository, tmp_path / name, ["d1"])
+    size = write_stick(repository, tmp_path / name, ["d1"]).size
     files = read(tmp_path / name)
     assert size == sum(map(len, files.values()))
     assert {path.partition("/")[0] for path in files} == {
@@ -124,6 +124,37 @@ def test_the_same_stick_is_the_same_tar(repository: Repository, tmp_path: Path) 
     }
     with tarfile.open(tmp_path / "a.tar") as tar:
         assert {(m.uid, m.gid, m.mtime, m.mode) for m in tar} == {(0, 0, 0, 0o644)}
+
+
+def test_it_says_what_ends_first(repository: Repository, clock: kit.Clock, tmp_path: Path) -> None:
+    made = write_stick(repository, tmp_path / "a", ["d1"])
+    assert made.days == pytest.approx(14, abs=0.01)
+    assign(repository, "d2", Wish(days=9))
+    made = write_stick(repository, tmp_path / "b")
+    assert made.days == pytest.approx(9, abs=0.01)
+    assert made.ends == "the assignment of d2"
+    clock.pass_days(360)
+    assign(repository, "d1", Wish())
+    made = write_stick(repository, tmp_path / "c", ["d1"])
+    assert made.days == pytest.approx(5, abs=0.01)
+    assert made.ends in {"root", "targets", "model-press", "model-valve"}
+
+
+def test_what_has_expired_is_put_on_none(
+    repository: Repository, clock: kit.Clock, tmp_path: Path
+) -> None:
+    clock.pass_days(91)
+    with pytest.raises(AssignmentRefusedError, match="d1: its assignment has expired"):
+        write_stick(repository, tmp_path / "stick", ["d1"])
+    assign(repository, "d2", Wish())
+    write_stick(repository, tmp_path / "rest")
+    assert "assignments/d1.json" not in read(tmp_path / "rest")
+    clock.pass_days(275)
+    was = kit.published(repository)
+    with pytest.raises(RoleExpiredError, match=r"model-press.*keys renew .*model-press"):
+        write_stick(repository, tmp_path / "stick")
+    assert kit.published(repository) == was
+    assert not (tmp_path / "stick").exists()
 
 
 def test_a_place_that_is_taken_is_left_alone(repository: Repository, tmp_path: Path) -> None:

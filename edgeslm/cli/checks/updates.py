@@ -23,6 +23,7 @@ from edgeslm.contract.control import MAX_LINE_BYTES, NEWS, Report
 from edgeslm.contract.settings import AgentSettings, UpdateSettings
 from edgeslm.contract.slots import SlotTable
 from edgeslm.core.slots import committed, slots_of, spare
+from edgeslm.core.trust import TRUST
 from edgeslm.errors import EXIT_CONFIG, EdgeSLMError, RejectedError
 from edgeslm.ports import Clock
 from edgeslm.updater.control import SOCKET
@@ -62,7 +63,7 @@ def trusted_root(update: UpdateSettings, *, of: Clock | None = None) -> Iterator
     """
     require_extra()
     from edgeslm.adapters.tuf import METADATA, root_of  # noqa: PLC0415 -- imports tuf
-    from edgeslm.updater.wiring import TRUST, flashed_root  # noqa: PLC0415 -- as above
+    from edgeslm.updater.wiring import flashed_root  # noqa: PLC0415 -- as above
 
     try:
         root = root_of(flashed_root(update))

@@ -190,6 +190,11 @@ def device(conn: Connection, id: str) -> DeviceRow | None:  # noqa: A002 -- its 
     return _whole(conn, [row])[0] if row is not None else None
 
 
+def any_device(conn: Connection) -> bool:
+    """Whether a device has registered."""
+    return conn.execute(select(devices.c.id).limit(1)).first() is not None
+
+
 def tag(conn: Connection, ids: Collection[str], key: str, value: str | None) -> None:
     """Give devices a tag, in place of their own of this key; None: take what was given.
 

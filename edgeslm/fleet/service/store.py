@@ -7,7 +7,8 @@ from typing import Final, cast
 
 from sqlalchemy import Engine, delete, func, select
 
-from edgeslm.fleet.database import events, evidence, registry
+from edgeslm.fleet import access
+from edgeslm.fleet.database import accounts, events, evidence, registry
 from edgeslm.fleet.database import schema as tables
 from edgeslm.fleet.service.inbound import RETAINED, Inbound, Retained
 from edgeslm.fleet.service.sampler import Sampler
@@ -61,6 +62,14 @@ def prune(engine: Engine, now: float) -> None:
     for old in (events.prune, evidence.prune, registry.prune):
         with engine.begin() as conn:
             old(conn, now)
+    with engine.begin() as conn:
+        accounts.prune(
+            conn,
+            now,
+            session_s=access.ABSOLUTE_S,
+            idle_s=access.IDLE_S,
+            forget_s=access.FORGOTTEN_S,
+        )
     with engine.begin() as conn:
         newest = select(func.max(tables.events.c.id)).scalar_subquery()
         conn.execute(delete(tables.events).where(tables.events.c.id <= newest - MAX_EVENTS))

@@ -52,7 +52,7 @@ def test_nothing_is_lost_or_done_twice_at_a_few_writes(
 ) -> None:
     count = _writes(repository, database_url, mosquitto, tmp_path)
     points = [(number, when) for number in range(1, count + 1) for when in ("before", "after")]
-    _killed(repository, database_url, mosquitto, tmp_path, some(points, 3))
+    _killed(repository, database_url, mosquitto, tmp_path, some(points, 6)[2:4])
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from typing import Any
 
 import pytest
@@ -14,11 +15,13 @@ from edgeslm.fleet.database.engine import reading
 from edgeslm.fleet.service.sights import PASSING, Seen, seen
 
 WHO = {"schema": 1, "device": "dev"}
+TIMES = itertools.count(1)  # each message is later than the one before
 
 
 def look(engine: Engine, *said: tuple[str, dict[str, Any]]) -> Seen:
-    for at, (kind, message) in enumerate(said):
-        heard: Any = registry.Heard("dev", kind, {**WHO, "time": at + 1.0, **message}, at + 100.0)  # type: ignore[arg-type] # of a table
+    for kind, message in said:
+        at = next(TIMES)
+        heard: Any = registry.Heard("dev", kind, {**WHO, "time": float(at), **message}, at + 100.0)  # type: ignore[arg-type] # of a table
         with engine.begin() as conn:
             registry.heard(conn, [heard])
     with reading(engine) as conn:
@@ -39,7 +42,8 @@ def test_what_updater_and_agent_say_is_seen_together(database: Engine) -> None:
     found = look(database, update(), state(alarms=3, p99_ms=12.0))
     sight = found.sight
     assert (sight.seq, sight.idle, sight.committed, sight.serving) == (4, True, 2, 2)
-    assert (sight.error, sight.broken, sight.heard_at) == (None, None, 101.0)
+    assert (sight.error, sight.broken) == (None, None)
+    assert sight.heard_at > 100.0
     assert (found.version, found.health.alarms, found.health.p99_ms) == (2, 3, 12.0)
 
 
