@@ -47,6 +47,8 @@ from edgeslm.core.trust import (
     Floors,
     FloorsDamagedError,
     ForeignFleetError,
+    RollbackRefusedError,
+    TrustExpiredError,
     TrustMalformedError,
     TrustSignatureError,
     TrustUnavailableError,
@@ -55,12 +57,25 @@ from edgeslm.errors import EdgeSLMError
 from edgeslm.ports import Fetch, Offer
 
 METADATA: Final = "metadata"
-FLOORS: Final = "floors.json"
+FLOORS: Final = rules.FLOORS
 KEPT: Final = "assignment.json"
 _LAST: Final = 32_503_680_000.0  # the year 3000: as late as a time can be
 _RESET: Final = (
     "Nothing is installed until then. To begin anew from the root of trust that was flashed, "
     "remove the folder; older models may then be offered to this device again."
+)
+
+_SEEN: Final = (
+    "This device has seen newer: write a new stick (`edgeslm fleet stick`), or publish the "
+    "repository's newest state"
+)
+_RENEW: Final = (
+    "Sign it again: `edgeslm fleet keys renew` for what offline keys sign, `edgeslm fleet publish` "
+    "for the rest; or write a new stick"
+)
+_REMEDIES: Final[tuple[tuple[object, str], ...]] = (
+    (RollbackRefusedError, _SEEN),
+    (TrustExpiredError, _RENEW),
 )
 
 
@@ -278,7 +293,8 @@ class Trust:
             error = next(error for kinds, error in ERRORS if isinstance(err, kinds))
             file = self._source.file or "the flashed root"
             msg = f"{self._folder if isinstance(err, OSError) else file}: {said(err)}"
-            raise error(msg) from None
+            remedy = next((say for kind, say in _REMEDIES if error is kind), "")
+            raise error(f"{msg}. {remedy}" if remedy else msg) from None
 
     def _unsigned(self, err: Exception) -> EdgeSLMError:
         """Tell a stranger's signature from one that is missing or wrong."""
@@ -289,7 +305,10 @@ class Trust:
                 f"{what}; signed by keys that this device's root does not know. "
                 "Is it the repository of this device's fleet?"
             )
-        return TrustSignatureError(what)
+        return TrustSignatureError(
+            f"{what}. Too few of the keys that must sign this file did: sign it again "
+            "(`edgeslm fleet keys renew`), publish it or write a new stick"
+        )
 
 
 def read_assignment(envelope: bytes, signers: Signers) -> tuple[Assignment, AssignmentFloor]:

@@ -14,7 +14,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from edgeslm.contract.base import Name, problems_of, read_toml, spelled
@@ -209,6 +217,14 @@ class OutboxSettings(_Section):
     ] = 5.0
 
 
+def _some_time(hours: str) -> str:
+    begin, _, end = hours.partition("-")
+    if begin == end:
+        msg = "from and to are the same; for always, leave `hours` out"
+        raise ValueError(msg)
+    return hours
+
+
 Hours = Annotated[
     str,
     spelled(
@@ -216,6 +232,7 @@ Hours = Annotated[
         "not hours, such as 22:00-05:30",
         description="Local time, from-to; over midnight where `to` is earlier.",
     ),
+    AfterValidator(_some_time),
 ]
 
 

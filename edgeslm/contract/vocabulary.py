@@ -53,6 +53,7 @@ EVENTS: Final = {
     "update_refused": "What is assigned cannot be had, or may not be trusted: `error` says why.",
     "config_committed": "A configuration has outlasted its trial.",
     "config_failed": "A configuration was taken back; `error` says why.",
+    "bad_forgotten": "On the device, somebody had it forget what failed there of a model.",
     "slots_rebuilt": "The updater's table was damaged, and made anew from the bundles there.",
     "control_unavailable": "The updater cannot reach this agent; `error` says why.",
     "subscription_refused": "See input.refused; `error.message` names the topic.",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from edgeslm.contract.control import ServingModel
+from edgeslm.contract.fleet import DeviceConfig
 from edgeslm.contract.profile import Trial
 from edgeslm.errors import EdgeSLMError, RejectedError, UnavailableError
 
@@ -32,6 +34,12 @@ class TrialQuietError(UnavailableError):
     """There was too little to answer on trial, even in ten times its duration."""
 
     code = "trial.quiet"
+
+
+class ConfigUnservedError(RejectedError):
+    """A route of the configuration leads to a model that does not serve on this device."""
+
+    code = "config.unserved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,40 @@ def judge(trial: Trial, *, before: Sample, begun: Sample, now: Sample) -> Verdic
     if why := _slow(trial, before, total, now):
         return TrialSlowError(why)
     return "keep"
+
+
+def served(
+    config: DeviceConfig,
+    models: Iterable[ServingModel],
+    *,
+    awaited: Collection[str] = (),
+    late: bool = False,
+) -> bool:
+    """Return whether each model serves that a configuration's routes name; False: one loads yet.
+
+    Args:
+        config: that is on trial.
+        models: as the agent reports them.
+        awaited: those that need not serve, since they are still to come.
+        late: one that loads yet takes too long.
+
+    Raises:
+        ConfigUnservedError: one does not serve. The configuration is not at fault itself: with the
+            model assigned, the same works.
+    """
+    found = {model.model: model for model in models}
+    loads = False
+    for route, name in ((r, m) for r, each in (config.routes or {}).items() for m in each.models):
+        model = found.get(name)
+        if name in awaited or (model is not None and model.state == "serving"):
+            continue
+        if model is None or model.state == "failed" or late:
+            error = model.error if model is not None else None
+            why = f" ({error['message'].rstrip('. ')} [{error['code']}])" if error else ""
+            msg = f"route {route}: no bundle serves {name}{why}. Assign {name} as well, or name "
+            raise ConfigUnservedError(msg + "a model that this device has.")
+        loads = True
+    return not loads
 
 
 def _errors(trial: Trial, before: Sample, total: int, errors: int) -> str | None:

@@ -30,6 +30,9 @@ from edgeslm.contract.fleet import (
 from edgeslm.errors import RejectedError, UnavailableError
 
 ROOT: Final = "root"
+TRUST: Final = "trust"
+"""Folder in the updater's, of what is trusted; `FLOORS` is the file of its floors."""
+FLOORS: Final = "floors.json"
 MAX_SKEW_S: Final = 300.0
 """Between the clocks of two of the fleet's servers."""
 MAX_BLOCK_LIST_BYTES: Final = MAX_BLOCKS * 72 + 257 * 512

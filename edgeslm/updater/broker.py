@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from edgeslm.adapters.blocks import FileBlockStore
 from edgeslm.adapters.clock import since_boot
-from edgeslm.adapters.delta import DeltaError, patch
+from edgeslm.adapters.delta import patch
 from edgeslm.contract.fleet import (
+    BLOCK_BYTES,
     MAX_COMMAND_BYTES,
     MAX_SIGNED_BYTES,
     Ask,
@@ -27,11 +28,13 @@ from edgeslm.contract.fleet import (
 from edgeslm.contract.settings import AgentSettings, UpdateSettings
 from edgeslm.contract.topics import FleetTopics
 from edgeslm.core.trust import ClockUntrustedError, settle
-from edgeslm.errors import EdgeSLMError, RejectedError, UnavailableError
+from edgeslm.core.update import SupersededError
+from edgeslm.errors import EdgeSLMError, UnavailableError
 from edgeslm.logs import Log
 from edgeslm.ports import BlockStore, Clock, NotThereError, Offer, Received, TrustedMetadata
 from edgeslm.runtime.bundle import open_bundle
 from edgeslm.updater.download import Fetcher
+from edgeslm.updater.install import missing_bytes
 from edgeslm.updater.mailbox import Mailbox, open_mailbox
 
 log = Log(__name__)
@@ -39,6 +42,7 @@ RETAINED_S: Final = 10.0  # for a retained message to come
 TIME_S: Final = 20.0  # for a server to say what time it is
 SETTLED_S: Final = 24 * 3600.0  # a clock that was settled is settled anew after it
 DELTA_S: Final = 20.0  # for a server to find or make a difference
+DELTA_STALL_S: Final = 30.0  # without progress of a difference: the blocks remain
 DELTA_FROM_BYTES: Final = 64 * 1024  # smaller files come whole
 DELTA_MOST: Final = 0.5  # of a file: a difference larger than this saves too little
 TIMESTAMP: Final = "timestamp.json"
@@ -111,6 +115,7 @@ class BrokerSource:
             downloads, min_free_bytes=update.min_free_mb * 2**20
         )
         self._device = settings.device_id
+        self._update = update
         topics = settings.topics
         self._fleet = FleetTopics(topics.root)
         self._assignment_topic = topics.assignment
@@ -188,6 +193,17 @@ class BrokerSource:
 
     def supply(self, trust: TrustedMetadata, offer: Offer) -> BrokerSupply:
         return BrokerSupply(self, trust, offer)
+
+    def has_room(self, folder: Path, size: int) -> bool:
+        """Whether so many bytes fit beside what is to stay free."""
+        return not missing_bytes(folder, size + self._update.min_free_mb * 2**20)
+
+    @property
+    def delta_stall_s(self) -> float:
+        """How long a difference may be without progress; a block takes its time by our rate."""
+        rate = self._update.rate_kb_s
+        slow_s = 2 * BLOCK_BYTES / (rate * 1024.0) if rate is not None else 0.0
+        return min(self._update.stall_s, DELTA_STALL_S + slow_s)
 
     def wake(self) -> None:
         """Have `listen` return; may be called by another thread."""
@@ -298,13 +314,19 @@ class BrokerSupply:
         source.check()
         if offer is None or offer.size > DELTA_MOST * file.size:
             return False
+        if not source.has_room(into.parent, file.size + offer.size):
+            return False  # the two lie beside each other for a while, and the file alone fits
         try:
             self._patch(offer, file, into, base)
-        except (DeltaError, RejectedError) as err:
-            # Nobody signs differences: the blocks remain.
+        except SupersededError:
+            raise
+        except EdgeSLMError as err:
+            # Nobody signs differences, and not every server has each: the blocks remain.
             log.warning("delta_refused", file=file.path, code=err.code, message=str(err))
             with suppress(OSError):
                 into.unlink(missing_ok=True)
+            with suppress(EdgeSLMError):
+                self._forget_delta(file)
             return False
         return True
 
@@ -312,9 +334,14 @@ class BrokerSupply:
         source = self._source
         assert offer.blob is not None  # noqa: S101 -- `ask_delta` returns no other
         assert offer.algorithm is not None  # noqa: S101
-        delta = source.fetcher.fetch(offer.blob, offer.size, check=source.check)
+        delta = source.fetcher.fetch(
+            offer.blob, offer.size, check=source.check, stall_s=source.delta_stall_s
+        )
         patch(offer.algorithm, base, delta, into, size=file.size, sha256=file.sha256)
-        source.store.sweep({file.sha256, self._offer.sha256})
+        self._forget_delta(file)
+
+    def _forget_delta(self, file: BlobFile) -> None:
+        self._source.store.sweep({file.sha256, self._offer.sha256})
 
 
 def _alike(file: BlobFile, near: Sequence[Path]) -> list[tuple[Path, str]]:

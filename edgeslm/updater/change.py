@@ -60,10 +60,18 @@ class ModelChange:
 
 @dataclass(frozen=True, slots=True)
 class ConfigChange:
-    """Another configuration; None: that of the settings file."""
+    """Another configuration.
+
+    Args:
+        seq: of the assignment.
+        config: None: that of the settings file.
+        awaited: models of the same assignment that are not here yet, and are tried again: routes
+            may lead to them all the same.
+    """
 
     seq: int
     config: DeviceConfig | None
+    awaited: frozenset[str] = frozenset()
     model = None
     version = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,13 @@ from edgeslm.contract.control import (
     Report,
 )
 from edgeslm.contract.messages import ErrorInfo
-from edgeslm.errors import EdgeSLMError, RejectedError, UnavailableError
+from edgeslm.errors import (
+    EXIT_UNAVAILABLE,
+    EdgeSLMError,
+    RejectedError,
+    UnavailableError,
+    exit_status_of,
+)
 
 SOCKET: Final = "control.sock"
 REPLY_S: Final = 10.0
@@ -71,6 +77,19 @@ def info_of(err: EdgeSLMError) -> ErrorInfo:
     if isinstance(err, OrderFailedError):
         return err.error
     return {"code": err.code, "message": str(err)}
+
+
+def passes(err: EdgeSLMError) -> bool:
+    """Whether another time may succeed, so that it is tried again."""
+    return isinstance(err, UnavailableError) or (
+        isinstance(err, OrderFailedError) and not err.at_fault
+    )
+
+
+def status_of(failed: Collection[EdgeSLMError]) -> int:
+    """Return the exit status of a command that ended with these."""
+    passing = all(passes(err) for err in failed)
+    return EXIT_UNAVAILABLE if failed and passing else exit_status_of(failed)
 
 
 class Control:
@@ -139,7 +158,9 @@ class Control:
             opened.connect(str(self._path))
         except OSError as err:
             opened.close()
-            msg = f"{self._path}: {err.strerror or err}"
+            start = isinstance(err, FileNotFoundError | ConnectionRefusedError)
+            remedy = ". Start the agent: `edgeslm run`" if start else ""
+            msg = f"{self._path}: {err.strerror or err}{remedy}"
             raise AgentAwayError(msg) from None
         self._socket = opened
 

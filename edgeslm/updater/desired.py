@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edgeslm.contract.fleet import Assignment
 from edgeslm.contract.profile import DeviceProfile
@@ -23,10 +23,12 @@ class Desired:
     Args:
         changes: models first, since a configuration may route texts to a new one.
         refused: by model, why what is assigned cannot be had.
+        wanted: by model, the version that is assigned.
     """
 
     changes: tuple[Change, ...] = ()
     refused: Mapping[str, EdgeSLMError] = field(default_factory=dict)
+    wanted: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def assigned(assignment: Assignment, table: SlotTable, chooser: Chooser) -> Desi
     if hash_of(assignment.config) == hash_of(table.config):
         return desired
     config = ConfigChange(assignment.seq, assignment.config)
-    return Desired((*desired.changes, config), desired.refused)
+    return replace(desired, changes=(*desired.changes, config))
 
 
 def newest(table: SlotTable, chooser: Chooser) -> Desired:
@@ -105,4 +107,4 @@ def _desired(wanted: Mapping[str, int], seq: int, table: SlotTable, chooser: Cho
             refused[model] = err
         else:
             changes += [change] if change is not None else []
-    return Desired(tuple(changes), refused)
+    return Desired(tuple(changes), refused, wanted)

@@ -17,6 +17,7 @@ from edgeslm.adapters.unix_socket import Line, LineServer, Opened
 from edgeslm.contract.control import MAX_LINE_BYTES, Answer, Errand
 from edgeslm.contract.messages import ErrorInfo, UpdateState
 from edgeslm.errors import EdgeSLMError, RejectedError, UnavailableError
+from edgeslm.updater.control import status_of
 
 SOCKET: Final = "updater.sock"
 MAX_WAITING: Final = 4
@@ -46,7 +47,11 @@ def _encode(answer: Answer) -> bytes:
 
 
 _BUSY: Final = _encode(
-    Answer(over=True, errors=({"code": UpdaterBusyError.code, "message": "it hears another"},))
+    Answer(
+        over=True,
+        errors=({"code": UpdaterBusyError.code, "message": "it hears another; try again"},),
+        exit_status=UpdaterBusyError.exit_status,
+    )
 )
 
 
@@ -74,7 +79,7 @@ class Door:
         )
 
     def errands(self, state: UpdateState) -> Iterator[tuple[int, Errand]]:
-        """Answer what can be answered at once; yield who wants models from where."""
+        """Answer what can be answered at once; yield who wants what changed."""
         for _ in range(len(self._waiting)):  # more may come meanwhile, without end
             peer, line = self._waiting.popleft()
             self._server.wake()
@@ -88,7 +93,7 @@ class Door:
                 # One whose line was too long is heard no more: it makes room for another.
                 self.say(peer, Answer(over=True, errors=(error,)), last=line is None)
                 continue
-            if errand.do == "take" and errand.path is not None:
+            if errand.do == "forget" or (errand.do == "take" and errand.path is not None):
                 yield peer, errand
             else:
                 self.say(peer, Answer(state=state, over=True))
@@ -96,7 +101,8 @@ class Door:
     def over(self, peer: int, state: UpdateState, failed: Sequence[EdgeSLMError]) -> None:
         """Say how an errand ended."""
         errors: list[ErrorInfo] = [{"code": err.code, "message": str(err)} for err in failed]
-        self.say(peer, Answer(state=state, over=True, errors=tuple(errors)))
+        status = status_of(failed)
+        self.say(peer, Answer(state=state, over=True, errors=tuple(errors), exit_status=status))
 
     def say(self, peer: int, answer: Answer, *, last: bool = False) -> None:
         self._server.send(peer, _encode(answer), last=last)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -20,7 +21,7 @@ from edgeslm.contract.topics import FleetTopics, Topics
 from edgeslm.core import block as codec
 from edgeslm.core.hours import is_open
 from edgeslm.core.window import Request, Window
-from edgeslm.errors import UnavailableError
+from edgeslm.errors import EdgeSLMError, UnavailableError
 from edgeslm.logs import Log
 from edgeslm.ports import BlockStore, Clock, DamagedBlobError, Download, Received
 from edgeslm.updater.mailbox import Mailbox
@@ -31,7 +32,10 @@ LISTEN_S: Final = 1.0  # at most
 LISTEN_BLOCK_S: Final = 0.005  # for each block: about as long as a fast network takes
 LISTEN_BLOCKS: Final = 32  # a shorter blob is not worth the wait
 SILENT: Final = 3  # so many silences in a row: the server is not there
-MISSING: Final = 3  # so many times in a row a server says that it has no such blob
+# So many requests in a row that a server answers by not having the blob. Requests are shared out
+# among servers, and one that has it may be another.
+MISSING: Final = 12
+FLUSH_S: Final = 5.0  # a power cut costs no more than what came in so long
 ATTEMPTS: Final = 2  # at a blob whose bytes, when all are here, are not it
 ASK_AGAIN_S: Final = 3.0
 
@@ -46,7 +50,7 @@ class StalledError(UnavailableError):
 
 
 class MissingBlobError(UnavailableError):
-    """The fleet's server does not have what its metadata name."""
+    """The fleet's servers do not have what its metadata name."""
 
     code = "fetch.missing"
 
@@ -92,7 +96,7 @@ class Fetcher:
         self.heard = heard
         self.waiting = waiting
 
-    def fetch(
+    def fetch(  # noqa: PLR0913 -- by name
         self,
         blob: str,
         size: int,
@@ -100,6 +104,7 @@ class Fetcher:
         *,
         check: Callable[[], None] = _nothing,
         advance: Callable[[int], None] = _nothing,
+        stall_s: float | None = None,
     ) -> Path:
         """Return the file of a blob, whole; `BlockStore.move` puts it where it belongs.
 
@@ -111,10 +116,11 @@ class Fetcher:
             blocks: SHA-256 of each block; empty where it has one block, or they are not known.
             check: called now and then; what it raises ends the call.
             advance: called with how many of its bytes are here.
+            stall_s: for nothing to come; None: as the settings say.
 
         Raises:
             StalledError: nothing came for too long: there is no broker, no server, or no way.
-            MissingBlobError: the server has no such blob.
+            MissingBlobError: no server that answers has such a blob.
             DamagedBlobError: its blocks came twice and were not it.
             DiskFullError, SlotsUnavailableError: the disk refused.
         """
@@ -128,7 +134,7 @@ class Fetcher:
             raise
         try:
             for attempt in range(1, ATTEMPTS + 1):
-                _Transfer(self, download, blob, size, check, advance).run()
+                _Transfer(self, download, blob, size, check, advance, stall_s).run()
                 try:
                     return download.finish()
                 except DamagedBlobError as err:
@@ -137,6 +143,8 @@ class Fetcher:
                         raise
         finally:
             self.leave(topic)
+            with suppress(EdgeSLMError):  # what ends the call counts more
+                download.flush()
             download.close()
         raise AssertionError  # the last attempt returns or raises
 
@@ -218,6 +226,7 @@ class _Transfer:
         size: int,
         check: Callable[[], None],
         advance: Callable[[int], None],
+        stall_s: float | None,
     ) -> None:
         self._fetcher = fetcher
         self._mailbox = fetcher.mailbox
@@ -230,6 +239,7 @@ class _Transfer:
         self._answers = fetcher.topics.answer("missing")
         here = download.here()
         settings = fetcher.settings
+        self._stall_s = settings.stall_s if stall_s is None else stall_s
         rate = None if settings.rate_kb_s is None else settings.rate_kb_s * 1024.0
         limit = settings.window_kb * 1024 // BLOCK_BYTES
         self._window = Window(codec.count_of(size), here, limit=limit, rate=rate)
@@ -238,6 +248,8 @@ class _Transfer:
         self._listen_until: float | None = None
         self._missing_before = 0
         self._missing = 0
+        self._missing_asked = 0
+        self._unflushed_since: float | None = None
         self._began = self._progress_at = fetcher.clock.monotonic()
 
     def run(self) -> None:
@@ -259,6 +271,7 @@ class _Transfer:
                     check_at = now + CHECK_S
                     self._check()
                     self._see_to_listening(now)
+                    self._see_to_flushing(now)
                 wait_s = min(self._ask(now), CHECK_S)
                 for message in self._mailbox.wait(wait_s):
                     self._take(message, monotonic())
@@ -288,9 +301,9 @@ class _Transfer:
         elif listens:
             fetcher.leave(self._data)
             window.disconnected()
-        if now - self._progress_at > fetcher.settings.stall_s:
+        if now - self._progress_at > self._stall_s:
             why = self._mailbox.trouble or "the fleet's server does not answer"
-            msg = f"{self._blob}: nothing came for {fetcher.settings.stall_s:g} s: {why}"
+            msg = f"{self._blob}: nothing came for {self._stall_s:g} s: {why}"
             raise StalledError(msg)
         if not in_hours:
             fetcher.waiting("window")
@@ -298,6 +311,13 @@ class _Transfer:
             fetcher.waiting("broker")
         else:
             fetcher.waiting("server" if window.silences >= SILENT else None)
+
+    def _see_to_flushing(self, now: float) -> None:
+        """Have on disk what came a while ago, and all before the hours' pause."""
+        since = self._unflushed_since
+        if since is not None and (now - since >= FLUSH_S or not self._fetcher.may_fetch()):
+            self._download.flush()
+            self._unflushed_since = None
 
     def _ask(self, now: float) -> float:
         """Ask for what is due; return for how long nothing else is."""
@@ -364,6 +384,8 @@ class _Transfer:
         self._here += len(block.data)
         self._progress_at = now
         self._missing = 0
+        if self._unflushed_since is None:
+            self._unflushed_since = now
         self._advance(self._here)
 
     def _take_missing(self, payload: bytes) -> None:
@@ -374,7 +396,15 @@ class _Transfer:
             return
         if missing.blob != self._blob:
             return
+        if self._missing_asked == self._window.asked:
+            return  # of one request; who answers it more often, says it once
+        self._missing_asked = self._window.asked
         self._missing += 1
+        self._window.hurry()  # the next request may go to another server
         if self._missing >= MISSING:
-            msg = f"{self._blob}: the fleet's server has no such blob"
+            msg = (
+                f"{self._blob}: no server that answered {MISSING} requests has such a blob. Run "
+                "`fleet publish` on the repository that the model was added to, or on a whole "
+                "copy of it; the device tries again."
+            )
             raise MissingBlobError(msg)

@@ -22,7 +22,7 @@ from edgeslm.contract.messages import ErrorInfo
 from edgeslm.contract.profile import Trial
 from edgeslm.contract.slots import Bad, Operation, SlotTable
 from edgeslm.core import slots
-from edgeslm.core.trial import Sample, judge
+from edgeslm.core.trial import Sample, judge, served
 from edgeslm.core.update import (
     MAX_ATTEMPTS,
     ON_THE_TABLE,
@@ -41,10 +41,10 @@ from edgeslm.core.update import (
 from edgeslm.errors import EdgeSLMError, RejectedError
 from edgeslm.ports import Clock, SlotStore
 from edgeslm.runtime.bundle import MANIFEST
-from edgeslm.updater.change import Change, ModelChange, beginning, same
-from edgeslm.updater.control import AgentAwayError, Control, OrderFailedError, info_of
+from edgeslm.updater.change import Change, ConfigChange, ModelChange, beginning, same
+from edgeslm.updater.control import AgentAwayError, Control, OrderFailedError, info_of, passes
 from edgeslm.updater.install import fill, verify
-from edgeslm.updater.voice import Voice
+from edgeslm.updater.voice import Failure, Voice
 
 WATCH_S: Final = 1.0  # between two looks at the agent
 REVERT_S: Final = 60.0  # for the agent to go back; it does so by itself when it starts
@@ -99,7 +99,7 @@ class Driver:
         self._change, self._listed = change, None
         operation = self._table.operation
         if operation is not None and not same(operation, change):
-            self.store.write(slots.end(self._table))
+            self._drop()
             operation = None
         if bad := slots.known_bad(self._table, change.model, change.bundle):
             return slots.KnownBadError(bad)
@@ -119,7 +119,7 @@ class Driver:
 
     def abandon(self) -> None:
         """End a change that nobody asks for any more; what is on trial is taken back."""
-        self.store.write(slots.end(self._table))
+        self._drop()
         with contextlib.suppress(AgentAwayError, OrderFailedError):
             self.settle()
 
@@ -133,6 +133,10 @@ class Driver:
         """
         if self._table.operation is None:
             self._settle(self.control.report())
+
+    def _drop(self) -> None:
+        self.store.write(slots.end(self._table))
+        self.voice.phase("idle")
 
     @property
     def _table(self) -> SlotTable:
@@ -397,9 +401,10 @@ class Driver:
         self._begun = self._begun or self._sample(self.control.report())
         while True:
             self.check()
-            now = self._sample(self.control.report())
+            report = self.control.report()
+            now = self._sample(report)
             verdict = judge(self.trial, before=self._before, begun=self._begun, now=now)
-            if verdict == "keep":
+            if verdict == "keep" and self._is_served(report, now.at_s - self._begun.at_s):
                 return Event.OUTLASTED
             if isinstance(verdict, RejectedError):
                 self._error = verdict
@@ -407,6 +412,13 @@ class Driver:
             if isinstance(verdict, EdgeSLMError):
                 raise verdict
             self._pause()
+
+    def _is_served(self, report: Report, elapsed_s: float) -> bool:
+        """Whether a configuration's routes lead to models that serve; see `core.trial.served`."""
+        config, change = self._operation.config, self._change
+        awaited = change.awaited if isinstance(change, ConfigChange) else frozenset()
+        late = elapsed_s >= self.trial.duration_s + self.load_s
+        return config is None or served(config, report.models, awaited=awaited, late=late)
 
     def _recheck(self) -> Event:
         if (model := self._operation.model) is not None:
@@ -441,17 +453,20 @@ class Driver:
         about = self._about
         assert about is not None  # noqa: S101 -- it was begun
         detail = {"seq": about.seq} | ({} if about.version is None else {"version": about.version})
-        voice, error = self.voice, self._info()
+        voice = self.voice
         if self._error is None:
             voice.succeeded()
             if about.model is None:
                 voice.event("config_committed", None, detail)
             else:
                 voice.event("update_committed", about.model, detail)
-        elif about.model is None:
-            voice.trouble("config_failed", error, None, detail)
         else:
-            voice.trouble("update_failed", error, about.model, detail)
+            passing = passes(self._error)
+            failure = Failure(self._info(), about.model, about.version, passing=passing)
+            if about.model is None:
+                voice.trouble("config_failed", failure, detail)
+            else:
+                voice.trouble("update_failed", failure, detail)
         voice.tell()
 
     def _info(self) -> ErrorInfo:

@@ -101,6 +101,16 @@ def verify(blocks: BlockList, into: Path) -> Bundle:
         raise
 
 
+def missing_bytes(folder: Path, needed: int) -> int:
+    """Return how many bytes too few are free on the disk of a folder; 0: it has room.
+
+    Raises:
+        OSError: the disk does not say.
+    """
+    disk = os.statvfs(folder)
+    return max(0, needed - disk.f_bavail * disk.f_frsize)
+
+
 def _get(file: BlobFile, target: Path, into: Path, near: Sequence[Path], bring: Bring) -> None:
     remove(target)
     for folder in reversed(target.relative_to(into).parents[:-1]):
@@ -211,12 +221,9 @@ def _expect_room(
     needed = keep_free
     for file in missing:
         needed += max(0, -(-file.size // _CLUSTER) * _CLUSTER - held(file))
-    disk = os.statvfs(into)
-    free = disk.f_bavail * disk.f_frsize
-    if missing and free < needed:
-        short = -(-(needed - free) // 2**20)
-        msg = f"{into}: {short} MiB too few are free. Free some space; it is tried again."
-        raise DiskFullError(msg)
+    if missing and (short := missing_bytes(into, needed)):
+        msg = f"{into}: {-(-short // 2**20)} MiB too few are free. Free some space; "
+        raise DiskFullError(msg + "it is tried again.")
 
 
 def _incomplete(file: BlobFile, into: Path) -> IncompleteError:

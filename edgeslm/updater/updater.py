@@ -10,7 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
@@ -19,22 +19,23 @@ from edgeslm.adapters.stick import open_stick
 from edgeslm.contract.control import Answer, Errand
 from edgeslm.contract.fleet import Assignment
 from edgeslm.contract.profile import DeviceProfile
+from edgeslm.core import slots
 from edgeslm.core.backoff import full_jitter
 from edgeslm.core.slots import KnownBadError
 from edgeslm.core.update import SupersededError
-from edgeslm.errors import EdgeSLMError, RejectedError
+from edgeslm.errors import EdgeSLMError
 from edgeslm.logs import Log
 from edgeslm.ports import Clock, SlotStore, TrustedMetadata
 from edgeslm.runtime.device import Device
-from edgeslm.updater.change import Change, hash_of
-from edgeslm.updater.control import AgentAwayError, OrderFailedError, info_of
+from edgeslm.updater.change import Change, ConfigChange, hash_of
+from edgeslm.updater.control import AgentAwayError, OrderFailedError, info_of, passes
 from edgeslm.updater.desired import Chooser, Desired, assigned, newest
 from edgeslm.updater.diagnostics import Diagnostics
 from edgeslm.updater.door import MAX_WAITING, Door
 from edgeslm.updater.driver import Driver, HaltedError
 from edgeslm.updater.source import Source, Switch
 from edgeslm.updater.stick import StickSource
-from edgeslm.updater.voice import Voice
+from edgeslm.updater.voice import Failure, Voice
 
 log = Log(__name__)
 LISTEN_S: Final = 1.0
@@ -137,6 +138,16 @@ class Updater:
                 msg = "a newer assignment asks for something else"
                 raise SupersededError(msg)
 
+    def run_errand(self, errand: Errand) -> list[EdgeSLMError]:
+        """Do what a command of this device asks for; return what came to nothing.
+
+        Raises:
+            HaltedError: see `Driver`.
+        """
+        if errand.do == "forget":
+            return self.forget(errand.model)
+        return self.take(Path(errand.path or ""), trust_clock=errand.trust_clock)
+
     def take(self, path: Path, *, trust_clock: bool) -> list[EdgeSLMError]:
         """Make of this device what a stick asks for; return what came to nothing.
 
@@ -157,6 +168,22 @@ class Updater:
                 return self.work(source)
             finally:
                 self.switch.source = self.broker
+                self.voice.retries = True
+
+    def forget(self, model: str | None) -> list[EdgeSLMError]:
+        """Let what failed here be tried again; return why that cannot be.
+
+        Args:
+            model: of which; None: the configuration.
+        """
+        try:
+            self.store.write(slots.forgotten(self.store.read(), model))
+        except EdgeSLMError as err:
+            return [err]
+        self._due, self._told = True, None
+        self.voice.event("bad_forgotten", model, {})
+        self.voice.tell()
+        return []
 
     def work(self, source: Source) -> list[EdgeSLMError]:
         """Make of this device what the source asks for; return what came to nothing.
@@ -165,6 +192,7 @@ class Updater:
             HaltedError: see `Driver`.
         """
         self.switch.source = source
+        self.voice.retries = source is self.broker
         steps = self._steps(source)
         ended: EdgeSLMError | None = None
         while True:
@@ -180,21 +208,29 @@ class Updater:
         try:
             desired = self._resolve(source)
         except EdgeSLMError as err:
-            self._refuse(err, None)
+            self._refuse(err, _failure(err))
             return [err]
         failed: list[EdgeSLMError] = []
+        failures: list[Failure] = []
         for model, why in desired.refused.items():
-            self._refuse(why, model)
+            failures.append(_failure(why, model, desired.wanted.get(model)))
+            self._refuse(why, failures[-1])
             failed.append(why)
-        for change in desired.changes:
+        for wanted in desired.changes:
+            change = wanted
+            if isinstance(change, ConfigChange):
+                awaited = frozenset(each.model for each in failures if each.model and each.passing)
+                change = replace(change, awaited=awaited)
             ended = yield change
-            if ended is not None:
-                failed.append(ended)
+            if ended is None:
+                continue
+            failed.append(ended)
+            failures.append(_failure(ended, change.model, change.version))
             if isinstance(ended, KnownBadError):
-                self._refuse(ended, change.model)
+                self._refuse(ended, failures[-1])
             if isinstance(ended, SupersededError):
                 return failed
-        self.voice.outcome(info_of(failed[0]) if failed else None)
+        self.voice.outcome(failures[0] if failures else None)
         if not failed:
             self._told = None
             operation = self.store.read().operation
@@ -259,8 +295,7 @@ class Updater:
         while self._errands and self.door is not None:
             self._serving, errand = self._errands.popleft()
             try:
-                failed = self.take(Path(errand.path or ""), trust_clock=errand.trust_clock)
-                self.door.over(self._serving, self.voice.state, failed)
+                self.door.over(self._serving, self.voice.state, self.run_errand(errand))
             finally:
                 self._serving = None
 
@@ -305,7 +340,7 @@ class Updater:
 
     def _outcomes(self, failed: list[EdgeSLMError]) -> None:
         """Try again later what another time may succeed."""
-        passing = [err for err in failed if not isinstance(err, RejectedError)]
+        passing = [err for err in failed if passes(err)]
         if any(isinstance(err, SupersededError) for err in failed):
             self._due = True
         elif passing:
@@ -322,12 +357,12 @@ class Updater:
         if err is not None:
             self._outcomes([err])
 
-    def _refuse(self, err: EdgeSLMError, model: str | None) -> None:
+    def _refuse(self, err: EdgeSLMError, failure: Failure) -> None:
         """Tell once what cannot be done, and again when it is something else."""
         said = (err.code, str(err))
         if said != self._told:
             self._told = said
-            self.voice.trouble("update_refused", info_of(err), model, {})
+            self.voice.trouble("update_refused", failure, {})
             self.voice.tell()
 
     def _settle(self) -> None:
@@ -335,3 +370,7 @@ class Updater:
             self.driver.settle()
         except (AgentAwayError, OrderFailedError) as err:
             log.debug("not_settled", why=str(err))
+
+
+def _failure(err: EdgeSLMError, model: str | None = None, version: int | None = None) -> Failure:
+    return Failure(info_of(err), model, version, passing=passes(err))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from edgeslm import __version__
@@ -28,6 +29,23 @@ Send = Callable[[str, bytes, bool], None]
 """Topic, payload, retained."""
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Something that came to nothing.
+
+    Args:
+        error: how.
+        model: whose change it was; None: the configuration's, or all that was asked for.
+        version: that it was to be changed to.
+        passing: another time may succeed.
+    """
+
+    error: ErrorInfo
+    model: str | None = None
+    version: int | None = None
+    passing: bool = False
+
+
 class Voice:
     """Says what goes on, each thing once.
 
@@ -41,6 +59,7 @@ class Voice:
 
     Attributes:
         state: as last told, for whoever asks on the device itself.
+        retries: what came to nothing and may succeed another time is tried again by itself.
     """
 
     def __init__(  # noqa: PLR0913 -- two by name
@@ -60,11 +79,13 @@ class Voice:
         self._told_at = -PROGRESS_S
         self._platform = platform
         self._seq = seq
-        self._phase: Literal["idle"] | Phase = "idle"
-        self._what: tuple[str | None, int | None] = (None, None)
+        self.retries = True
+        operation = table().operation  # of before a kill
+        self._phase: Literal["idle"] | Phase = operation.phase if operation else "idle"
+        self._what = (operation.model, operation.version) if operation else (None, None)
         self._bytes: tuple[int, int] | None = None
         self._waiting: str | None = None
-        self._error: ErrorInfo | None = None
+        self._failure: Failure | None = None
         self.state = self._state()
 
     def accepted(self, seq: int) -> bool:
@@ -74,7 +95,7 @@ class Voice:
         """
         if seq == self._seq:
             return False
-        self._seq, self._error = seq, None
+        self._seq, self._failure = seq, None
         self.tell()
         return True
 
@@ -108,23 +129,22 @@ class Voice:
         log.info(event, **about, **detail)
         self._say(event, model, None, detail)
 
-    def trouble(
-        self, event: str, error: ErrorInfo, model: str | None, detail: Mapping[str, int]
-    ) -> None:
+    def trouble(self, event: str, failure: Failure, detail: Mapping[str, int]) -> None:
         """A change came to nothing, and why; it stays in `update` until the next one succeeds."""
+        error, model = failure.error, failure.model
         about: dict[str, object] = {} if model is None else {"model": model}
         log.error(event, code=error["code"], message=error["message"], **about, **detail)
-        self._error = error
+        self._failed(failure)
         self._say(event, model, error, detail)
 
     def succeeded(self) -> None:
         """Forget how the last change failed."""
-        self._error = None
+        self._failure = None
 
-    def outcome(self, error: ErrorInfo | None) -> None:
+    def outcome(self, failure: Failure | None) -> None:
         """All that is assigned was seen to: how a part of it failed; None: nothing did."""
-        if (error is None) != (self._error is None):
-            self._error = error
+        if (failure is None) != (self._failure is None):
+            self._failed(failure)
             self.tell()
 
     def tell(self) -> None:
@@ -134,22 +154,29 @@ class Voice:
         self._send(self._topics.update, encode(self.state), True)  # noqa: FBT003 -- retained
 
     def _state(self) -> UpdateState:
-        state = state_of(self._table(), device=self._topics.device, now=self._clock.wall())
-        state["phase"], state["seq"] = self._phase, self._seq
+        state = state_of(
+            self._table(), device=self._topics.device, now=self._clock.wall(), seq=self._seq
+        )
+        state["phase"] = self._phase
         if self._platform is not None:
             state["platform"] = self._platform
-        model, version = self._what
-        if model is not None:
-            state["model"] = model
-        if version is not None:
-            state["version"] = version
+        _about(state, *self._what)
         if self._bytes is not None:
             state["done_bytes"], state["total_bytes"] = self._bytes
         if self._waiting is not None:
             state["waiting"] = self._waiting
-        if self._error is not None:
-            state["error"] = self._error
+        if (failure := self._failure) is not None:
+            state["error"], state["retries"] = failure.error, failure.passing
+            if failure.model is not None:
+                state["error_model"] = failure.model
+            if failure.version is not None:
+                state["error_version"] = failure.version
         return state
+
+    def _failed(self, failure: Failure | None) -> None:
+        if failure is not None and not self.retries:
+            failure = replace(failure, passing=False)
+        self._failure = failure
 
     def _say(
         self,
@@ -163,18 +190,32 @@ class Voice:
         self._send(self._topics.events, encode(message), False)  # noqa: FBT003 -- not retained
 
 
-def state_of(table: SlotTable, *, device: str, now: float) -> UpdateState:
-    """Return what can be said by the table of slots alone."""
-    return {
+def state_of(table: SlotTable, *, device: str, now: float, seq: int = 0) -> UpdateState:
+    """Return what can be said by the table of slots, and by the assignment accepted last."""
+    operation = table.operation
+    state: UpdateState = {
         "schema": SCHEMA_VERSION,
         "device": device,
         "time": now,
         "updater_version": __version__,
-        "phase": table.operation.phase if table.operation else "idle",
-        "seq": 0,
+        "phase": operation.phase if operation else "idle",
+        "seq": seq,
         "config_seq": table.config_seq,
         "models": [_model(name, slots) for name, slots in sorted(table.models.items())],
     }
+    if operation is not None:
+        _about(state, operation.model, operation.version)
+    return state
+
+
+def _about(state: UpdateState, model: str | None, version: int | None) -> None:
+    """Say of a state what is changed, and nothing else."""
+    state.pop("model", None)
+    state.pop("version", None)
+    if model is not None:
+        state["model"] = model
+    if version is not None:
+        state["version"] = version
 
 
 def _model(name: str, slots: ModelSlots) -> UpdatedModel:

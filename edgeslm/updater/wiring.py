@@ -12,12 +12,13 @@ from typing import Final
 from edgeslm.adapters.clock import SystemClock
 from edgeslm.adapters.slot_store import FileSlotStore
 from edgeslm.adapters.systemd import Notifier
-from edgeslm.adapters.tuf import Trust
+from edgeslm.adapters.tuf import Trust, root_of
 from edgeslm.contract.messages import ErrorInfo
 from edgeslm.contract.profile import Trial
 from edgeslm.contract.settings import AgentSettings, UpdateSettings
 from edgeslm.core.slots import slots_of
-from edgeslm.errors import ConfigError
+from edgeslm.core.trust import TRUST
+from edgeslm.errors import ConfigError, RejectedError
 from edgeslm.ports import SlotStore
 from edgeslm.runtime.device import platform_of, this_device
 from edgeslm.runtime.profiles import load_profile
@@ -29,9 +30,8 @@ from edgeslm.updater.door import Door
 from edgeslm.updater.driver import Driver
 from edgeslm.updater.source import Switch
 from edgeslm.updater.updater import Broker, Updater
-from edgeslm.updater.voice import Voice
+from edgeslm.updater.voice import Failure, Voice
 
-TRUST: Final = "trust"
 DOWNLOADS: Final = "download"
 MAX_ROOT_BYTES: Final = 128 * 1024
 _SETTINGS: Final = "settings"
@@ -52,11 +52,12 @@ def opened(
         config: file of the settings; None: it makes no diagnoses.
 
     Raises:
-        ConfigError: the root of trust cannot be read.
+        ConfigError: the root of trust cannot be read, or is none.
         UpdaterRunningError: another updater has the directory.
         EdgeSLMError: the directory, or what was trusted before, cannot be used.
     """
     root = flashed_root(update)
+    _try_root(root, update)
     logging.getLogger("tuf").setLevel(logging.WARNING)  # it tells of each signature
     profile = load_profile(settings.profile) if settings.profile else None
     clock = SystemClock()
@@ -124,7 +125,7 @@ def opened(
         broker.waiting = voice.waiting
         if store.damaged is not None:
             error: ErrorInfo = {"code": store.damaged.code, "message": str(store.damaged)}
-            voice.trouble("slots_rebuilt", error, None, {})
+            voice.trouble("slots_rebuilt", Failure(error), {})
         notifier.ready("listening")
         yield updater
         notifier.stopping()
@@ -141,6 +142,15 @@ def flashed_root(update: UpdateSettings) -> bytes:
             return file.read(MAX_ROOT_BYTES)
     except OSError as err:
         what = f"{update.root}: {err.strerror}"
+        raise ConfigError(_SETTINGS, [("update.root", what)], remedy=_REMEDY) from None
+
+
+def _try_root(root: bytes, update: UpdateSettings) -> None:
+    """Say at the beginning that nothing can ever be trusted by a root."""
+    try:
+        root_of(root)
+    except RejectedError as err:
+        what = f"{update.root}: no root of trust: {err}"
         raise ConfigError(_SETTINGS, [("update.root", what)], remedy=_REMEDY) from None
 
 

@@ -18,7 +18,13 @@ from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 import edgeslm.adapters.tuf as adapter
 from edgeslm.adapters import fs, tuf_client
 from edgeslm.adapters.tuf import FLOORS, KEPT, METADATA, Trust
-from edgeslm.core.trust import FloorsDamagedError, TrustUnavailableError, decode_floors
+from edgeslm.core.trust import (
+    FloorsDamagedError,
+    RollbackRefusedError,
+    TrustExpiredError,
+    TrustUnavailableError,
+    decode_floors,
+)
 from edgeslm.errors import EdgeSLMError, UnavailableError
 from edgeslm.fleet import director
 from edgeslm.ports import TrustedMetadata
@@ -207,6 +213,19 @@ def test_a_fetch_that_fails_is_passed_on_and_changes_nothing(fleet: Fleet, tmp_p
         if stop != "model-press":
             assert floors(tmp_path / "d") == was
     assert update(fleet, trust) == {1, 2, 3}
+
+
+def test_what_was_passed_already_or_has_expired_says_what_to_do(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    trust, shelf = fleet.device(tmp_path / "d")
+    update(fleet, trust)
+    shelf.files = dict(fleet.seen)
+    with pytest.raises(RollbackRefusedError, match=r"version .* write a new stick"):
+        trust.refresh(fleet.clock())
+    shelf.files = dict(fleet.newest)
+    with pytest.raises(TrustExpiredError, match="keys renew"):
+        trust.refresh(fleet.clock() + 1000 * kit.DAY_S)
 
 
 def test_a_time_outlives_the_process(fleet: Fleet, tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ BAD = {
     "wrong type": ('device_id = "d"\n[uplink]\nport = "many"', "uplink.port"),
     "a table for a value": ('device_id = "d"\n[log_level]\nx = 1', "log_level"),
     "a value for a table": ('device_id = "d"\nuplink = 3', "uplink"),
+    "hours without length": (
+        'device_id = "d"\n[update]\nhours = ["02:00-02:00"]',
+        "update.hours.0: from and to are the same",
+    ),
     "out of range": ('device_id = "d"\n[uplink]\nport = 65536', "uplink.port"),
     "not finite": ('device_id = "d"\nstate_interval_s = nan', "state_interval_s"),
     "device with a slash": ('device_id = "a/b"', "device_id: not an id"),

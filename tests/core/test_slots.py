@@ -16,6 +16,7 @@ from edgeslm.contract.slots import MAX_BAD, Bad, ModelSlots, Operation, Slot, Sl
 from edgeslm.core.slots import (
     IllegalStepError,
     KnownBadError,
+    NothingBadError,
     begin,
     begin_trial,
     candidates,
@@ -23,6 +24,7 @@ from edgeslm.core.slots import (
     emptied,
     end,
     filling,
+    forgotten,
     known_bad,
     moved,
     problem,
@@ -109,7 +111,9 @@ def test_a_bad_bundle_is_neither_begun_nor_filled_nor_tried_nor_loaded() -> None
     )
     assert candidates(slots_of(table, "press")) == ("a",)
     table = end(revert(table))
-    with pytest.raises(KnownBadError, match=r"version 2 .*it fails \[trial\.x\]"):
+    with pytest.raises(
+        KnownBadError, match=r"version 2 .*with trial\.x: it fails\. Assign another; .*--forget-bad"
+    ):
         begin(table, operation(bundle=digest(2)))
     with pytest.raises(KnownBadError) as caught:
         filling(begin(table, operation()), bundle=digest(2), version=2, blocks=None)
@@ -117,6 +121,19 @@ def test_a_bad_bundle_is_neither_begun_nor_filled_nor_tried_nor_loaded() -> None
     with pytest.raises(KnownBadError):
         begin_trial(remember_bad_of_staged(), boot="b", agent="i")
     assert known_bad(table, "valve", digest(2)) is None, "of another model it may be good"
+
+
+def test_what_is_bad_may_be_forgotten_of_one_model_or_of_the_configuration() -> None:
+    table = SlotTable(
+        models={name: ModelSlots(bad=(bad(2),)) for name in MODELS}, bad_config=(bad(5),)
+    )
+    less = forgotten(table, "press")
+    assert known_bad(less, "press", digest(2)) is None
+    assert known_bad(less, "valve", digest(2)) == bad(2)
+    assert known_bad(less, None, digest(5)) == bad(5)
+    assert not forgotten(less, None).bad_config
+    with pytest.raises(NothingBadError, match=r"press: nothing .* of models: valve"):
+        forgotten(less, "press")
 
 
 def remember_bad_of_staged() -> SlotTable:

@@ -7,16 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.contract.control import ServingModel
+from edgeslm.contract.fleet import DeviceConfig
 from edgeslm.contract.profile import Trial
+from edgeslm.contract.settings import Route
 from edgeslm.core.trial import (
     ENOUGH,
     QUIET_FACTOR,
+    ConfigUnservedError,
     Sample,
     TrialErrorsError,
     TrialQuietError,
     TrialSlowError,
     Verdict,
     judge,
+    served,
 )
 from edgeslm.errors import EdgeSLMError
 
@@ -145,3 +149,17 @@ def test_every_trial_comes_to_an_end(  # noqa: PLR0913, PLR0917 -- hypothesis gi
         assert str(verdict)
         assert verdict.code.startswith("trial.")
         assert isinstance(verdict, TrialQuietError) is (verdict.code == "trial.quiet")
+
+
+def routed(*models: str) -> DeviceConfig:
+    return DeviceConfig(routes={"r": Route(topic="plant/#", models=models)})
+
+
+def test_a_configuration_waits_for_a_model_that_loads_and_not_for_ever() -> None:
+    loading = [ServingModel(model="m", state="loading"), ServingModel(model="n", state="serving")]
+    assert not served(routed("n", "m"), loading)
+    assert served(routed("n"), loading)
+    assert served(routed("n", "m"), loading, awaited={"m"}, late=True)
+    with pytest.raises(ConfigUnservedError, match="route r: no bundle serves m"):
+        served(routed("n", "m"), loading, late=True)
+    assert served(DeviceConfig(state_interval_s=5.0), [])

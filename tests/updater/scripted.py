@@ -21,6 +21,7 @@ class ScriptedAgent:
     Attributes:
         serving: bundle of each model, and whether it is on trial.
         orders: what it was ordered, in order.
+        failed: models that no bundle serves, and why.
         refuse: orders (by `do`) that it answers with an error.
         before: called with each order before it is carried out.
     """
@@ -29,6 +30,7 @@ class ScriptedAgent:
         self.instance = instance
         self.serving: dict[str, tuple[str, bool]] = {}
         self.before_trial: dict[str, str] = {}
+        self.failed: dict[str, dict[str, str]] = {}
         self.config: tuple[int, bool] = (0, False)
         self.orders: list[Any] = []
         self.refuse: dict[str, dict[str, str]] = {}
@@ -129,6 +131,10 @@ class ScriptedAgent:
                 p99_ms=self.p99_ms,
             )
             for name, (bundle, trial) in self.serving.items()
+        ]
+        models += [
+            ServingModel.model_validate({"model": name, "state": "failed", "error": error})
+            for name, error in self.failed.items()
         ]
         seq, trial = self.config
         return Report(

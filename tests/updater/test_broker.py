@@ -15,9 +15,18 @@ from edgeslm.contract.fleet import MAX_SIGNED_BYTES, Ask, BlobFile, DeltaOffer
 from edgeslm.contract.settings import AgentSettings, UpdateSettings
 from edgeslm.contract.topics import FleetTopics
 from edgeslm.core.trust import ClockUntrustedError
-from edgeslm.ports import NotThereError, Received, TrustedMetadata
+from edgeslm.core.update import SupersededError
+from edgeslm.errors import EdgeSLMError
+from edgeslm.ports import (
+    DamagedBlobError,
+    DiskFullError,
+    NotThereError,
+    Received,
+    TrustedMetadata,
+)
 from edgeslm.updater import broker
 from edgeslm.updater.broker import BrokerSource, BrokerSupply, MetadataAwayError
+from edgeslm.updater.download import MissingBlobError, StalledError
 from tests.runtime import tiny
 from tests.updater.offers import offer
 
@@ -177,6 +186,7 @@ class Server:
         self.asks: list[Ask] = []
         self.delta: DeltaOffer | None = None
         self.fetched: list[str] = []
+        self.failing: dict[str, EdgeSLMError] = {}
         self.file = Path()
 
     def ask(
@@ -195,7 +205,7 @@ class Server:
         del want, have, timeout_s
         return self.delta
 
-    def fetch(
+    def fetch(  # noqa: PLR0913 -- as the real one
         self,
         blob: str,
         size: int,
@@ -203,10 +213,15 @@ class Server:
         *,
         check: Callable[[], None],
         advance: Callable[[int], None] = lambda _: None,
+        stall_s: float | None = None,
     ) -> Path:
         del blocks
         check()
         self.fetched.append(blob)
+        if blob in self.failing:
+            assert stall_s is not None, "a difference is not waited for as long as the blocks are"
+            assert stall_s <= broker.DELTA_STALL_S
+            raise self.failing[blob]
         for done in (0, size // 3, size):
             advance(done)
         return self.file
@@ -268,6 +283,7 @@ class Bringing:
         self.moved: list[str] = []
         self.advanced: list[int] = []
         self.patched: list[str] = []
+        self.swept = 0
         self._source = source
         trust = cast("TrustedMetadata", Clocks())
         self._supply = BrokerSupply(source, trust, offer())
@@ -291,6 +307,7 @@ def bringing(source: BrokerSource, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
         def sweep(self, keep: set[str]) -> None:
             assert LARGE.sha256 in keep
+            made.swept += 1
 
     monkeypatch.setattr(source, "store", Store())
     return made
@@ -332,6 +349,42 @@ def test_a_difference_that_is_none_leaves_the_blocks(
     bringing.run()
     assert bringing.server.fetched == ["d" * 64, LARGE.sha256]
     assert sum(bringing.advanced) == LARGE.size
+
+
+@pytest.mark.parametrize("error", [MissingBlobError, StalledError, DiskFullError, DamagedBlobError])
+def test_a_difference_that_does_not_come_leaves_the_blocks(
+    bringing: Bringing, error: type[EdgeSLMError]
+) -> None:
+    bringing.server.delta = difference(LARGE.size // 10)
+    bringing.server.failing["d" * 64] = error("not now")
+    bringing.run()
+    assert bringing.server.fetched == ["d" * 64, LARGE.sha256]
+    assert bringing.moved == [LARGE.sha256]
+    assert bringing.swept == 1, "what was fetched of it is gone"
+
+
+def test_a_newer_assignment_ends_a_difference_and_all_else(bringing: Bringing) -> None:
+    bringing.server.delta = difference(LARGE.size // 10)
+    bringing.server.failing["d" * 64] = SupersededError("another")
+    with pytest.raises(SupersededError):
+        bringing.run()
+    assert bringing.server.fetched == ["d" * 64]
+
+
+def test_a_difference_for_which_there_is_no_room_beside_the_file_is_not_fetched(
+    bringing: Bringing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bringing.server.delta = difference(LARGE.size // 10)
+    asked: list[int] = []
+
+    def missing(_folder: Path, needed: int) -> int:
+        asked.append(needed)
+        return 1
+
+    monkeypatch.setattr(broker, "missing_bytes", missing)
+    bringing.run()
+    assert bringing.server.fetched == [LARGE.sha256]
+    assert asked == [LARGE.size + LARGE.size // 10 + UpdateSettings().min_free_mb * 2**20]
 
 
 def test_a_short_file_comes_whole(bringing: Bringing) -> None:

@@ -9,12 +9,13 @@ from typing import Any, cast
 
 import pytest
 
-from edgeslm.contract.fleet import AssignedModel, Assignment
+from edgeslm.contract.fleet import AssignedModel, Assignment, DeviceConfig
 from edgeslm.contract.slots import Bad, Operation, SlotTable
 from edgeslm.contract.topics import Topics
 from edgeslm.core.slots import KnownBadError
 from edgeslm.errors import EdgeSLMError
-from edgeslm.updater.change import Change
+from edgeslm.ports import DiskFullError
+from edgeslm.updater.change import Change, ConfigChange
 from edgeslm.updater.driver import Driver
 from edgeslm.updater.updater import Updater
 from edgeslm.updater.voice import Voice
@@ -33,6 +34,8 @@ class Stage:
     version: int = 1
     ended: EdgeSLMError | None = None
     extra: dict[str, AssignedModel] = field(default_factory=dict)
+    config: DeviceConfig | None = None
+    changes: list[Change] = field(default_factory=list)
     said: list[dict[str, Any]] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
 
@@ -75,9 +78,18 @@ class Stage:
 
     def _assignment(self, *_: object, **__: object) -> Assignment:
         models = {MODEL: AssignedModel(version=self.version), **self.extra}
-        return Assignment(schema=1, device="d", seq=self.seq, issued=1, expires=9, models=models)
+        return Assignment(
+            schema=1,
+            device="d",
+            seq=self.seq,
+            issued=1,
+            expires=9,
+            models=models,
+            config=self.config,
+        )
 
-    def _run(self, _: Change) -> EdgeSLMError | None:
+    def _run(self, change: Change) -> EdgeSLMError | None:
+        self.changes.append(change)
         if self.ended is None:
             self.voice.succeeded()
             self.voice.tell()
@@ -109,6 +121,27 @@ def test_so_is_a_version_that_is_not_there() -> None:
         stage.seq = number
         said = stage.work()
         assert (said["seq"], said["error"]["code"]) == (number, "update.unknown_version")
+
+
+def test_what_failed_names_its_model_and_version_and_whether_it_is_tried_again() -> None:
+    for ended, retries in ((BAD, False), (DiskFullError("no room"), True)):
+        stage = Stage(ended=ended)
+        said = stage.work()
+        assert (said["error_model"], said["error_version"], said["retries"]) == (MODEL, 1, retries)
+    said = Stage(version=7).work()
+    assert (said["error_model"], said["error_version"], said["retries"]) == (MODEL, 7, False)
+
+
+@pytest.mark.parametrize(
+    ("ended", "awaited"), [(DiskFullError("no room"), {MODEL}), (BAD, set()), (None, set())]
+)
+def test_a_configuration_waits_for_models_that_are_tried_again(
+    ended: EdgeSLMError | None, awaited: set[str]
+) -> None:
+    stage = Stage(ended=ended, config=DeviceConfig(state_interval_s=5.0))
+    stage.work()
+    [config] = [change for change in stage.changes if isinstance(change, ConfigChange)]
+    assert config.awaited == awaited
 
 
 def test_what_failed_of_the_one_before_is_not_told_of_the_next() -> None:

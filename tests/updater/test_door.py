@@ -89,6 +89,15 @@ def test_how_an_errand_ended_is_told_with_all_that_came_to_nothing(
     assert not first.over
     assert last.over
     assert last.errors == tuple({"code": err.code, "message": str(err)} for err in failed)
+    assert last.exit_status == (75 if failed else 0)
+
+
+def test_who_wants_something_forgotten_is_heard(house: House) -> None:
+    said = house.asks(Errand(do="forget", model="press"))
+    [(peer, errand)] = house.errands()
+    assert (errand.do, errand.model) == ("forget", "press")
+    house.door.over(peer, STATE, [ErrandInvalidError("no")])
+    assert said.result(WAIT_S)[-1].exit_status == 65
 
 
 def test_what_is_no_errand_is_answered_and_the_next_is_heard(house: House) -> None:
@@ -110,6 +119,7 @@ def test_while_one_is_heard_another_is_told_so(house: House) -> None:
     [(peer, _)] = house.errands()
     [busy] = house.asks(TAKE).result(WAIT_S)
     assert [error["code"] for error in busy.errors] == [UpdaterBusyError.code]
+    assert busy.exit_status == 75
     house.door.over(peer, STATE, [])
     assert first.result(WAIT_S)[-1].over
 

@@ -19,6 +19,7 @@ from edgeslm.contract.settings import Broker, UpdateSettings
 from edgeslm.contract.topics import FleetTopics, Topics
 from edgeslm.core import block as codec
 from edgeslm.ports import DamagedBlobError, DiskFullError, Received
+from edgeslm.updater import download
 from edgeslm.updater.download import Fetcher, MissingBlobError, StalledError
 from edgeslm.updater.mailbox import Mailbox, open_mailbox
 from tests.fleet.served import ROOT, FakeServed, Running, hashes
@@ -165,10 +166,82 @@ def test_a_blob_that_the_server_has_not_is_said_to_be_missing(
     server: Running, devices: Devices
 ) -> None:
     began = time.monotonic()
-    with pytest.raises(MissingBlobError, match="no such blob"):
+    with pytest.raises(MissingBlobError, match="fleet publish"):
         devices().fetch(LARGE)
-    assert time.monotonic() - began < 10
-    assert server.server.refused["unknown_blob"] == 3
+    assert time.monotonic() - began < 20
+    assert server.server.refused["unknown_blob"] == download.MISSING
+
+
+def test_a_blob_that_one_of_two_servers_has_comes_whole(
+    server: Running, served: FakeServed, devices: Devices, mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    """Where the folder was copied, a difference lies in one of the two alone."""
+    served.add(LARGE)
+    lacks = Running(FakeServed(tmp_path / "copy"), mosquitto.port)
+    try:
+        device = devices()
+        for seed in range(2, 50):  # until it hears its share
+            served.add(noise(1000, seed))
+            assert device.fetch(noise(1000, seed)) == noise(1000, seed)
+            if lacks.server.refused["unknown_blob"]:
+                break
+        refused = lacks.server.refused["unknown_blob"]
+        assert refused, "it has its share of the requests"
+        assert device.fetch(LARGE) == LARGE
+        assert lacks.server.refused["unknown_blob"] > refused
+        assert server.server.blocks
+    finally:
+        lacks.stop()
+
+
+def test_one_who_says_that_it_is_missing_without_being_asked_ends_nothing(
+    server: Running, served: FakeServed, devices: Devices
+) -> None:
+    served.add(LARGE)
+    device, liar = devices(), devices("liar")
+    blob = hashlib.sha256(LARGE).hexdigest()
+    missing = Missing(schema=1, blob=blob).model_dump_json(by_alias=True).encode()
+
+    def check() -> None:
+        for _ in range(2 * download.MISSING):
+            liar.mailbox.send(Topics(ROOT, "dev").answer("missing"), missing)
+        liar.mailbox.wait(0.01)
+
+    assert device.fetch(LARGE, check=check) == LARGE
+    assert server.server.blocks >= 41
+
+
+@pytest.mark.parametrize("ends", ["time", "hours", "stop"])
+def test_what_came_is_on_disk_soon_and_at_every_pause(
+    served: FakeServed,
+    server: Running,
+    devices: Devices,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: str,
+) -> None:
+    monkeypatch.setattr(download, "FLUSH_S", 0.5 if ends == "time" else 3600.0)
+    served.add(LARGE)
+    device = devices(rate_kb_s=200)
+    blob = hashlib.sha256(LARGE).hexdigest()
+    flushed: list[int] = []
+
+    def check() -> None:
+        if not device.advances or device.advances[-1] < 3 * BLOCK_BYTES:
+            return
+        if ends == "hours":
+            monkeypatch.setattr(device.fetcher, "may_fetch", lambda: False)
+        map_ = (tmp / f"{blob}.map").read_bytes()
+        flushed.append(sum(byte.bit_count() for byte in map_[60:]))
+        if ends == "stop" or flushed[-1] or len(flushed) > 12:
+            raise EnoughError
+
+    tmp = device.folder / device.name
+    with pytest.raises(EnoughError):
+        device.fetch(LARGE, check=check)
+    if ends != "stop":
+        assert flushed[-1] >= 2
+    assert len(device.store.begin(blob, len(LARGE), hashes(LARGE)).here()) >= 3
+    assert server.server.blocks
 
 
 def test_that_another_server_has_it_not_is_no_matter(

@@ -15,6 +15,7 @@ from edgeslm.adapters.slot_store import FileSlotStore
 from edgeslm.contract.control import Done, Order
 from edgeslm.contract.fleet import BlobFile, BlockList, DeviceConfig
 from edgeslm.contract.profile import Trial
+from edgeslm.contract.settings import Route
 from edgeslm.contract.slots import SlotTable
 from edgeslm.contract.topics import Topics
 from edgeslm.core import slots
@@ -343,6 +344,7 @@ def test_no_agent_is_a_failure_that_passes(device: Device, bundle: Bundle) -> No
     err = device.driver.run(bundle(1))
     assert err is not None
     assert err.code == "update.overdue"
+    assert "edgeslm run" in str(err)
     assert device.active is None
     with ScriptedAgent(device.socket):
         assert device.driver.run(bundle(1)) is None
@@ -365,6 +367,57 @@ def test_a_configuration_is_tried_and_kept_or_taken_back(
     agent.refuse.clear()
     assert device.driver.run(ConfigChange(6, None)) is None
     assert device.table.config is None
+
+
+def routed(model: str) -> DeviceConfig:
+    """A configuration whose only route leads to this model."""
+    return DeviceConfig(routes={"new": Route(topic="plant/#", models=(model,))})
+
+
+def test_a_route_to_a_model_that_does_not_serve_is_taken_back(
+    device: Device, agent: ScriptedAgent, bundle: Bundle
+) -> None:
+    assert device.driver.run(bundle(1)) is None
+    agent.failed["brittle"] = {"code": "model.no_bundle", "message": "it has none."}
+    for seq, model in ((4, "nosuch"), (5, "brittle")):
+        agent.orders.clear()
+        err = device.driver.run(ConfigChange(seq, routed(model)))
+        assert err is not None
+        assert err.code == "config.unserved"
+        assert f"no bundle serves {model}" in str(err)
+        assert done(agent) == ["configure", "revert"]
+        assert device.table.config_seq == 0
+    assert "[model.no_bundle]" in str(err)
+    assert not device.table.bad_config, "with the model it works"
+    assert device.driver.run(ConfigChange(6, routed(MODEL))) is None
+    assert device.table.config_seq == 6
+
+
+def test_a_route_may_lead_to_a_model_that_is_on_its_way(
+    device: Device, agent: ScriptedAgent
+) -> None:
+    change = ConfigChange(4, routed("late"), awaited=frozenset({"late"}))
+    assert device.driver.run(change) is None
+    assert done(agent) == ["configure", "commit"]
+
+
+def test_a_change_that_nobody_asks_for_any_more_is_no_phase(
+    device: Device, agent: ScriptedAgent, bundle: Bundle
+) -> None:
+    driver = device.restart(trial=Trial(duration_s=600.0))
+
+    def halt() -> None:
+        if agent.orders:
+            raise HaltedError
+
+    driver.check = halt
+    with pytest.raises(HaltedError):
+        driver.run(bundle(1))
+    driver = device.restart()
+    phases = [driver.voice.state["phase"]]
+    driver.abandon()
+    phases.append(driver.voice.state["phase"])
+    assert phases == ["trial", "idle"]
 
 
 def test_an_agent_hears_of_a_commit_that_its_updater_did_not_live_to_tell(

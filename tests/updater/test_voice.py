@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgeslm.contract.messages import ErrorInfo
 from edgeslm.contract.slots import Bad, ModelSlots, Operation, Slot, SlotTable
 from edgeslm.contract.topics import Topics
-from edgeslm.updater.voice import PROGRESS_S, Voice, state_of
+from edgeslm.updater.voice import PROGRESS_S, Failure, Voice, state_of
 
 ERROR: ErrorInfo = {"code": "golden.failed", "message": "1 of 2 differ"}
 TOPICS = Topics("edgeslm/v1", "d")
@@ -85,7 +85,8 @@ def test_a_wait_is_told_once_and_so_is_its_end(stage: Stage) -> None:
 
 
 def test_a_failure_stays_until_something_succeeds(stage: Stage) -> None:
-    stage.voice.trouble("update_failed", ERROR, "press", {"version": 2})
+    failure = Failure(ERROR, "press", 2)
+    stage.voice.trouble("update_failed", failure, {"version": 2})
     stage.voice.phase("idle")
     stage.voice.phase("fetching", "press", 3)
     assert [u["error"] for u in stage.updates] == [ERROR, ERROR]
@@ -104,7 +105,7 @@ def test_an_assignment_is_told_once(stage: Stage) -> None:
 
 def test_a_failure_is_forgotten_with_its_assignment(stage: Stage) -> None:
     assert stage.voice.accepted(3)
-    stage.voice.trouble("update_failed", ERROR, "press", {})
+    stage.voice.trouble("update_failed", Failure(ERROR, "press"), {})
     assert not stage.voice.accepted(3)
     stage.voice.tell()
     assert (stage.updates[-1]["seq"], stage.updates[-1]["error"]) == (3, ERROR)
@@ -116,15 +117,44 @@ def test_what_succeeds_later_does_not_hide_what_failed_of_the_same_assignment(
     stage: Stage,
 ) -> None:
     stage.voice.accepted(3)
-    stage.voice.trouble("update_refused", ERROR, "press", {})
+    stage.voice.trouble("update_refused", Failure(ERROR, "press"), {})
     stage.voice.succeeded()  # another model of it
-    stage.voice.outcome(ERROR)
+    stage.voice.outcome(Failure(ERROR, "press"))
     assert stage.updates[-1]["error"] == ERROR
     count = len(stage.updates)
-    stage.voice.outcome(ERROR)
+    stage.voice.outcome(Failure(ERROR, "press"))
     assert len(stage.updates) == count
     stage.voice.outcome(None)
     assert "error" not in stage.updates[-1]
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+@pytest.mark.parametrize("passing", [True, False])
+def test_a_failure_says_of_what_it_is_and_whether_it_is_tried_again(
+    stage: Stage, *, passing: bool, by_itself: bool
+) -> None:
+    stage.voice.retries = by_itself  # a stick is not
+    stage.voice.trouble("update_failed", Failure(ERROR, "press", 2, passing=passing), {})
+    stage.voice.retries = True
+    stage.voice.phase("fetching", "valve", 3)
+    last = stage.updates[-1]
+    assert (last["error_model"], last["error_version"]) == ("press", 2)
+    assert last["retries"] == (passing and by_itself)
+    stage.voice.succeeded()
+    stage.voice.tell()
+    assert not stage.updates[-1].keys() & {"error_model", "error_version", "retries"}
+
+
+def test_a_change_of_before_a_kill_is_told_from_the_beginning() -> None:
+    operation = Operation(model="press", seq=1, phase="fetching", version=2)
+    stage = Stage(SlotTable(operation=operation))
+    stage.voice.tell()
+    last = stage.updates[-1]
+    assert (last["phase"], last["model"], last["version"]) == ("fetching", "press", 2)
+    stage.voice.waiting("window")
+    assert stage.updates[-1]["model"] == "press"
+    told = state_of(stage.table, device="d", now=5.0, seq=1)
+    assert (told["model"], told["version"], told["seq"]) == ("press", 2, 1)
 
 
 def test_what_is_on_disk_is_told_as_it_is() -> None:
