@@ -40,7 +40,8 @@ _STATE: Final = (
     *("heard_at", "state_at", "state_time", "began", "profile", "agent_version", "health"),
 )
 _UPDATE: Final = (
-    *("heard_at", "update_at", "update_time", "updater_version", "arch", "seq", "phase", "failure"),
+    *("heard_at", "update_at", "update_time", "updater_version", "arch", "seq", "phase"),
+    *("failure", "failure_model", "retries"),
 )
 
 
@@ -174,6 +175,8 @@ def _update(batch: _Batch, device: _Device, each: Heard) -> None:
         "seq": seq,
         "phase": bounded(message.get("phase"), _WORD_CHARS),
         "failure": _code(message.get("error")),
+        "failure_model": bounded(message.get("error_model"), _NAME_CHARS) or None,
+        "retries": message.get("retries") if "error" in message else None,
     }
     device.reports["update"] = message
     held = _named(batch, message)

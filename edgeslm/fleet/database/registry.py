@@ -57,7 +57,7 @@ Sort = Literal[
 ]
 MAX_PAGE: Final = 1000
 _VALUE_CHARS: Final = 200
-_UNSHOWN: Final = frozenset({"state_time", "update_time", "began"})
+_UNSHOWN: Final = frozenset({"state_time", "update_time", "began", "failure_model", "retries"})
 _LISTED: Final = [column for column in devices.columns if column.name not in _UNSHOWN]
 
 

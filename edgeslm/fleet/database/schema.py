@@ -63,6 +63,8 @@ devices: Final = Table(
     Column("seq", BigInteger, nullable=False, server_default="0"),  # accepted by its updater
     Column("phase", String(16), nullable=False, server_default="idle"),
     Column("failure", String(64), nullable=False, server_default=""),  # code: of the last change
+    Column("failure_model", _NAME),  # whose change that was; NULL: a configuration's, or not said
+    Column("retries", Boolean),  # whether its updater tries that again; NULL: not said
 )
 
 # What each device has said last, whole. Apart, since it is long: looking for devices reads none.

@@ -23,7 +23,7 @@ PASSING: Final = frozenset(
         *("trust.not_there", "trust.unavailable", "update.superseded", "updater.busy"),
     }
 )
-"""Codes of errors after which an updater tries again by itself: the model's fault is none."""
+"""Codes of errors after which an updater that does not say so tries again by itself."""
 _SERVING: Final = "serving"
 _FAILED: Final = "failed"
 
@@ -47,7 +47,7 @@ def seen(conn: Connection, model: str, ids: Collection[str]) -> dict[str, Seen]:
     """Return what is known of these devices; those that the fleet does not have are absent."""
     wanted = (
         *(devices.c.id, devices.c.seq, devices.c.phase, devices.c.heard_at),
-        devices.c.failure,
+        *(devices.c.failure, devices.c.failure_model, devices.c.retries),
         *(device_models.c[name] for name in _MODEL),
     )
     of_model = and_(device_models.c.device == devices.c.id, device_models.c.model == model)
@@ -55,18 +55,20 @@ def seen(conn: Connection, model: str, ids: Collection[str]) -> dict[str, Seen]:
     found: dict[str, Seen] = {}
     for some in parts(ids):
         for row in conn.execute(query.where(devices.c.id.in_(some))):
-            found[row.id] = _seen(row)
+            found[row.id] = _seen(row, model)
     return found
 
 
-def _seen(row: Row[Any]) -> Seen:
+def _seen(row: Row[Any], model: str) -> Seen:
+    others = row.failure_model is not None and row.failure_model != model
+    passing = row.failure in PASSING if row.retries is None else row.retries
     about_it = row.version is None or row.version == row.committed
     sight = Sight(
         seq=row.seq,
         idle=row.phase == "idle",
         committed=row.committed,
-        error=row.failure or None,
-        passing=row.failure in PASSING,
+        error=None if others else row.failure or None,
+        passing=passing,
         serving=row.version if row.state == _SERVING and not row.trial else None,
         # Of an agent that has not told yet of what was committed, it is the old one's.
         broken=(row.error or _FAILED) if row.state == _FAILED and about_it else None,

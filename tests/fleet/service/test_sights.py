@@ -58,6 +58,18 @@ def test_an_error_that_passes_is_told_apart(database: Engine) -> None:
         assert (found.error, found.passing) == (code, passes)
 
 
+@pytest.mark.parametrize("code", ["disk.full", "trial.golden"])
+def test_what_the_updater_says_of_an_error_counts_more_than_its_code(
+    database: Engine, code: str
+) -> None:
+    error = {"code": code, "message": "m"}
+    for number, retries in enumerate((True, False), 5):
+        said = update(error=error, error_model="press", retries=retries, seq=number)
+        found = look(database, said).sight
+        assert (found.error, found.passing) == (code, retries)
+    assert look(database, update(error=error, error_model="other", seq=9)).sight.error is None
+
+
 def test_a_failure_of_the_version_before_is_not_that_of_the_new_one(database: Engine) -> None:
     error = {"code": "model.memory", "message": "m"}
     assert look(database, update(), state(state="failed", error=error)).sight.broken is not None

@@ -126,6 +126,12 @@ def upgrade() -> None:
         sa.Column("seq", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("phase", sa.String(length=16), server_default="idle", nullable=False),
         sa.Column("failure", sa.String(length=64), server_default="", nullable=False),
+        sa.Column(
+            "failure_model",
+            sa.String(length=64).with_variant(sa.String(length=64, collation="C"), "postgresql"),
+            nullable=True,
+        ),
+        sa.Column("retries", sa.Boolean(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_devices")),
     )
     op.create_index(op.f("ix_devices_health"), "devices", ["health"], unique=False)
