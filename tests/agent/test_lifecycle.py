@@ -309,7 +309,9 @@ def test_an_orderly_stop_convicts_no_input_and_loses_none(
     assert agent.stop() < 5
     agent.start()
     agent.wait_for("input_connected")
-    assert len({r["topic"] + str(r["score"]) + r["id"] for r in plant.wait_for(8)}) == 8
+    assert (
+        len({r["topic"] + str(r["score"]) + r["id"] for r in plant.wait_for(8, within_s=60)}) == 8
+    )
     assert not [e for e in agent.events() if e["event"] == "suspect_answered"]
     assert agent.stop() < 5
 
