@@ -45,7 +45,7 @@ _DEVICES: Final[dict[DeviceState, str]] = {
 _FIELDS: Final[dict[str, str]] = {
     "id": "The device's id.",
     "profile": "Its device profile; `''` for none.",
-    "arch": "Its processor, such as `aarch64`.",
+    "arch": "Its processor, such as `aarch64`; `''` where it has not said.",
     "agent_version": "Of edgeslm, as a text.",
     "updater_version": "Likewise.",
     "online": "Whether it is connected.",
@@ -173,8 +173,12 @@ out). A silent device that speaks again is what it then says.
 
 Time in which nobody listened is not held against devices: if the service was down, its broker away
 or its computer asleep, silence counts from when they were back, and deadlines wait {SETTLE_S:.0f} s
-for what was said meanwhile. The service's clock should be right; where it is put back, a soak
-begins anew, and no deadline is more than twice as long.
+for what was said meanwhile. Nor does it count as a soak: while nobody listens no wave begins and
+nobody is moved, and a wave that was soaking soaks anew, for all of `soak_s`, from {SETTLE_S:.0f} s
+(or `soak_s`, if that is less) after they were back. So a bad model goes no further while nobody can
+hear that it is bad; and a soak that is longer than the service and its broker ever stay up has no
+end. The service's clock should be right; where it is put back, a soak begins anew, and no deadline
+is more than twice as long.
 
 ## Late and dead devices
 
@@ -220,8 +224,9 @@ profile = pi-4 and tag.hall in (A, B) and not (model.press.version >= 7 or heard
 `not` binds before `and`, `and` before `or`. `~` compares with a pattern, in which `*` is any
 characters and `?` is one. A value with spaces or signs in it is put in quotes, and so are keys of
 tags and names of models that need it (`tag."old hall"`). What a device does not have is equal to
-nothing: `tag.hall = A` is false for a device without that tag, and `tag.hall != A` is true. A
-filter that says nothing is all devices.
+nothing: `tag.hall = A` is false for a device without that tag, and `tag.hall != A` is true. Of a
+field of the device itself `''` is that it has none: `profile = ''` finds devices without a profile,
+`not profile = ''` the others; no pattern matches it. A filter that says nothing is all devices.
 """
 
 

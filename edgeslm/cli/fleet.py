@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from edgeslm.cli.text import printable
+from edgeslm.errors import EdgeSLMError
 from edgeslm.fleet.errors import FleetExtraError
 
 if TYPE_CHECKING:
@@ -95,6 +98,25 @@ def using_database(args: argparse.Namespace, repository: Repository) -> Iterator
         yield engine
     finally:
         engine.dispose()
+
+
+def note(args: argparse.Namespace, repository: Repository, what: str, **detail: Any) -> None:
+    """Write into the audit log what is done already; where that cannot be, say so and go on.
+
+    Args:
+        args: options, of which `database` counts.
+        repository: whose.
+        what: past tense, stable, such as bundles.added.
+        detail: what it was done to; JSON.
+    """
+    from edgeslm.fleet.database import audit  # noqa: PLC0415 -- needs the extra
+
+    try:
+        with using_database(args, repository) as engine, engine.begin() as conn:
+            audit.record(conn, audit.at_terminal(), what, now=repository.now(), **detail)
+    except EdgeSLMError as err:  # it is signed all the same: no database is needed for that
+        said = f"done, but {what} is not in the audit log: {err} [{err.code}]\n"
+        sys.stderr.write(printable(f"edgeslm fleet: {said}"))
 
 
 def database(args: argparse.Namespace, repository: Repository) -> Engine:

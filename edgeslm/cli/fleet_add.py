@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeslm.cli.fleet import opened, parser
+from edgeslm.cli.fleet import add_database, note, opened, parser
 from edgeslm.cli.text import megabytes, printable, whole
 
 
@@ -24,6 +24,7 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument(
         "--older", action="store_true", help="the version is lower than the newest, and meant so"
     )
+    add_database(options)
     args = options.parse_args(argv)
     repository = opened(args)
     from edgeslm.fleet.models import Stated, add  # noqa: PLC0415 -- needs the extra
@@ -34,6 +35,16 @@ def main(argv: Sequence[str]) -> int:
         profiles = ", ".join(offer.profiles) or "no profile"
         line = f"{offer.model} {offer.version} for {profiles}: {megabytes(offer.size)}, signed\n"
         sys.stdout.write(printable(line))
-    if not new:
+    if new:
+        note(
+            args,
+            repository,
+            "bundles.added",
+            model=new[0].model,
+            version=new[0].version,
+            profiles=sorted({name for offer in new for name in offer.profiles}),
+            bundles=[offer.bundle for offer in new],
+        )
+    else:
         sys.stdout.write("all of it was there already\n")
     return 0

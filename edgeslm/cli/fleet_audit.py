@@ -32,6 +32,8 @@ def main(argv: Sequence[str]) -> int:
         if args.json:
             say(json.dumps(asdict(each)))
         else:
-            detail = ", ".join(f"{key}: {value}" for key, value in each.detail.items())
+            detail = ", ".join(
+                f"{key}: {audit.in_words(value)}" for key, value in each.detail.items()
+            )
             say(f"{utc(each.at)}  {each.who} ({each.by})  {each.what}  {detail}")
     return 0

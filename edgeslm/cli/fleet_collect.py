@@ -14,7 +14,7 @@ from edgeslm.adapters.fs import write_durably
 from edgeslm.cli.fleet import add_database, database, opened, parser
 from edgeslm.cli.fleet_rollout import span
 from edgeslm.cli.text import printable
-from edgeslm.fleet.errors import FleetDiskError
+from edgeslm.fleet.errors import FleetDiskError, UnknownModelError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -47,15 +47,20 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument("--where", metavar="FILTER", help="of devices that match")
     add_database(options)
     args = options.parse_args(argv)
-    engine = database(args, opened(args))
+    repository = opened(args)
+    engine = database(args, repository)
     from edgeslm.fleet import collect  # noqa: PLC0415 -- needs the extra
     from edgeslm.fleet.database import evidence  # noqa: PLC0415
     from edgeslm.fleet.database.engine import reading  # noqa: PLC0415
+    from edgeslm.fleet.service.shelf import RepositoryShelf  # noqa: PLC0415
 
     with reading(engine) as conn:
         devices = _devices(conn, args)
         found = evidence.collected(conn, args.model, since=args.since)
         lines, counts = collect.examples(found, judged_only=args.judged_only, devices=devices)
+    if not counts and args.model not in (models := RepositoryShelf(repository).models()):
+        msg = f"{args.model}: no such model here. There are: {', '.join(models) or 'none'}"
+        raise UnknownModelError(msg)
     said = "; ".join(f"{count} {what}" for what, count in sorted(counts.items()))
     if not lines:
         msg = f"{args.model}: no examples: {said or 'nothing came home'}"
@@ -87,5 +92,13 @@ def _moment(text: str) -> float:
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
-        return time.time() - span(text)
+        return time.time() - _ago(text)
     return (when if when.tzinfo is not None else when.replace(tzinfo=UTC)).timestamp()
+
+
+def _ago(text: str) -> float:
+    try:
+        return span(text)
+    except argparse.ArgumentTypeError as err:
+        msg = f"{err}; nor a date such as 2026-05-01 or 2026-05-01T06:00"
+        raise argparse.ArgumentTypeError(msg) from None

@@ -10,7 +10,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from edgeslm.cli.fleet import parser, require_extra
+from edgeslm.cli.fleet import note, opened, parser, require_extra
 from edgeslm.cli.text import printable
 from edgeslm.contract.base import problems_of
 from edgeslm.contract.topics import DEFAULT_ROOT
@@ -41,9 +41,10 @@ def main(argv: Sequence[str]) -> int:
         metavar="NAME=URI",
         help=f"a key in hardware by its PKCS#11 URI; NAME is one of {', '.join(_NAMES)}",
     )
+    options.set_defaults(database=None)  # the one that fleet.toml says
     args = options.parse_args(argv)
     require_extra()
-    from edgeslm.fleet.config import FleetConfig  # noqa: PLC0415 -- needs the extra
+    from edgeslm.fleet.config import DATABASE, FleetConfig  # noqa: PLC0415 -- needs the extra
     from edgeslm.fleet.passphrases import Passphrases  # noqa: PLC0415
     from edgeslm.fleet.repository import init_repository  # noqa: PLC0415
 
@@ -58,6 +59,8 @@ def main(argv: Sequence[str]) -> int:
     passphrases = Passphrases(args.passphrase_file)
     init_repository(args.repository, passphrases, config, hardware=dict(args.key))
     folder = args.repository
+    if (folder / DATABASE).exists():  # of a repository that is made anew: none is made for this
+        note(args, opened(args), "fleet.made", topic_root=args.topic_root)
     sys.stdout.write(
         printable(
             f"{folder}: made\n"

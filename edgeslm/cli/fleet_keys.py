@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm.adapters.fs import write_durably
-from edgeslm.cli.fleet import add_database, opened, parser, using_database
+from edgeslm.cli.fleet import add_database, note, opened, parser, using_database
 from edgeslm.cli.text import printable
 from edgeslm.fleet.errors import FleetDiskError
 
@@ -80,12 +80,14 @@ def _replace(repository: Repository, args: Any) -> None:
         )
     done = "rotated" if args.verb == "rotate" else "revoked"
     sys.stdout.write(printable(f"{args.name}: {done}; {new} signs in its place\n"))
+    note(args, repository, f"key.{done}", key=args.name, new=new)
 
 
 def _renew(repository: Repository, args: Any) -> None:
     roles = [args.name] if args.name is not None else list(_renewable(repository))
     repository.renew(roles)
     sys.stdout.write(printable(f"{', '.join(roles)}: signed anew\n"))
+    note(args, repository, "roles.renewed", roles=roles)
 
 
 def _renewable(repository: Repository) -> Iterator[str]:

@@ -6,13 +6,15 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from edgeslm.cli.fleet import add_database, database, opened, parser
+from edgeslm.cli.fleet import EPILOG, add_database, database, opened, parser
+from edgeslm.cli.main import EXIT_ABORTED
 from edgeslm.cli.text import positive, printable, whole
 from edgeslm.contract.base import problems_of
 from edgeslm.contract.rollout import Plan
@@ -34,6 +36,9 @@ _VERBS: Final = """\
   resume   go on; where a limit had stopped it, what was seen until then is accepted
   abort    stop, and give devices that were moved back what they ran before
 """
+_EPILOG: Final = EPILOG.replace(
+    "\n  65", f"\n  {EXIT_ABORTED}   show --watch: the roll-out was aborted\n  65"
+)
 _NUMBERED: Final = frozenset({"show", "pause", "resume", "abort"})
 _MOST_S: Final = 90 * 86_400.0
 _LOOK_S: Final = 1.0
@@ -58,8 +63,7 @@ def main(argv: Sequence[str]) -> int:
     if args.model is not None and args.version is None:
         options.error("--model: in which --version?")
     repository = opened(args)
-    _RUN[args.verb](repository, database(args, repository), args)
-    return 0
+    return _RUN[args.verb](repository, database(args, repository), args)
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
@@ -78,6 +82,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         "error_share": args.error_share,
         "latency_ratio": args.latency_ratio,
         "alarm_ratio": args.alarm_ratio,
+        "answers": args.answers,
     }
     given = {
         "model": args.model,
@@ -88,6 +93,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         "canaries_per_type": args.canaries,
         "soak_s": args.soak,
         "deadline_s": args.deadline,
+        "quiet_s": args.quiet,
         "on_breach": args.on_breach,
         "hours": args.hours or None,
         "late": args.late,
@@ -98,7 +104,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         return Plan.model_validate_json(json.dumps(wanted))
     except ValidationError as err:
         said = "; ".join(f"{field}: {what}" if field else what for field, what in problems_of(err))
-        msg = f"{said}. docs/rollouts.md describes each."
+        msg = f"{said}. Correct it: `edgeslm fleet rollout --help` says what each option takes."
         raise PlanRefusedError(msg) from None
 
 
@@ -115,21 +121,23 @@ def span(text: str) -> float:
     return seconds
 
 
-def _preview(repository: Repository, engine: Engine, args: argparse.Namespace) -> None:
+def _preview(repository: Repository, engine: Engine, args: argparse.Namespace) -> int:
     from edgeslm.fleet.database.engine import reading  # noqa: PLC0415 -- needs the extra
     from edgeslm.fleet.service.preview import preview  # noqa: PLC0415
     from edgeslm.fleet.service.shelf import RepositoryShelf  # noqa: PLC0415
 
-    plan = plan_of(args)
+    plan, now = plan_of(args), time.time()
     with reading(engine) as conn:
-        found = preview(conn, RepositoryShelf(repository), plan, time.time())
+        found = preview(conn, RepositoryShelf(repository), plan, now)
     if args.json:
         _print_json(_json_of(found))
     else:
         _print(_described(found))
+    found.targets(now)  # what `start` refuses is refused here
+    return 0
 
 
-def _start(repository: Repository, engine: Engine, args: argparse.Namespace) -> None:
+def _start(repository: Repository, engine: Engine, args: argparse.Namespace) -> int:
     from edgeslm.fleet.database.audit import at_terminal  # noqa: PLC0415 -- needs the extra
     from edgeslm.fleet.database.engine import reading  # noqa: PLC0415
     from edgeslm.fleet.service.preview import preview  # noqa: PLC0415
@@ -148,9 +156,10 @@ def _start(repository: Repository, engine: Engine, args: argparse.Namespace) -> 
         _print(
             [f"roll-out {number}: started; watch it: edgeslm fleet rollout show {number} --watch"]
         )
+    return 0
 
 
-def _list(repository: Repository, engine: Engine, args: argparse.Namespace) -> None:
+def _list(repository: Repository, engine: Engine, args: argparse.Namespace) -> int:
     del repository
     from edgeslm.fleet.database import rollouts  # noqa: PLC0415 -- needs the extra
     from edgeslm.fleet.database.engine import reading  # noqa: PLC0415
@@ -159,42 +168,55 @@ def _list(repository: Repository, engine: Engine, args: argparse.Namespace) -> N
         found = rollouts.newest(conn, limit=args.limit)
     if args.json:
         _print_json([_row(each) for each in found])
-        return
+        return 0
     lines = [
         f"{each.id:>5}  {each.plan.model} {each.plan.version:<8}  {_where_it_is(each):<28}  "
         f"{_utc(each.created_at)}  {each.created_by}"
         for each in found
     ]
     _print(lines or ["no roll-out yet: edgeslm fleet rollout start"])
+    return 0
 
 
-def _show(repository: Repository, engine: Engine, args: argparse.Namespace) -> None:
+def _show(repository: Repository, engine: Engine, args: argparse.Namespace) -> int:
     del repository
+    from edgeslm.core.rollout import State  # noqa: PLC0415 -- needs the extra
+    from edgeslm.fleet.database import rollouts  # noqa: PLC0415
     from edgeslm.fleet.database.engine import reading  # noqa: PLC0415 -- needs the extra
+
+    in_lines = args.watch and not args.json and not sys.stdout.isatty()
 
     def look() -> tuple[bool, Any]:
         with reading(engine) as conn:
+            if in_lines:
+                return _brief(conn, args.number)
             return _seen(conn, args.number, as_json=args.json)
 
     if not args.watch:
         _, found = look()
         _print_json(found) if args.json else _print(found)
-        return
-    if args.json or not sys.stdout.isatty():
+        return 0
+    if args.json or in_lines:
         _follow(look, as_json=args.json)
-        return
-    from edgeslm.fleet.service.screen import watch  # noqa: PLC0415 -- draws
+    else:
+        from edgeslm.fleet.service.screen import watch  # noqa: PLC0415 -- draws
 
-    watch(lambda: _lines(look()), pause_s=_LOOK_S)
+        watch(lambda: _lines(look()), pause_s=_LOOK_S)
+    with reading(engine) as conn:
+        ended = rollouts.rollout(conn, args.number).progress.state
+    return EXIT_ABORTED if ended is State.ABORTED else 0
 
 
 def _follow(look: Callable[[], tuple[bool, Any]], *, as_json: bool) -> None:
-    """Print what is new until the roll-out has ended, for whoever is not at a terminal."""
+    """Print what is new until the roll-out has ended, for whoever is not at a terminal.
+
+    As JSON all of it; for people a line, where its state or how many devices are in one changed.
+    """
     said: Any = None
     while True:
         ended, found = look()
         if found != said:
-            _print_json(found) if as_json else _print(found[:1])
+            _print_json(found) if as_json else _print(found)
             said = found
         if ended:
             return
@@ -206,13 +228,14 @@ def _lines(looked: tuple[bool, Any]) -> tuple[bool, list[str]]:
     return ended, [printable(line) for line in lines]
 
 
-def _ask(repository: Repository, engine: Engine, args: argparse.Namespace) -> None:
+def _ask(repository: Repository, engine: Engine, args: argparse.Namespace) -> int:
     del repository
     from edgeslm.fleet.database.audit import at_terminal  # noqa: PLC0415 -- needs the extra
     from edgeslm.fleet.service.starting import ask  # noqa: PLC0415
 
     ask(engine, args.number, args.verb, at_terminal(), now=time.time())
     _print([f"roll-out {args.number}: {args.verb} asked for; the service does it within seconds"])
+    return 0
 
 
 def _seen(conn: Connection, number: int, *, as_json: bool) -> tuple[bool, Any]:
@@ -251,6 +274,21 @@ def _seen(conn: Connection, number: int, *, as_json: bool) -> tuple[bool, Any]:
         lines.append(f"  and {len(failed) - _SHOWN} more: --json has them all")
     lines += [f"  {_utc(each.at)}  {each.what}" for each in log[-_SHOWN:]]
     return ended, lines
+
+
+def _brief(conn: Connection, number: int) -> tuple[bool, list[str]]:
+    """Return whether a roll-out has ended, and where it is with all its devices, in a line."""
+    from edgeslm.core.rollout import ENDED, DeviceState  # noqa: PLC0415 -- needs the extra
+    from edgeslm.fleet.database import rollouts  # noqa: PLC0415
+
+    stored = rollouts.rollout(conn, number)
+    counts: Counter[DeviceState] = Counter()
+    for of_wave in rollouts.waves(conn, [number]).get(number, {}).values():
+        counts.update(of_wave)
+    said = ", ".join(f"{counts[s]} {s.value}" for s in DeviceState if counts[s]) or "no device"
+    model = f"{stored.plan.model} {stored.plan.version}"
+    line = f"roll-out {number}: {model}: {_where_it_is(stored)}: {said}"
+    return stored.progress.state in ENDED, [line]
 
 
 def _described(found: Preview) -> list[str]:
@@ -324,7 +362,7 @@ def _print_json(found: object) -> None:
 
 def _options() -> argparse.ArgumentParser:
     options = parser("edgeslm fleet rollout", __doc__)
-    options.epilog = f"verbs:\n{_VERBS}\n{options.epilog}"
+    options.epilog = f"verbs:\n{_VERBS}\n{_EPILOG}"
     options.add_argument("verb", choices=list(_RUN), metavar="VERB")
     options.add_argument("number", nargs="?", type=whole(1, 2**31), metavar="ROLLOUT")
     add_database(options)
@@ -345,11 +383,15 @@ def _options() -> argparse.ArgumentParser:
     )
     of.add_argument("--soak", type=span, metavar="TIME", help="between waves, such as 30m or 1d")
     of.add_argument("--deadline", type=span, metavar="TIME", help="for each device")
+    of.add_argument("--quiet", type=span, metavar="TIME", help="not heard of, it is silent again")
     of.add_argument("--failed", metavar="SHARE", help="of failed devices, such as 5%%")
     of.add_argument("--silent", metavar="SHARE", help="of silent devices")
     of.add_argument("--error-share", type=positive(1, "errors an answer"), metavar="X")
     of.add_argument("--latency-ratio", type=positive(1000, "times"), metavar="X")
     of.add_argument("--alarm-ratio", type=positive(1000, "times"), metavar="X")
+    of.add_argument(
+        "--answers", type=whole(1, 2**53), metavar="N", help="from which those three are judged"
+    )
     of.add_argument("--on-breach", choices=("abort", "pause"))
     of.add_argument(
         "--hours", action="append", metavar="HH:MM-HH:MM", help="when devices may be moved, UTC"
@@ -358,7 +400,7 @@ def _options() -> argparse.ArgumentParser:
     return options
 
 
-_RUN: Final[dict[str, Callable[[Repository, Engine, argparse.Namespace], None]]] = {
+_RUN: Final[dict[str, Callable[[Repository, Engine, argparse.Namespace], int]]] = {
     "preview": _preview,
     "start": _start,
     "list": _list,

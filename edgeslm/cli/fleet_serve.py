@@ -12,8 +12,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from edgeslm import logs
+from edgeslm.adapters.systemd import Notifier
 from edgeslm.cli.fleet import add_database, database, opened, parser
 from edgeslm.cli.fleet_publish import add_broker, broker_of
+from edgeslm.cli.main import EXIT_FAULT
 from edgeslm.errors import ConfigError
 from edgeslm.logs import Log
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from edgeslm.fleet.repository import Repository
 
 LISTEN: Final = "127.0.0.1:8080"
-EXIT_FAULT: Final = 70  # EX_SOFTWARE: a thread failed; whoever started us starts us again
 _REMEDY: Final = "Correct the option and start again."
 _EPILOG: Final = """\
 Give `edgeslm fleet accounts add NAME` once: the page and the API let nobody in without an account.
@@ -31,7 +32,7 @@ Give `edgeslm fleet accounts add NAME` once: the page and the API let nobody in 
 exit status:
   0   stopped by SIGTERM or SIGINT
   65  refused: says which file, what is wrong, and what to do
-  70  a fault of ours; the log says where
+  70  a fault of ours: the log says where; start it again
   75  not now: a key is not there, the database is down, or the address to listen on is taken
   78  an option, fleet.toml or the database cannot be used
 """
@@ -52,12 +53,16 @@ def main(argv: Sequence[str]) -> int:
     page = _page(args, listen, repository, engine) if listen is not None else None
     service = make(repository, engine, broker, shares=not args.alone, page=page)
 
+    notifier = Notifier.from_environment()
+
     def on_stop(_signal: int, _frame: FrameType | None) -> None:
+        notifier.stopping()
         service.stop()
 
     signal.signal(signal.SIGTERM, on_stop)
     signal.signal(signal.SIGINT, on_stop)
-    well = service.run()
+    well = service.run(ready=lambda: notifier.ready("serving"))
+    notifier.close()
     return 0 if well else EXIT_FAULT
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeslm.cli.fleet import add_database, opened, parser, using_database
+from edgeslm.cli.fleet import add_database, note, opened, parser, using_database
 from edgeslm.cli.text import megabytes, printable
 
 
@@ -31,6 +31,8 @@ def main(argv: Sequence[str]) -> int:
 
     with using_database(args, repository) as engine:
         stick = write_stick(repository, engine, args.to, args.device)
+    devices = args.device or "all that have an assignment"
+    note(args, repository, "stick.written", to=str(args.to), devices=devices, until=stick.until)
     until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(stick.until))
     sys.stdout.write(
         printable(

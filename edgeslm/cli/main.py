@@ -47,16 +47,21 @@ COMMANDS: Final = {
     ("fleet", "database"): ("edgeslm.cli.fleet_database", "show or upgrade the fleet's database"),
     ("fleet", "stick"): ("edgeslm.cli.fleet_stick", "write models for devices without a network"),
 }
+_HELP: Final = frozenset({"--help", "-h", "help"})
 EXIT_SHORT: Final = 1  # `edgeslm demo` broke a promise of its own; `shortfalls` says which
+EXIT_FAULT: Final = 70  # EX_SOFTWARE: a fault of ours in `edgeslm fleet serve`; the log says where
+EXIT_ABORTED: Final = 1  # `edgeslm fleet rollout show --watch`: the roll-out was aborted
 EXIT_USAGE: Final = 64  # EX_USAGE: no such command
 
 
-def usage() -> str:
-    """Return the help text, a line per command."""
-    width = max(len(" ".join(words)) for words in COMMANDS)
-    rows = (f"  {' '.join(words):<{width}}  {text}" for words, (_, text) in COMMANDS.items())
+def usage(group: str | None = None) -> str:
+    """Return the help text, a line per command: of all, or of those that begin with a word."""
+    shown = {words: text for words, (_, text) in COMMANDS.items() if group in {None, words[0]}}
+    width = max(len(" ".join(words)) for words in shown)
+    rows = (f"  {' '.join(words):<{width}}  {text}" for words, text in shown.items())
+    begins, ends = ("", "--version, --help") if group is None else (f"{group} ", "--help")
     return "\n".join(
-        ("usage: edgeslm COMMAND [--help] ...", "", *rows, "", "  --version, --help", "")
+        (f"usage: edgeslm {begins}COMMAND [--help] ...", "", *rows, "", f"  {ends}", "")
     )
 
 
@@ -66,13 +71,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[:1] == ["--version"]:
         sys.stdout.write(f"edgeslm {__version__}\n")
         return 0
-    if not args or args[0] in {"--help", "-h", "help"}:
+    if not args or args[0] in _HELP:
         sys.stdout.write(usage())
         return 0 if args else EXIT_USAGE
     for length in (1, 2):
         if (words := tuple(args[:length])) in COMMANDS:
             return call(COMMANDS[words][0], args[length:], prog=f"edgeslm {' '.join(words)}")
-    sys.stderr.write(f"edgeslm: no command {args[0]!r}\n\n{usage()}")
+    group = args[0] if args[0] in {words[0] for words in COMMANDS} else None
+    if group is not None and (len(args) == 1 or args[1] in _HELP):
+        sys.stdout.write(usage(group))
+        return 0 if args[1:] else EXIT_USAGE
+    unknown = " ".join(args[: 1 if group is None else 2])
+    sys.stderr.write(printable(f"edgeslm: no command {unknown!r}\n\n") + usage(group))
     return EXIT_USAGE
 
 

@@ -55,7 +55,11 @@ M = TypeVar("M", bound=BaseModel)
 def problems_of(err: ValidationError) -> list[tuple[str, str]]:
     """Each fault as (dotted field, message), without echoing values: one may be a secret."""
     found = []
-    for e in err.errors(include_input=False, include_url=False):
+    faults = err.errors(include_input=False, include_url=False)
+    inner = {e["loc"][:-1] for e in faults if e["loc"]}
+    for e in faults:
+        if e["type"] == "too_short" and e["loc"] in inner:
+            continue  # nothing is left of it, since each of its items is wrong
         what = e["msg"]
         if e["type"] == "extra_forbidden":
             what = UNKNOWN_KEY

@@ -159,7 +159,8 @@ def decide(  # noqa: PLR0913 -- by name
             its own, seconds since 1970.
         listening: since when devices could be heard without a break, seconds since 1970: since the
             service, its connection or its computer came back, or its clock jumped. It would be
-            nobody's silence but ours; 0: always.
+            nobody's silence but ours, and no time in which a wave has soaked; `now` or later:
+            nobody listens, and nobody is moved; 0: always.
     """
     if progress.state in ENDED:
         return Decision(progress)
@@ -175,7 +176,9 @@ def decide(  # noqa: PLR0913 -- by name
         return _stopped(plan, progress, overdue, now, why)
     if overdue or progress.state is State.PAUSED:
         return Decision(progress, None, overdue)
-    return _go_on(plan, progress, targets, now, minute)
+    if listening >= now:
+        return Decision(progress)  # nobody would hear how it goes
+    return _go_on(plan, progress, targets, now, minute, listening)
 
 
 def _stopped(
@@ -189,8 +192,13 @@ def _stopped(
     return Decision(after, event, changes)
 
 
-def _go_on(
-    plan: Plan, progress: Progress, targets: Collection[Target], now: float, minute: int
+def _go_on(  # noqa: PLR0913, PLR0917 -- as `decide` has them
+    plan: Plan,
+    progress: Progress,
+    targets: Collection[Target],
+    now: float,
+    minute: int,
+    listening: float,
 ) -> Decision:
     begun = [target for target in targets if target.wave <= progress.wave]
     waiting = [target for target in begun if target.state is DeviceState.WAITING]
@@ -203,7 +211,8 @@ def _go_on(
             return Decision(progress)
         state = advance(progress.state, Event.WAVE_DECIDED)
         return Decision(replace(progress, state=state, since=now), Event.WAVE_DECIDED)
-    if now < progress.since + plan.soak_s:
+    # A wave soaks while its devices are heard: a break may have hidden all that there was to see.
+    if now < max(progress.since, _settled(plan.soak_s, listening)) + plan.soak_s:
         return Decision(progress)
     later = [t.wave for t in targets if t.state is DeviceState.WAITING and t.wave > progress.wave]
     if later:  # waves that nobody is in need not soak
@@ -288,8 +297,13 @@ def _take_back(
 
 
 def _late(plan: Plan, target: Target, now: float, listening: float) -> bool:
-    settled = now >= listening + min(SETTLE_S, plan.deadline_s)
-    return settled and _over(target.since, plan.deadline_s, now)
+    settled = _settled(plan.deadline_s, listening)
+    return now >= settled and _over(target.since, plan.deadline_s, now)
+
+
+def _settled(seconds: float, listening: float) -> float:
+    """Return from when on what was said meanwhile is there, for a time of so many seconds."""
+    return listening + min(SETTLE_S, seconds)
 
 
 def _over(since: float, seconds: float, now: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 
 from edgeslm.adapters.tuf import Trust
 from edgeslm.cli.main import main
+from edgeslm.fleet.database.engine import open_database
 from tests.fleet import kit
 
 Edgeslm = Callable[..., tuple[int, str, str]]
@@ -71,6 +73,67 @@ def test_from_nothing_to_a_device_and_a_stick(fleet: Edgeslm, tmp_path: Path) ->
     shelf = kit.Shelf({path.name: path.read_bytes() for path in metadata.iterdir()})
     trust = Trust(tmp_path / "d", (tmp_path / "root.json").read_bytes(), shelf)
     assert trust.walk_roots().threshold == 1
+
+
+def test_what_is_signed_is_in_the_audit_log(
+    fleet: Edgeslm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "ada")
+    fleet("init")
+    assert not (tmp_path / "fleet" / "fleet.db").exists()
+    kit.bundle(tmp_path / "b1", profiles=["one"])
+    kit.bundle(tmp_path / "b2", profiles=["two"], exporter="1")
+    for words in (
+        ("add", "b1", "b2"),
+        ("add", "b1"),  # changes nothing
+        ("assign", "--device", "d1", "--model", "press"),
+        ("keys", "rotate", "timestamp"),
+        ("keys", "revoke", "model-press"),
+        ("keys", "renew", "root"),
+        ("stick", "--to", "stick.tar", "--device", "d1"),
+    ):
+        status, _, err = fleet(*words)
+        assert (status, err) == (0, "")
+    rows = [json.loads(line) for line in fleet("audit", "--json")[1].splitlines()][::-1]
+    assert {(row["who"], row["by"]) for row in rows} == {("ada", "cli")}
+    assert [row["what"] for row in rows] == [
+        *("bundles.added", "device.assigned", "key.rotated", "key.revoked", "roles.renewed"),
+        "stick.written",
+    ]
+    added = rows[0]["detail"]
+    assert (added["model"], added["version"], added["profiles"]) == ("press", 1, ["one", "two"])
+    manifest = (tmp_path / "b1" / "manifest.json").read_bytes()
+    assert hashlib.sha256(manifest).hexdigest() in added["bundles"]
+    assert rows[2]["detail"] == {"key": "timestamp", "new": "timestamp-2"}
+    text = fleet("audit")[1]
+    assert "models: press 1" in text
+    assert "profiles: one, two, bundles: " in text
+    assert not set("{}[]'") & set(text)
+
+
+def test_init_is_in_the_audit_log_of_a_database_that_is_there(
+    fleet: Edgeslm, tmp_path: Path
+) -> None:
+    (tmp_path / "fleet").mkdir()
+    open_database(f"sqlite:///{tmp_path}/fleet/fleet.db").dispose()
+    assert fleet("init", "--topic-root", "plant/a")[0] == 0
+    assert "fleet.made  topic_root: plant/a" in fleet("audit")[1]
+
+
+@pytest.mark.parametrize("url", ["sqlite:///no/where.db", "postgresql://127.0.0.1:1/x", "oracle:"])
+def test_what_is_signed_needs_no_database(fleet: Edgeslm, tmp_path: Path, url: str) -> None:
+    fleet("init")
+    kit.bundle(tmp_path / "b")
+    for words, what in (
+        (("add", "b"), "bundles.added"),
+        (("keys", "rotate", "timestamp"), "key.rotated"),
+        (("keys", "renew", "targets"), "roles.renewed"),
+    ):
+        status, out, err = fleet(*words, "--database", url)
+        assert status == 0
+        assert "sign" in out
+        assert f"done, but {what} is not in the audit log: " in err
+    assert "press 1" not in fleet("add", "b")[1]
 
 
 @pytest.mark.parametrize(

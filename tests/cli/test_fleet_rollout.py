@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+from edgeslm.cli.fleet_rollout import _options as options
+from edgeslm.cli.fleet_rollout import plan_of
 from edgeslm.cli.main import main
-from edgeslm.core.rollout import Progress, State
+from edgeslm.contract.rollout import Plan
+from edgeslm.core.rollout import DeviceState, Progress, State
 from edgeslm.fleet.database import registry, rollouts
 from edgeslm.fleet.database.engine import open_database
 from edgeslm.fleet.repository import Repository
@@ -92,7 +98,13 @@ def test_a_rollout_is_previewed_started_shown_and_asked(fleet: Edgeslm, url: str
         rollouts.record(conn, 1, over, now=1.0)
     engine.dispose()
     status, out, _ = fleet("rollout", "show", "1", "--watch")
-    assert out == "roll-out 1: press 2: aborted, wave 1 of 2: aborted by a test (pause asked for)\n"
+    assert status == 1
+    assert out == (
+        "roll-out 1: press 2: aborted, wave 1 of 2: aborted by a test (pause asked for): "
+        "2 waiting\n"
+    )
+    assert fleet("rollout", "show", "1", "--watch", "--json")[0] == 1
+    assert fleet("rollout", "show", "1")[0] == 0
     status, _, err = fleet("rollout", "abort", "1")
     assert (status, err.rpartition(" ")[2]) == (65, "[rollout.ended]\n")
 
@@ -107,7 +119,7 @@ def test_a_rollout_is_previewed_started_shown_and_asked(fleet: Edgeslm, url: str
         (("--version", "2", "--waves", "10%,5%,100%"), "rollout.plan", "further than the one"),
         (("--version", "2", "--waves", "0%,100%"), "rollout.plan", "proves nothing"),
         (("--version", "2", "--waves", "10%"), "rollout.plan", "the last must be 100%"),
-        (("--version", "2", "--waves", "many"), "rollout.plan", "not a number of devices"),
+        (("--version", "2", "--waves", "many"), "rollout.plan", "such as 20 or 1%. Correct it"),
         (("--version", "2", "--failed", "much"), "rollout.plan", "limits.failed"),
         (("--version", "2", "--hours", "25:00-26:00"), "rollout.plan", "hours"),
     ],
@@ -119,6 +131,7 @@ def test_what_cannot_be_rolled_out_is_refused_by_its_own_error(
     assert status == 65
     assert f"[{code}]" in err
     assert says in err
+    assert "Tuple" not in err
     assert fleet("rollout", "list")[1].startswith("no roll-out yet")
 
 
@@ -127,6 +140,91 @@ def test_a_second_rollout_on_the_same_devices_is_refused_with_the_list(fleet: Ed
     assert fleet(*words)[0] == 0
     status, out, err = fleet(*words)
     assert (status, "[rollout.overlap]" in err, "dev-1: roll-out 1" in out) == (65, True, True)
+
+
+def record(url: str, state: State, wave: int, device: str = "") -> None:
+    """Write down that the roll-out is there, and that this device has succeeded."""
+    engine = open_database(url)
+    with engine.begin() as conn:
+        found = [each for each in rollouts.targets(conn, 1) if each.device == device]
+        done = [replace(each, state=DeviceState.SUCCEEDED) for each in found]
+        rollouts.record(conn, 1, Progress(state, wave, time.time()), done, now=time.time())
+        rollouts.record(
+            conn, 1, Progress(state, wave, time.time()), now=time.time(), log=["a line"]
+        )
+    engine.dispose()
+
+
+def test_a_watch_without_a_terminal_says_in_a_line_what_has_changed(
+    fleet: Edgeslm, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fleet(*START, "--version", "2", "--where", "id ~ dev-*", "--waves", "1,100%")[0] == 0
+    steps = iter(
+        [
+            (State.MOVING, 0, ""),
+            (State.MOVING, 0, "dev-1"),
+            (State.MOVING, 0, ""),  # only the log has grown
+            (State.SOAKING, 0, ""),
+            (State.COMPLETED, 1, "dev-2"),
+        ]
+    )
+    monkeypatch.setattr("edgeslm.cli.fleet_rollout.time.sleep", lambda _: record(url, *next(steps)))
+    status, out, _ = fleet("rollout", "show", "1", "--watch")
+    assert status == 0
+    assert out.replace("roll-out 1: press 2: ", "").splitlines() == [
+        "moving, wave 1 of 2: 2 waiting",
+        "moving, wave 1 of 2: 1 waiting, 1 succeeded",
+        "soaking, wave 1 of 2: 1 waiting, 1 succeeded",
+        "completed, wave 2 of 2: 2 succeeded",
+    ]
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_preview_of_what_cannot_be_started_says_so_by_its_status(
+    fleet: Edgeslm, more: tuple[str, ...]
+) -> None:
+    status, out, err = fleet("rollout", "preview", "--model", kit.MODEL, "--version", "2", *more)
+    assert (status, "[rollout.unfit]" in err, "arm-1" in out) == (65, True, True)
+    words = ("--model", kit.MODEL, "--version", "2", "--where", "id = dev-1", *more)
+    assert fleet("rollout", "start", *words)[0] == 0
+    status, out, err = fleet("rollout", "preview", *words)
+    assert (status, "[rollout.overlap]" in err, "dev-1" in out) == (65, True, True)
+
+
+def test_a_fleet_without_devices_is_told_from_a_filter_that_matches_none(
+    fleet: Edgeslm,
+) -> None:
+    for name in ("dev-1", "dev-2", "arm-1"):
+        assert fleet("devices", "forget", name)[0] == 0
+    for words in ((), ("--where", "id = dev-1")):
+        status, _, err = fleet(*START, "--version", "2", *words)
+        assert (status, "[rollout.nothing_matches]" in err) == (65, True)
+        assert "no device has registered yet" in err
+
+
+def fields_of(model: type[BaseModel], outer: str = "") -> Iterator[str]:
+    """Yield the name of each value in a plan."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from fields_of(kind, f"{name}.")
+        else:
+            yield outer + name
+
+
+def test_what_can_be_said_in_a_plan_can_be_said_by_an_option() -> None:
+    said = (
+        *("--model", "press", "--version", "2", "--where", "id = a", "--live", "--waves", "100%"),
+        *("--canaries", "3", "--soak", "7", "--deadline", "8", "--quiet", "90m", "--late"),
+        *("write_off", "--on-breach", "pause", "--hours", "01:00-02:00", "--failed", "6%"),
+        *("--silent", "7%", "--error-share", "0.2", "--latency-ratio", "3", "--alarm-ratio", "4"),
+        *("--answers", "50"),
+    )
+    found = plan_of(options().parse_args(["start", *said]))
+    default = Plan(model="x", version=1)
+    assert (found.quiet_s, found.limits.answers) == (5400.0, 50)
+    for path in fields_of(Plan):
+        assert attrgetter(path)(found) != attrgetter(path)(default), path
 
 
 def test_a_plan_may_be_a_file(fleet: Edgeslm, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,7 +29,11 @@ def test_it_serves_page_and_devices_and_stops_within_five_seconds(
     repository = kit.repository_of(tmp_path, versions=2)
     argv = [sys.executable, "-m", "edgeslm", "fleet", "serve", "--listen", "127.0.0.1:0"]
     where = ["--repository", str(repository.folder), "--broker", f"127.0.0.1:{mosquitto.port}"]
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)  # as systemd's
+    manager.bind(str(tmp_path / "notify"))
+    manager.settimeout(10)
     env = {**os.environ, "EDGESLM_FLEET_PASSPHRASE": fleet_kit.PASSPHRASE}
+    env["NOTIFY_SOCKET"] = str(tmp_path / "notify")
     process = subprocess.Popen([*argv, *where], env=env, stderr=subprocess.PIPE, text=True)
     devices = kit.Devices(mosquitto.port, ["dev-1", "dev-2"])
     assert process.stderr is not None
@@ -41,6 +46,7 @@ def test_it_serves_page_and_devices_and_stops_within_five_seconds(
         assert events["no_accounts"]["remedy"] == "edgeslm fleet accounts add NAME"
         with urllib.request.urlopen(address, timeout=10) as page:  # noqa: S310 -- of ours
             assert page.status == 200
+        assert manager.recv(100) == b"READY=1\nSTATUS=serving"
         devices.say()
         engine = open_database(f"sqlite:///{repository.folder / 'fleet.db'}")
         kit.registered(engine, 2)
@@ -52,7 +58,9 @@ def test_it_serves_page_and_devices_and_stops_within_five_seconds(
         process.communicate(timeout=10)
         assert time.monotonic() - began < 5.0
         assert process.returncode == 0
+        assert manager.recv(100) == b"STOPPING=1"
     finally:
+        manager.close()
         devices.close()
         process.kill()
         process.communicate()

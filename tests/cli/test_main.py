@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.cli.main import COMMANDS
+from edgeslm.cli.main import COMMANDS, main
 
 INTERRUPTED = """
 import sys
@@ -67,3 +67,20 @@ def test_numbers_that_are_none_are_called_so(
     with pytest.raises(SystemExit):
         demo.main(words)
     assert what in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("group", ["fleet", "bundle"])
+def test_a_group_lists_its_commands(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([group, "--help"]) == 0
+    helped = capsys.readouterr().out
+    shown = {tuple(line.split()[:2]) for line in helped.splitlines() if line.startswith("  ")}
+    assert {words for words in COMMANDS if words[0] == group} == shown - {("--help",)}
+    assert main([group]) == 64
+    assert capsys.readouterr().out == helped
+
+
+def test_a_command_that_a_group_does_not_have_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fleet", "nope"]) == 64
+    err = capsys.readouterr().err
+    assert err.startswith("edgeslm: no command 'fleet nope'")
+    assert "bundle inspect" not in err

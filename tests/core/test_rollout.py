@@ -524,6 +524,86 @@ def test_what_happened_while_nobody_listened_is_nobodys_silence() -> None:
     assert fleet.at() is State.TAKING_BACK
 
 
+def out(fleet: Fleet, seconds: float) -> Decision:
+    """Let time pass in which nothing that devices say comes in."""
+    behaved = {name: device.behave for name, device in fleet.devices.items()}
+    for device in fleet.devices.values():
+        device.behave = silent
+    fleet.listening = fleet.now + seconds
+    decision = fleet.tick(seconds)
+    for name, behave in behaved.items():
+        fleet.devices[name].behave = behave
+    return decision
+
+
+def test_time_in_which_nobody_listened_is_no_soak() -> None:
+    fleet = fleet_of(10, good, waves=("50%", "100%"), quiet_s=1e4)
+    while fleet.at() is not State.SOAKING:
+        fleet.tick()
+    for _ in range(10):
+        out(fleet, fleet.plan.soak_s)
+    back = fleet.now
+    while fleet.at() is State.SOAKING:
+        fleet.tick()
+    settling = min(SETTLE_S, fleet.plan.soak_s)
+    assert fleet.now == back + settling + fleet.plan.soak_s
+    assert fleet.events == [Event.WAVE_DECIDED, Event.SOAKED]
+
+
+def test_a_service_that_was_away_longer_than_the_soak_lets_it_soak() -> None:
+    fleet = fleet_of(10, good, waves=("50%", "100%"), quiet_s=1e4)
+    while fleet.at() is not State.SOAKING:
+        fleet.tick()
+    fleet.now += 5 * fleet.plan.soak_s
+    fleet.listening = fleet.now
+    fleet.tick(fleet.plan.soak_s)
+    assert fleet.at() is State.SOAKING
+
+
+def test_nobody_is_moved_while_nobody_listens() -> None:
+    fleet = fleet_of(10, good, waves=("50%", "100%"), soak_s=0.0, quiet_s=1e4)
+    for _ in range(3):
+        assert not out(fleet, 5.0).changes
+    fleet.tick()
+    assert fleet.touched()
+    while fleet.at() is not State.SOAKING:
+        fleet.tick()
+    assert out(fleet, 5.0).event is None
+    fleet.run()
+    assert fleet.at() is State.COMPLETED
+
+
+@given(
+    soak_s=st.sampled_from([0.0, 5.0, 20.0, 50.0]),
+    deadline_s=st.sampled_from([1.0, 40.0, 1e4]),
+    times=st.lists(
+        st.tuples(st.booleans(), st.sampled_from([0.5, 1.0, 5.0, 20.0, 60.0, 1000.0])), max_size=80
+    ),
+)
+@settings(max_examples=80, deadline=None)
+def test_whatever_the_outages_no_wave_begins_that_nobody_listened_before(
+    soak_s: float, deadline_s: float, times: list[tuple[bool, float]]
+) -> None:
+    shares = {"failed": "100%", "silent": "100%"}
+    fleet = fleet_of(9, good, waves=("1", "3", "100%"), soak_s=soak_s, quiet_s=1e6, limits=shares)
+    more = {"deadline_s": deadline_s, "canaries_per_type": 0}
+    fleet.plan = fleet.plan.model_copy(update=more)
+    listened = 0.0  # since a wave was decided
+    for hears, seconds in [*times, *[(True, 1.0)] * 600]:
+        decision = fleet.tick(seconds) if hears else out(fleet, seconds)
+        listened += seconds if hears else 0.0
+        if decision.event in {Event.SOAKED, Event.ALL_SOAKED}:
+            assert hears
+            assert listened >= soak_s
+        if decision.event is Event.WAVE_DECIDED:
+            listened = 0.0
+        if any(change.event is DeviceEvent.MOVE for change in decision.changes):
+            assert hears
+        if fleet.at() in ENDED:
+            break
+    assert fleet.at() is State.COMPLETED
+
+
 def test_after_a_start_what_is_retained_may_come_first() -> None:
     fleet = fleet_of(10, silent, waves=("100%",))
     fleet.tick()

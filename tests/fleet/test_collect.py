@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 from sqlalchemy import Engine
 
+from edgeslm.cli import fleet_collect
 from edgeslm.contract.messages import ADAPTERS, Result
 from edgeslm.fleet.config import FleetConfig
 from edgeslm.fleet.database import evidence
@@ -25,6 +26,7 @@ from edgeslm.fleet.repository import init_repository
 from edgeslm.runtime.device import platform_of, this_device
 from edgeslm.runtime.profiles import detect_profile
 from tests.conftest import DATA, WEIGHTS, run_exporter
+from tests.fleet import kit
 
 PASSPHRASE: Final = "a passphrase of the tests"  # noqa: S105
 
@@ -155,6 +157,11 @@ def test_by_time_and_by_a_filter_of_devices(fleet: Fleet) -> None:
 
 def test_nothing_to_learn_from_is_an_error_and_leaves_the_file(fleet: Fleet) -> None:
     rows, said = fleet.collect()
+    assert (rows, "[fleet.unknown_model]" in said) == ([], True)
+    made = kit.bundle(fleet.folder / "bundle", name="orders", version=1)
+    done = fleet.run("add", str(made))
+    assert done.returncode == 0, done.stderr
+    rows, said = fleet.collect()
     assert (rows, "nothing came home" in said) == ([], True)
     private = result(1)
     del private["text"]
@@ -166,6 +173,15 @@ def test_nothing_to_learn_from_is_an_error_and_leaves_the_file(fleet: Fleet) -> 
     fleet.send(result(3))
     done = fleet.run("collect", "--model", "orders", "--out", str(fleet.folder / "no" / "file"))
     assert (done.returncode, "fleet.unavailable" in done.stderr) == (75, True)
+
+
+def test_a_moment_that_is_none_is_told_with_all_that_may_be_given(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        fleet_collect.main(["--model", "orders", "--out", "x", "--since", "30x"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "'30x' is not a time such as 90, 10m, 2h or 3d, at most 90d; nor a date such as" in said
 
 
 @pytest.mark.slow

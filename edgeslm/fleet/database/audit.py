@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -67,6 +67,19 @@ def record(conn: Connection, actor: Actor, what: str, *, now: float, **detail: A
         "detail": clean(detail),
     }
     conn.execute(insert(audit).values(row))
+
+
+def in_words(value: object) -> str:
+    """Return a value of an entry's detail for people."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {in_words(each)}" for key, each in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(in_words, value)) or "none"
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
 
 
 def entries(

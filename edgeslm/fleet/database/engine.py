@@ -20,6 +20,8 @@ from sqlalchemy import (
     Engine,
     Float,
     FunctionElement,
+    PoolProxiedConnection,
+    QueuePool,
     Table,
     create_engine,
     event,
@@ -28,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
 
 from edgeslm.fleet.database.errors import DatabaseError, DatabaseInvalidError
@@ -39,6 +42,7 @@ CONNECT_S: Final = 10
 IDLE_S: Final = 30  # in a transaction, before PostgreSQL ends it: its process is dead, or hangs
 POOL: Final = 5  # connections that are kept
 POOL_MORE: Final = 15  # that there may be besides, for a while
+POOL_S: Final = 30.0  # that a thread waits for one of them
 _MODE: Final = 0o600  # hashes of passwords are in it, and texts of devices
 _POSTGRESQL: Final = "postgresql+psycopg"
 _FORMS: Final = "Give sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME."
@@ -55,9 +59,21 @@ _REFUSED: Final = frozenset(
         sqlite3.SQLITE_CANTOPEN,
     }
 )
+_SLOW: Final = "Check that it answers, and how fast."
 _PRIMARY: Final = 0xFF  # of SQLite's extended codes
 _FORBIDDEN: Final = "42501"  # PostgreSQL's insufficient_privilege
 _READS: Final = "edgeslm_reads"
+
+
+class _Pool(QueuePool):
+    """Where all connections are in use for too long, that is an error of ours, too."""
+
+    def connect(self) -> PoolProxiedConnection:
+        try:
+            return super().connect()
+        except PoolTimeoutError:
+            msg = f"database: all {POOL + POOL_MORE} connections in use for {POOL_S:g} s. {_SLOW}"
+            raise DatabaseError(msg) from None
 
 
 class now(FunctionElement[float]):  # noqa: N801 -- a function of SQL
@@ -107,6 +123,8 @@ def connect(url: str) -> Engine:
     pool: dict[str, Any] = {
         "pool_size": POOL,
         "max_overflow": POOL_MORE,
+        "pool_timeout": POOL_S,
+        "poolclass": _Pool,
         "execution_options": {"preserve_rowcount": True},  # of INSERT too: it says who was first
     }
     if parsed.drivername == "sqlite":
@@ -249,6 +267,8 @@ def _translate(context: ExceptionContext) -> None:
         DatabaseError, DatabaseInvalidError: see there.
     """
     err = context.original_exception
+    if context.is_pre_ping and context.is_disconnect:
+        return  # a connection that was kept is gone; the pool makes another, which may succeed
     url = context.engine.url if context.engine is not None else None
     where = shown(url) if url is not None else "database"
     if isinstance(err, sqlite3.Error):
@@ -281,6 +301,6 @@ def _translate_postgresql(err: BaseException, where: str, *, lost: bool) -> None
 
 
 def _down(err: BaseException, where: str) -> NoReturn:
-    said = " ".join(str(err).split()) or type(err).__name__
+    said = " ".join(str(err).split()).rstrip(".?!") or type(err).__name__
     msg = f"{where}: {said}. Check that it runs, and who may use it."
     raise DatabaseError(msg) from None

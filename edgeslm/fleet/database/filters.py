@@ -122,8 +122,9 @@ def _modelled(compare: Compare) -> ColumnElement[bool]:
 
 
 def _there(column: SQLColumnExpression[Any], compare: Compare) -> ColumnElement[bool]:
-    """Compare a text, where "" is what the device does not have."""
-    return and_(column != "", _op(column, compare.op, compare.values))
+    """Compare a text, where "" is what the device does not have: equal to '', like no pattern."""
+    found = _op(column, compare.op, compare.values)
+    return and_(column != "", found) if compare.op == "~" else found
 
 
 def _op(column: SQLColumnExpression[Any], op: str, values: tuple[Any, ...]) -> ColumnElement[bool]:

@@ -242,7 +242,7 @@ class Conductor:
         if decision is None:
             log.info("order_ignored", rollout=watched.id, order=what)
             decision = Decision(watched.progress)
-        self._carry_out(watched, decision, lease, asked=what)
+        self._carry_out(watched, decision, lease, asked=what, by=by)
 
     def _decide(self, watched: Watched, lease: Lease) -> bool:
         """Do the next thing that is to be done; return whether there was one."""
@@ -271,10 +271,11 @@ class Conductor:
         lease: Lease,
         *,
         asked: rollouts.Asked | None = None,
+        by: str = "",
     ) -> None:
         for _ in range(_TRIES):
             try:
-                self._write(watched, decision, lease, asked)
+                self._write(watched, decision, lease, asked, by)
             except SeqTakenError as err:  # a command was quicker
                 taken = err
             else:
@@ -282,7 +283,12 @@ class Conductor:
         raise taken
 
     def _write(
-        self, watched: Watched, decision: Decision, lease: Lease, asked: rollouts.Asked | None
+        self,
+        watched: Watched,
+        decision: Decision,
+        lease: Lease,
+        asked: rollouts.Asked | None,
+        by: str,
     ) -> None:
         now = self._clock.wall()
         changes, before = self._prepared(watched, decision)
@@ -300,7 +306,7 @@ class Conductor:
                 progress=decision.progress,
                 targets=targets,
                 asked=asked,
-                log=watched.news(decision),
+                log=watched.news(decision, by),
             )
             if decision.event is not None:
                 state, why = decision.progress.state.value, decision.progress.reason

@@ -149,7 +149,10 @@ def preview(conn: Connection, catalogue: Catalogue, plan: Plan, now: float) -> P
     offers = known(catalogue, plan)
     found = matching(conn, plan, now)
     if not found:
-        msg = f"{plan.where or 'no filter'}: matches no device that has registered. Correct it."
+        if conn.execute(select(devices.c.id).limit(1)).first() is None:
+            msg = "no device has registered yet: start one whose broker is the fleet's"
+        else:
+            msg = f"{plan.where}: matches no device that has registered. Correct it."
         raise NothingMatchesError(msg)
     types = {row.id: row.profile for row in found}
     return Preview(

@@ -146,8 +146,12 @@ class Service:
         self._led_since: float | None = None
         self._adopt_at = 0.0
 
-    def run(self) -> bool:
-        """Serve until `stop`; return whether that was all, and no thread has failed."""
+    def run(self, *, ready: Callable[[], None] = lambda: None) -> bool:
+        """Serve until `stop`; return whether that was all, and no thread has failed.
+
+        Args:
+            ready: called once, when all have begun.
+        """
         crew, parts = self._crew, self._parts
         self._renew()  # who leads is known before anything is subscribed
         crew.start("leases", self._keep_leases)
@@ -156,6 +160,7 @@ class Service:
         crew.start("prune", self._keep_pruned)
         if (page := parts.page) is not None:
             crew.start("page", lambda: page(self._stopping))
+        ready()
         try:
             while not self._stopping.is_set():
                 self._arrange()
@@ -239,10 +244,13 @@ class Service:
             self._hears.stop()  # what it had not written is retained
             self._hears = None
         self._take_share(leads=leads)
-        if leads and self._shares and now >= self._adopt_at:
-            self._adopt_at = now + ADOPT_S
-            self._adopt(now)
-        self._release()
+        try:
+            if leads and self._shares and now >= self._adopt_at:
+                self._adopt_at = now + ADOPT_S
+                self._adopt(now)
+            self._release()
+        except UnavailableError as err:  # what was not taken in or let go of now is found again
+            log.warning("adoption_waits", code=err.code, message=str(err))
 
     def _take_share(self, *, leads: bool) -> None:
         if self._takes is not None and self._takes.unshared:

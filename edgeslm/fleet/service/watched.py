@@ -144,8 +144,13 @@ class Watched:
                 self.heard.pop(target.device, None)
             self.targets[target.device] = target
 
-    def news(self, decision: Decision) -> list[str]:
-        """Return lines for people on what happens."""
+    def news(self, decision: Decision, by: str = "") -> list[str]:
+        """Return lines for people on what happens.
+
+        Args:
+            decision: what happens.
+            by: the operator who has asked for it.
+        """
         lines = []
         wave = f"wave {decision.progress.wave + 1} of {len(self.plan.waves)}"
         for event, count in Counter(change.event for change in decision.changes).items():
@@ -157,6 +162,10 @@ class Watched:
                 lines.append(f"{wave}: each device has ended; it soaks for {self.plan.soak_s:g} s")
             case Event.SOAKED:
                 lines.append(f"{wave} begins")
+            case Event.PAUSE:
+                lines.append(f"paused by {by}")
+            case Event.RESUME:
+                lines.append(f"resumed by {by}: {wave} goes on, and soaks anew")
             case _:
                 why = f": {decision.progress.reason}" if decision.progress.reason else ""
                 lines.append(f"{decision.progress.state.value}{why}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, cast
@@ -149,13 +149,25 @@ def _error(request: Request, err: Exception) -> Response:
 
 
 def _invalid(request: Request, err: Exception) -> Response:
-    found = cast("RequestValidationError", err).errors()
+    err = cast("RequestValidationError", err)
+    found = err.errors()
+    if not request.url.path.startswith(API) and any(one["loc"][0] == "path" for one in found):
+        return _answer(request, HTTPStatus.NOT_FOUND, "web.404", "There is no such page.")
     problems = {
         ".".join(map(str, one["loc"][1:])) or "body": str(one["msg"]).removeprefix("Value error, ")
         for one in found
-    }
+        if one["type"] != "json_invalid"
+    } or {"body": _no_json(found[0], err.body)}
     said = "; ".join(f"{field}: {what}" for field, what in problems.items())
     return _answer(request, _UNREADABLE, "api.invalid", said, problems=problems)
+
+
+def _no_json(one: Mapping[str, Any], body: str) -> str:
+    """Return where a body is no JSON, and what to send; FastAPI keeps the place in `loc`."""
+    at = one["loc"][-1]
+    line, column = body.count("\n", 0, at) + 1, at - body.rfind("\n", 0, at)
+    what = f"not JSON at line {line}, column {column}: {one['ctx']['error']}"
+    return f"{what}. Send one JSON object, as /api/v1/openapi.json describes it."
 
 
 def _unstorable(request: Request, _: Exception) -> Response:

@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from edgeslm.fleet.database.audit import in_words
+
 _TYPES: Final = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
@@ -164,7 +166,7 @@ def facts(detail: Mapping[str, Any] | None) -> str:
 
 
 def _value(value: object) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = in_words(value)
     return text if len(text) <= 200 else text[:199] + "\N{HORIZONTAL ELLIPSIS}"  # noqa: PLR2004
 
 

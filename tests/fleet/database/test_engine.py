@@ -46,7 +46,7 @@ def test_what_is_no_database_is_said(url: str, says: str) -> None:
 def test_a_server_that_is_down_is_named_without_its_password(tmp_path: Path) -> None:
     pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
     url = f"postgresql://u:{SECRET}@/fleet?host={tmp_path}"
-    with pytest.raises(DatabaseError, match=r"u:.*@/fleet.*Check that it runs") as caught:
+    with pytest.raises(DatabaseError, match=r"u:.*@/fleet.*[^.?]\. Check that it runs") as caught:
         open_database(url)
     assert caught.value.exit_status == 75
     assert SECRET not in str(caught.value)
@@ -77,6 +77,34 @@ def test_a_server_that_goes_down_is_said_and_found_again() -> None:
         with reading(engine) as conn:
             assert conn.execute(text("SELECT 1")).scalar() == 1
         engine.dispose()
+
+
+def test_connections_that_were_kept_are_no_error_once_the_server_is_back() -> None:
+    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
+    with contextlib.closing(Postgresql()) as server:
+        server.start()
+        engine = open_database(server.new())
+        with contextlib.ExitStack() as kept:
+            for _ in range(3):
+                kept.enter_context(reading(engine)).execute(text("SELECT 1"))
+        server.kill()
+        server.start()
+        for _ in range(3):
+            with reading(engine) as conn:
+                assert conn.execute(text("SELECT 1")).scalar() == 1
+        engine.dispose()
+
+
+def test_a_database_whose_connections_are_all_taken_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "POOL", 1)
+    monkeypatch.setattr(engine_module, "POOL_MORE", 0)
+    monkeypatch.setattr(engine_module, "POOL_S", 0.1)
+    engine = open_database(f"sqlite:///{tmp_path / 'fleet.db'}")
+    with reading(engine), pytest.raises(DatabaseError, match="in use"), reading(engine):
+        pass
+    engine.dispose()
 
 
 def test_a_database_that_is_not_there_is_named(postgresql: Postgresql) -> None:

@@ -18,7 +18,14 @@ from edgeslm.fleet.database.schema import device_models, devices, tags
 NOW: Final = 10_000.0
 _MODEL: Final = {"state": "serving", "provider": "cpu", "error": ""}
 DEVICES: Final[dict[str, dict[str, Any]]] = {
-    "a": {"profile": "pi-4", "online": True, "heard_at": NOW - 60, "health": "ok", "phase": "idle"},
+    "a": {
+        "profile": "pi-4",
+        "arch": "aarch64",
+        "online": True,
+        "heard_at": NOW - 60,
+        "health": "ok",
+        "phase": "idle",
+    },
     "b": {"profile": "pi-5", "online": False, "heard_at": NOW - 7200, "health": "failing"},
     "C[1]": {"profile": "", "online": True, "heard_at": NOW, "phase": "trial"},
     "d%_": {"profile": "PI-4", "online": False, "heard_at": NOW - 3600.0},
@@ -72,7 +79,14 @@ TABLE: Final = [
     ("profile ~ pi-*", "a b"),
     ("profile ~ *", "a b d%_"),
     ("not profile ~ *", "C[1]"),
-    ("profile = ''", ""),
+    ("profile = ''", "C[1]"),
+    ("not profile = ''", "a b d%_"),
+    ("profile != ''", "a b d%_"),
+    ("profile in ('', pi-5)", "C[1] b"),
+    ("profile ~ ''", ""),
+    ("arch = ''", "C[1] b d%_"),
+    ("not arch = ''", "a"),
+    ("model.press.error = ''", "C[1] a"),
     ("online", "C[1] a"),
     ("online = false", "b d%_"),
     ("not online and heard_ago > 1h", "b"),
@@ -130,8 +144,8 @@ def means(expression: Expression, device: str) -> bool:  # noqa: PLR0911 -- one 
             if op == "!=":
                 return not means(Compare(field, "=", values), device)
             value = value_of(field, device)
-            if value is None:
-                return False
+            if value in {None, ""}:  # "": it could have it, and does not
+                return value == "" and op in {"=", "in"} and "" in values
             if op == "~":
                 pattern = str(values[0]).replace("[", "[[]")
                 return fnmatch.fnmatchcase(str(value), pattern)
@@ -157,10 +171,10 @@ def value_of(field: Field, device: str) -> Any:
         model = MODELS.get((device, field.key))
         if not field.part:
             return model is not None
-        return {**_MODEL, **model}.get(field.part) or None if model is not None else None
+        return {**_MODEL, **model}.get(field.part) if model is not None else None
     if field.name == "heard_ago":
         return NOW - row["heard_at"]
-    return row.get(field.name) if field.name == "online" else row.get(field.name) or None
+    return row.get(field.name, "")
 
 
 leaves = st.sampled_from([parse(text) for text, _ in TABLE if text])

@@ -162,7 +162,11 @@ def test_a_person_pauses_resumes_and_aborts(
     assert kit.counted(engine, number) == {DeviceState.RESTORED: 2, DeviceState.LEFT_OUT: 8}
     with reading(engine) as conn:
         stored = rollouts.rollout(conn, number)
+        log = [each.what for _, each in rollouts.log(conn, number)]
     assert stored.progress.reason == "aborted by test"
+    assert "paused by test" in log
+    assert "resumed by test: wave 1 of 2 goes on, and soaks anew" in log
+    assert "taking_back: aborted by test" in log
     assert stored.asked is None
 
 

@@ -8,13 +8,17 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pytest
+from securesystemslib.signer import CryptoSigner
 
+from edgeslm.contract.fleet import Assignment
 from edgeslm.core.rollout import DeviceState
-from edgeslm.fleet.database import rollouts
+from edgeslm.fleet import director
+from edgeslm.fleet.database import assignments, registry, rollouts
 from edgeslm.fleet.database.engine import reading
+from edgeslm.fleet.web.render import segment
 from tests.fleet.web import fleet
 from tests.fleet.web.conftest import World
-from tests.fleet.web.test_hostile import infest
+from tests.fleet.web.test_hostile import SHORT, infest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
@@ -79,6 +83,27 @@ FAULTS: Final = """() => {
   }
   const { scrollWidth, clientWidth } = document.documentElement;
   if (scrollWidth > clientWidth) faults.push(`${scrollWidth} wide in ${clientWidth}`);
+  return faults;
+}"""
+
+
+# What is cut off: by the screen, or by the card that it is in; but what scrolls on purpose.
+CUT: Final = """() => {
+  const scrolls = (e) => {
+    for (let up = e.parentElement; up; up = up.parentElement)
+      if (/auto|scroll/.test(getComputedStyle(up).overflowX)) return up;
+  };
+  const faults = [];
+  for (const e of document.querySelectorAll("body *")) {
+    if (e.closest(".hidden, .skip, .stack thead") || (e.closest("svg") && e.nodeName !== "svg"))
+      continue;
+    const box = e.getBoundingClientRect(), within = scrolls(e);
+    if (!box.width || (within && !within.querySelector(":scope > .stack"))) continue;
+    const card = e.parentElement.closest(".card");
+    const right = Math.min(innerWidth, card ? card.getBoundingClientRect().right : innerWidth);
+    if (box.right > right + 0.5 || box.left < -0.5)
+      faults.push(`${Math.round(box.right)} in ${Math.round(right)}: ` + e.outerHTML.slice(0, 100));
+  }
   return faults;
 }"""
 
@@ -262,6 +287,40 @@ def test_every_page_is_for_everybody(
     assert dark == (scheme == "dark")
 
 
+def test_on_a_phone_nothing_is_cut_off(world: World, opened: Callable[..., Any]) -> None:
+    now, device = time.time(), world.names[0]
+    with world.engine.begin() as conn:
+        update: dict[str, Any] = {
+            "updater_version": "0.6.0",
+            "phase": "fetching",
+            "waiting": "its hours",
+        }
+        update |= {
+            "model": "press",
+            "version": 5,
+            "done_bytes": 12_300_000,
+            "total_bytes": 4 * 10**7,
+        }
+        registry.heard(conn, fleet.said(device, now, update=update))
+        asked = Assignment(
+            schema=1, device=device, seq=123, issued=now, expires=now + 9e6, models={}
+        )
+        signed = director.sign([CryptoSigner.generate_ed25519()], asked)
+        kept = assignments.Stored(device, 123, now, now + 9e6, signed, now)
+        assignments.put(conn, [kept])
+    hostile, _ = infest(world)
+    page = opened("ada", **PHONE)
+    for path in [*pages(world), f"/devices/{segment(hostile)}", f"/models/{segment(SHORT)}"]:
+        page.goto(path)
+        page.evaluate("document.querySelectorAll('details').forEach((e) => { e.open = true; })")
+        assert page.evaluate(CUT) == [], path
+    page.goto(f"/rollouts/{world.rollout}")
+    widths = "[...document.querySelectorAll('#waves .bar')].map((e) => e.clientWidth)"
+    assert len(set(page.evaluate(widths))) == 1
+    # All of the navigation is seen, without scrolling.
+    expect(page.get_by_role("link", name="Audit log")).to_be_in_viewport(ratio=1)
+
+
 def test_without_javascript_all_but_liveness_is_there(
     world: World, opened: Callable[..., Any]
 ) -> None:
@@ -277,8 +336,6 @@ def test_without_javascript_all_but_liveness_is_there(
 def test_a_hostile_device_runs_nothing_in_the_browser(
     world: World, opened: Callable[..., Any]
 ) -> None:
-    from edgeslm.fleet.web.render import segment  # noqa: PLC0415
-
     device, number = infest(world)
     page = opened("ada")
     for path in (f"/devices/{segment(device)}", f"/rollouts/{number}", "/", "/evidence", "/audit"):

@@ -180,6 +180,9 @@ def test_nobody_is_signed_in_as_somebody_else_by_a_foreign_form(world: World) ->
     ("asked", "to"),
     [
         ("/models?x=1", "/models?x=1"),
+        *((kept, kept) for kept in ("/", "/?q=a%0Ab", "/rollouts/1")),
+        *((f"/{bad}/evil", "/") for bad in ("%09", "%2F", "%5C", "%00", "\t")),
+        *((bad, "/") for bad in ("", "evil", "//[evil", "/%2fevil", "/%0d%0aevil", "\\/evil")),
         *((f"{bad}evil.example/", "/") for bad in ("//", "https://", "/\\", "javascript:", "\t//")),
     ],
 )

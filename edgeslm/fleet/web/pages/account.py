@@ -79,7 +79,8 @@ def make_token(
     label, now = label.strip(), site.clock()
     if not 1 <= len(label) <= 100 or not label.isprintable():  # noqa: PLR2004
         return _page(request, {"label": "Say in up to 100 characters what it is for."})
-    good = days.isascii() and days.isdigit() and 1 <= int(days[:5]) <= _MOST_DAYS
+    whole = days.isascii() and days.isdigit() and len(days) <= 5  # noqa: PLR2004
+    good = whole and 1 <= int(days) <= _MOST_DAYS
     if days.strip() and not good:
         return _page(request, {"days": f"A number from 1 to {_MOST_DAYS}, or nothing."})
     number, token = access.new_token()

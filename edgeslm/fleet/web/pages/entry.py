@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from typing import Annotated, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
@@ -102,7 +102,7 @@ def _guard(secure: bool) -> str:  # noqa: FBT001 -- of two names
 
 def _inside(address: str) -> str:
     """Return an address of this service; the first page where it leads elsewhere."""
-    parts = urlsplit(address) if address.isprintable() and "\\" not in address else None
-    if parts is None or parts.scheme or parts.netloc or not parts.path.startswith("/"):
-        return "/"
-    return "/" if address.startswith("//") else address
+    # Whoever unescapes it once more must not find a host there either.
+    second = unquote(address)[1:2]
+    safe = address.isprintable() and "\\" not in address and address.startswith("/")
+    return address if safe and second.isprintable() and second not in {"/", "\\"} else "/"

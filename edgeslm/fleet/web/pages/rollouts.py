@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, cast
 
-from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Path, Request, Response
 from fastapi.responses import RedirectResponse
 from sqlalchemy import Connection
 
@@ -42,6 +42,7 @@ async def _fields(request: Request) -> dict[str, str]:
 
 
 Fields = Annotated[dict[str, str], Depends(_fields)]
+Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
 
 @router.get("/rollouts")
@@ -90,8 +91,8 @@ def begin(request: Request, form: Fields) -> Response:
     return RedirectResponse(f"/rollouts/{number}", 303)
 
 
-@router.get("/rollouts/{number:int}")
-def one(request: Request, number: int) -> Response:
+@router.get("/rollouts/{number}")
+def one(request: Request, number: Number) -> Response:
     """Show one."""
     query = _query(request)
     values = {
@@ -111,15 +112,15 @@ def one(request: Request, number: int) -> Response:
     )
 
 
-@router.get("/rollouts/{number:int}/live")
-def one_live(request: Request, number: int) -> Response:
+@router.get("/rollouts/{number}/live")
+def one_live(request: Request, number: Number) -> Response:
     """Show it as it moves."""
     site, query = site_of(request), _query(request)
     return live.stream(request, lambda: _parts(site, number, query))
 
 
-@router.get("/rollouts/{number:int}/{what}")
-def confirm(request: Request, number: int, what: str) -> Response:
+@router.get("/rollouts/{number}/{what}")
+def confirm(request: Request, number: Number, what: str) -> Response:
     """Ask whether it is meant."""
     _known(what)
     with reading(site_of(request).engine) as conn:
@@ -129,8 +130,8 @@ def confirm(request: Request, number: int, what: str) -> Response:
     return page(request, "rollout_ask.html", {**values, **shown})
 
 
-@router.post("/rollouts/{number:int}/{what}")
-def ask(request: Request, number: int, what: str) -> Response:
+@router.post("/rollouts/{number}/{what}")
+def ask(request: Request, number: Number, what: str) -> Response:
     """Ask the conductor for it."""
     asked, site, visitor = _known(what), site_of(request), visitor_of(request)
     starting.ask(site.engine, number, asked, by(visitor), now=site.clock())
