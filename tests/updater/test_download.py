@@ -185,10 +185,8 @@ def test_a_blob_that_one_of_two_servers_has_comes_whole(
             assert device.fetch(noise(1000, seed)) == noise(1000, seed)
             if lacks.server.refused["unknown_blob"]:
                 break
-        refused = lacks.server.refused["unknown_blob"]
-        assert refused, "it has its share of the requests"
+        assert lacks.server.refused["unknown_blob"], "it has its share of the requests"
         assert device.fetch(LARGE) == LARGE
-        assert lacks.server.refused["unknown_blob"] > refused
         assert server.server.blocks
     finally:
         lacks.stop()
