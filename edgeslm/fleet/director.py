@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 from tuf.api.metadata import Role
 
 from edgeslm.adapters.dsse import read_envelope, seal
-from edgeslm.contract.base import parse_toml, problems_of
+from edgeslm.contract.base import problems_of
 from edgeslm.contract.fleet import (
     ASSIGNMENT,
     MAX_SIGNED_BYTES,
@@ -36,6 +36,7 @@ from edgeslm.fleet.errors import (
     FleetDamagedError,
     UnknownModelError,
 )
+from edgeslm.fleet.files import read_toml_file
 from edgeslm.fleet.models import versions
 from edgeslm.fleet.repository import Repository
 from edgeslm.fleet.store import Published
@@ -138,16 +139,13 @@ def read_config(file: Path) -> DeviceConfig:
     Raises:
         FleetConfigError: it cannot be read, or is wrong; names each key.
     """
-    try:
-        with file.open("rb") as opened:
-            raw = opened.read(MAX_SIGNED_BYTES + 1)
-    except (OSError, ValueError) as err:  # ValueError: a NUL in the path
-        what = err.strerror if isinstance(err, OSError) and err.strerror else str(err)
-        raise FleetConfigError(str(file), [("", what)], remedy="Check the path.") from None
-    if len(raw) > MAX_SIGNED_BYTES // 2:
-        what = f"longer than {MAX_SIGNED_BYTES // 2} bytes"
-        raise FleetConfigError(str(file), [("", what)], remedy=_REMEDY)
-    return parse_toml(DeviceConfig, raw, file=str(file), remedy=_REMEDY, error=FleetConfigError)
+    return read_toml_file(
+        DeviceConfig,
+        file,
+        max_bytes=MAX_SIGNED_BYTES // 2,
+        remedy=_REMEDY,
+        error=FleetConfigError,
+    )
 
 
 def assigned(engine: Engine) -> dict[str, Assignment]:

@@ -7,11 +7,12 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from edgeslm.contract.base import Name, Typed, parse_toml
+from edgeslm.contract.base import Name, Typed
 from edgeslm.contract.fleet import Version
 from edgeslm.contract.messages import MAX_TAGS
 from edgeslm.contract.settings import Tag
 from edgeslm.errors import ConfigError
+from edgeslm.fleet.files import read_toml_file
 
 MAX_DEVICES: Final = 20_000
 _MAX_BYTES: Final = 65_536
@@ -148,16 +149,9 @@ def read_scenario(file: Path, devices: int) -> Scenario:
     Raises:
         ScenarioError: see there.
     """
-    try:
-        with file.open("rb") as opened:
-            raw = opened.read(_MAX_BYTES + 1)
-    except (OSError, ValueError) as err:  # ValueError: a NUL in the path
-        what = err.strerror if isinstance(err, OSError) and err.strerror else str(err)
-        raise ScenarioError(str(file), [("", what)], remedy="Check the path.") from None
-    if len(raw) > _MAX_BYTES:
-        what = f"longer than {_MAX_BYTES} bytes"
-        raise ScenarioError(str(file), [("", what)], remedy=_REMEDY)
-    scenario = parse_toml(Scenario, raw, file=str(file), remedy=_REMEDY, error=ScenarioError)
+    scenario = read_toml_file(
+        Scenario, file, max_bytes=_MAX_BYTES, remedy=_REMEDY, error=ScenarioError
+    )
     try:
         scenario.sizes(devices)
     except ValueError as err:
