@@ -51,7 +51,7 @@ SAVE_S: Final = 1.0  # between two times that what was answered is saved
 
 
 class Doorbell:
-    """Wakes the loop. `ring` may be called from any thread and from a signal handler."""
+    """Wakes the loop. `ring` may be called by any thread."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[None] = SimpleQueue()
@@ -70,7 +70,7 @@ class Doorbell:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What signal handlers ask for: lists, since appending is all they may do."""
+    """What other threads ask for: lists, since appending to one is whole."""
 
     stop: list[None]
     reload: list[None]
@@ -118,12 +118,12 @@ class Agent:
         self._controller: Controller | None = None
 
     def stop(self) -> None:
-        """Ask for the end; may be called from a signal handler."""
+        """Ask for the end; may be called by any thread."""
         self._asked.stop.append(None)
         self._bell.ring()
 
     def reload(self) -> None:
-        """Ask for a look at the settings; may be called from a signal handler."""
+        """Ask for a look at the settings; may be called by any thread."""
         self._asked.reload.append(None)
         self._bell.ring()
 

@@ -7,7 +7,6 @@ import secrets
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -16,6 +15,7 @@ from edgeslm import logs
 from edgeslm.adapters.clock import SystemClock
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig, password_of, tls_context
+from edgeslm.adapters.signals import acting_on
 from edgeslm.cli.fleet import add_database, database, opened, parser
 from edgeslm.contract.base import problems_of
 from edgeslm.contract.settings import Broker, Tls
@@ -52,12 +52,8 @@ def main(argv: Sequence[str]) -> int:
         shares=not args.alone,
     )
 
-    def on_stop(_signal: int, _frame: FrameType | None) -> None:
-        server.stop()
-
-    signal.signal(signal.SIGTERM, on_stop)
-    signal.signal(signal.SIGINT, on_stop)
-    server.run()
+    with acting_on({signal.SIGTERM: server.stop, signal.SIGINT: server.stop}):
+        server.run()
     return 0
 
 

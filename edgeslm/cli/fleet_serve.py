@@ -8,10 +8,10 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from edgeslm import logs
+from edgeslm.adapters.signals import acting_on
 from edgeslm.adapters.systemd import Notifier
 from edgeslm.cli.fleet import add_database, database, opened, parser
 from edgeslm.cli.fleet_publish import add_broker, broker_of
@@ -55,13 +55,12 @@ def main(argv: Sequence[str]) -> int:
 
     notifier = Notifier.from_environment()
 
-    def on_stop(_signal: int, _frame: FrameType | None) -> None:
+    def stop() -> None:
         notifier.stopping()
         service.stop()
 
-    signal.signal(signal.SIGTERM, on_stop)
-    signal.signal(signal.SIGINT, on_stop)
-    well = service.run(ready=lambda: notifier.ready("serving"))
+    with acting_on({signal.SIGTERM: stop, signal.SIGINT: stop}):
+        well = service.run(ready=lambda: notifier.ready("serving"))
     notifier.close()
     return 0 if well else EXIT_FAULT
 

@@ -11,11 +11,11 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 from edgeslm import logs
 from edgeslm.adapters.fs import write_durably
+from edgeslm.adapters.signals import acting_on
 from edgeslm.cli.fleet import require_extra
 from edgeslm.cli.fleet_publish import add_broker, broker_of
 from edgeslm.cli.text import positive, whole
@@ -62,24 +62,19 @@ def main(argv: Sequence[str]) -> int:
             folder=Path(folder),
             prefix=args.prefix,
         )
-
-        def on_stop(_signal: int, _frame: FrameType | None) -> None:
-            simulation.stop()
-
-        signal.signal(signal.SIGTERM, on_stop)
-        signal.signal(signal.SIGINT, on_stop)
         timer = None
         if args.seconds is not None:
             timer = threading.Timer(args.seconds, simulation.stop)
             timer.daemon = True
             timer.start()
-        if sys.stderr.isatty():
-            from edgeslm.simulate.screen import watched  # noqa: PLC0415 -- draws
+        with acting_on({signal.SIGTERM: simulation.stop, signal.SIGINT: simulation.stop}):
+            if sys.stderr.isatty():
+                from edgeslm.simulate.screen import watched  # noqa: PLC0415 -- draws
 
-            with watched() as watch:
-                simulation.run(watch=watch)
-        else:
-            simulation.run()
+                with watched() as watch:
+                    simulation.run(watch=watch)
+            else:
+                simulation.run()
         if timer is not None:
             timer.cancel()
         found = summary(simulation.records)

@@ -9,10 +9,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 from edgeslm import logs
+from edgeslm.adapters.signals import acting_on
 from edgeslm.agent.agent import Agent
 from edgeslm.agent.wiring import RealParts
 from edgeslm.cli.broker_files import try_files
@@ -38,17 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.configure(device=settings.device_id, level=settings.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     agent = Agent(settings, RealParts(args.config, settings))
-
-    def on_stop(_signal: int, _frame: FrameType | None) -> None:
-        agent.stop()
-
-    def on_reload(_signal: int, _frame: FrameType | None) -> None:
-        agent.reload()
-
-    signal.signal(signal.SIGTERM, on_stop)
-    signal.signal(signal.SIGINT, on_stop)
-    signal.signal(signal.SIGHUP, on_reload)
-    if not agent.run():
+    calls = {
+        signal.SIGTERM: agent.stop,
+        signal.SIGINT: agent.stop,
+        signal.SIGHUP: agent.reload,
+    }
+    with acting_on(calls):
+        ended = agent.run()
+    if not ended:
         # A thread is still inside native code, which would abort in an interpreter that is gone.
         logging.shutdown()
         os._exit(0)

@@ -10,12 +10,12 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 from pydantic import ValidationError
 
 from edgeslm import logs
+from edgeslm.adapters.signals import acting_on
 from edgeslm.cli.text import printable
 from edgeslm.cli.updates import described, require_extra, update_of
 from edgeslm.contract.base import problems_of
@@ -91,13 +91,10 @@ def _here(settings: AgentSettings, errand: Errand) -> Answer:
     from edgeslm.updater.driver import HaltedError  # noqa: PLC0415 -- imports tuf
     from edgeslm.updater.wiring import opened  # noqa: PLC0415
 
-    with opened(settings, update_of(settings), online=False) as updater:
-
-        def on_stop(_signal: int, _frame: FrameType | None) -> None:
-            updater.stop()
-
-        signal.signal(signal.SIGTERM, on_stop)
-        signal.signal(signal.SIGINT, on_stop)
+    with (
+        opened(settings, update_of(settings), online=False) as updater,
+        acting_on({signal.SIGTERM: updater.stop, signal.SIGINT: updater.stop}),
+    ):
         try:
             failed: Sequence[EdgeSLMError] = updater.run_errand(errand)
         except HaltedError:

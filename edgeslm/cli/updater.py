@@ -6,9 +6,9 @@ import argparse
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from edgeslm import logs
+from edgeslm.adapters.signals import acting_on
 from edgeslm.cli.broker_files import try_files
 from edgeslm.cli.updates import require_extra, update_of
 from edgeslm.contract.settings import load_settings
@@ -26,12 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.configure(device=settings.device_id, level=settings.log_level)
     from edgeslm.updater.wiring import opened  # noqa: PLC0415 -- imports tuf
 
-    with opened(settings, update, online=True, config=args.config) as updater:
-
-        def on_stop(_signal: int, _frame: FrameType | None) -> None:
-            updater.stop()
-
-        signal.signal(signal.SIGTERM, on_stop)
-        signal.signal(signal.SIGINT, on_stop)
+    with (
+        opened(settings, update, online=True, config=args.config) as updater,
+        acting_on({signal.SIGTERM: updater.stop, signal.SIGINT: updater.stop}),
+    ):
         updater.run()
     return 0

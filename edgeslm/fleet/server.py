@@ -148,7 +148,7 @@ class Server:
             self.close()
 
     def stop(self) -> None:
-        """Have `run` return soon; may be called by another thread, and by a signal's handler."""
+        """Have `run` return soon; may be called by another thread."""
         self._stopping.set()
         self.wake()
 

@@ -114,7 +114,7 @@ class Simulation:
         return {name: device.record for name, device in self.devices.items()}
 
     def stop(self) -> None:
-        """Have `run` return soon; may be called by any thread, and by a signal's handler."""
+        """Have `run` return soon; may be called by any thread."""
         self._stopping.set()
 
     def run(self, *, watch: Callable[[Look], None] = lambda _: None) -> None:

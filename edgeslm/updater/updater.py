@@ -109,7 +109,7 @@ class Updater:
     _verifies: bool = False
 
     def stop(self) -> None:
-        """Ask for the end; may be called from a signal handler."""
+        """Ask for the end; may be called by any thread."""
         self._stopping = True
 
     def run(self) -> None:

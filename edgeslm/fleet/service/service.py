@@ -114,7 +114,6 @@ class Service:
         self._shares = shares
         self._lease_s = lease_s
         self._name = f"edgeslm-fleet-{hashlib.sha256(root.encode()).hexdigest()[:6]}"
-        # Not an event: a signal's handler may put there what this very thread is about to get.
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._stopping = threading.Event()
         self._crew = Crew(self.stop)
@@ -171,7 +170,7 @@ class Service:
         return not crew.failed
 
     def stop(self) -> None:
-        """Have `run` return soon; may be called by any thread, and by a signal's handler."""
+        """Have `run` return soon; may be called by any thread."""
         self._stopping.set()
         self._wake()
 
