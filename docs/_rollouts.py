@@ -14,6 +14,7 @@ from edgeslm.core.rollout import (
     DEVICE_TRANSITIONS,
     ENDED,
     MEANING,
+    NOTE_S,
     SETTLE_S,
     TRANSITIONS,
     DeviceEvent,
@@ -174,11 +175,11 @@ out). A silent device that speaks again is what it then says.
 Time in which nobody listened is not held against devices: if the service was down, its broker away
 or its computer asleep, silence counts from when they were back, and deadlines wait {SETTLE_S:.0f} s
 for what was said meanwhile. Nor does it count as a soak: while nobody listens no wave begins and
-nobody is moved, and a wave that was soaking soaks anew, for all of `soak_s`, from {SETTLE_S:.0f} s
-(or `soak_s`, if that is less) after they were back. So a bad model goes no further while nobody can
-hear that it is bad; and a soak that is longer than the service and its broker ever stay up has no
-end. The service's clock should be right; where it is put back, a soak begins anew, and no deadline
-is more than twice as long.
+nobody is moved; a wave that was soaking goes on to soak {SETTLE_S:.0f} s (or `soak_s`, if that is
+less) after they were back, with what it had soaked until then, of which at most the last
+{NOTE_S:.0f} s are lost. So a bad model goes no further while nobody can hear that it is bad, and a
+soak of days ends, whatever is restarted meanwhile. The service's clock should be right; where it is
+put back, no deadline is more than twice as long.
 
 ## Late and dead devices
 

@@ -40,6 +40,8 @@ from edgeslm.core.update import IllegalEventError
 
 SETTLE_S: Final = 30.0
 """What devices have said meanwhile is there so long after we began to listen, or nothing is."""
+NOTE_S: Final = 60.0
+"""How long a wave has soaked is written down so often: a break costs no more of it than that."""
 
 
 def waves_of(plan: Plan, devices: Mapping[str, str], *, salt: str) -> dict[str, int]:
@@ -166,7 +168,10 @@ def decide(  # noqa: PLR0913 -- by name
         return Decision(progress)
     # A clock that was put back: what has begun in its future begins now.
     progress = replace(
-        progress, since=min(progress.since, now), accepted_at=min(progress.accepted_at, now)
+        progress,
+        since=min(progress.since, now),
+        accepted_at=min(progress.accepted_at, now),
+        soaked_at=min(progress.soaked_at, now),
     )
     if progress.state is State.TAKING_BACK:
         return _take_back(plan, progress, targets, now, listening)
@@ -210,10 +215,12 @@ def _go_on(  # noqa: PLR0913, PLR0917 -- as `decide` has them
         if waiting or any(target.state is DeviceState.MOVED for target in begun):
             return Decision(progress)
         state = advance(progress.state, Event.WAVE_DECIDED)
-        return Decision(replace(progress, state=state, since=now), Event.WAVE_DECIDED)
-    # A wave soaks while its devices are heard: a break may have hidden all that there was to see.
-    if now < max(progress.since, _settled(plan.soak_s, listening)) + plan.soak_s:
-        return Decision(progress)
+        after = replace(progress, state=state, since=now, soaked_s=0.0, soaked_at=0.0)
+        return Decision(after, Event.WAVE_DECIDED)
+    soaked = _soaked(progress, _settled(plan.soak_s, listening), now)
+    if soaked.soaked_s < plan.soak_s:
+        written = now - max(progress.since, progress.soaked_at)
+        return Decision(soaked if written >= NOTE_S else progress)
     later = [t.wave for t in targets if t.state is DeviceState.WAITING and t.wave > progress.wave]
     if later:  # waves that nobody is in need not soak
         state = advance(progress.state, Event.SOAKED)
@@ -228,6 +235,15 @@ def _go_on(  # noqa: PLR0913, PLR0917 -- as `decide` has them
             if (target.state, DeviceEvent.GIVE_UP) in DEVICE_TRANSITIONS
         ]
     return Decision(replace(progress, state=state, since=now), Event.ALL_SOAKED, changes)
+
+
+def _soaked(progress: Progress, listening: float, now: float) -> Progress:
+    """Return it with what it has soaked by now.
+
+    A wave soaks while its devices are heard: a break may have hidden all that there was to see.
+    """
+    begun_at = max(progress.since, progress.soaked_at, listening)
+    return replace(progress, soaked_s=progress.soaked_s + max(0.0, now - begun_at), soaked_at=now)
 
 
 def _to_move(

@@ -231,6 +231,9 @@ class Progress:
             an operator asked for.
         accepted_at: until when what was seen is not judged any more: an operator has resumed it
             though a limit was exceeded; 0: never.
+        soaked_s: for how long the wave had soaked at `soaked_at`, seconds; what comes after is not
+            written down yet.
+        soaked_at: seconds since 1970; 0: nothing was written down of this soak.
     """
 
     state: State = State.MOVING
@@ -238,6 +241,8 @@ class Progress:
     since: float = 0.0
     reason: str = ""
     accepted_at: float = 0.0
+    soaked_s: float = 0.0
+    soaked_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

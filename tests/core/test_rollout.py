@@ -15,6 +15,7 @@ from edgeslm.core.rollout import (
     DEVICE_TRANSITIONS,
     ENDED,
     MEANING,
+    NOTE_S,
     SETTLE_S,
     TOUCHED,
     TRANSITIONS,
@@ -558,6 +559,34 @@ def test_a_service_that_was_away_longer_than_the_soak_lets_it_soak() -> None:
     fleet.listening = fleet.now
     fleet.tick(fleet.plan.soak_s)
     assert fleet.at() is State.SOAKING
+
+
+def test_a_soak_longer_than_the_service_stays_up_ends() -> None:
+    fleet = fleet_of(10, good, waves=("50%", "100%"), soak_s=3600.0, quiet_s=1e6)
+    while fleet.at() is not State.SOAKING:
+        fleet.tick()
+    heard_s = 0.0
+    while fleet.events[-1] is not Event.SOAKED:
+        if heard_s % 600.0 == 0.0:  # ten minutes at a time
+            out(fleet, 100.0)
+        fleet.tick(10.0)
+        heard_s += 10.0
+        assert heard_s < 2 * 3600.0
+    breaks = heard_s // 600.0 + 1
+    assert 3600.0 <= heard_s <= 3600.0 + breaks * (SETTLE_S + NOTE_S)
+
+
+def test_what_one_wave_has_soaked_is_not_the_next_ones() -> None:
+    fleet = fleet_of(10, good, waves=("50%", "100%"), soak_s=300.0, quiet_s=1e6)
+    soaks: list[tuple[float, float]] = []
+    for _ in range(100):
+        before = fleet.at()
+        fleet.tick(10.0)
+        if fleet.at() is State.SOAKING is not before:
+            began = fleet.now
+        if before is State.SOAKING is not fleet.at():
+            soaks.append((began, fleet.now))
+    assert [end - began for began, end in soaks] == [300.0, 300.0]
 
 
 def test_nobody_is_moved_while_nobody_listens() -> None:

@@ -238,6 +238,8 @@ def record(  # noqa: PLR0913 -- by name
         "since": progress.since,
         "reason": bounded(progress.reason, _REASON_CHARS),
         "accepted_at": progress.accepted_at,
+        "soaked_s": progress.soaked_s,
+        "soaked_at": progress.soaked_at,
     }
     conn.execute(update(rollouts).where(rollouts.c.id == id).values(values))
     if asked is not None:
@@ -297,7 +299,15 @@ def _log(conn: Connection, number: int, lines: Iterable[str], now: float) -> Non
 
 
 def _stored(row: Row[Any]) -> Stored:
-    progress = Progress(State(row.state), row.wave, row.since, row.reason, row.accepted_at)
+    progress = Progress(
+        State(row.state),
+        row.wave,
+        row.since,
+        row.reason,
+        accepted_at=row.accepted_at,
+        soaked_s=row.soaked_s,
+        soaked_at=row.soaked_at,
+    )
     plan = Plan.model_validate_json(json.dumps(row.plan))  # strict: JSON has no tuples
     return Stored(row.id, plan, progress, row.created_at, row.created_by, row.asked, row.asked_by)
 

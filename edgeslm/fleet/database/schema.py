@@ -203,6 +203,8 @@ rollouts: Final = Table(
     Column("since", Float, nullable=False),
     Column("reason", String(500), nullable=False, server_default=""),
     Column("accepted_at", Float, nullable=False, server_default="0"),  # core.rollout.Progress
+    Column("soaked_s", Float, nullable=False, server_default="0"),
+    Column("soaked_at", Float, nullable=False, server_default="0"),
     Column("created_at", Float, nullable=False),
     Column("created_by", _NAME, nullable=False),
     Column("asked", String(16)),  # pause, resume, abort: the conductor carries it out

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine, func, select
 
-from edgeslm.core.rollout import DeviceState, State
-from edgeslm.fleet.database import registry, schema
+from edgeslm.core.rollout import DeviceState, Progress, State
+from edgeslm.fleet.database import registry, rollouts, schema
 from edgeslm.fleet.database.engine import reading
 from edgeslm.fleet.repository import Repository
 from edgeslm.fleet.service import service as service_module
@@ -76,6 +76,30 @@ def test_a_broker_that_restarts_five_times_holds_up_a_rollout_and_does_not_spoil
         mosquitto.start()
     assert kit.ended(running.engine, number, within_s=150) is State.COMPLETED
     assert kit.counted(running.engine, number) == {DeviceState.SUCCEEDED: len(NAMES)}
+    assert all(devices.seqs(name) == [1] for name in NAMES)
+
+
+def test_a_wave_does_not_soak_while_the_broker_is_away(
+    repository: Repository, running: kit.Running, devices: kit.Devices, mosquitto: Mosquitto
+) -> None:
+    kit.registered(running.engine, len(NAMES))
+    wanted = kit.plan(waves=["25%", "100%"], soak_s=5, deadline_s=120)
+    number = kit.start(running.engine, repository, wanted)
+
+    def progress() -> Progress:
+        with reading(running.engine) as conn:
+            return rollouts.rollout(conn, number).progress
+
+    kit.wait_for(lambda: progress().state is State.SOAKING, "the first wave soaks")
+    mosquitto.stop()
+    time.sleep(8)
+    during = progress()
+    assert (during.state, during.wave) == (State.SOAKING, 0)
+    back = time.monotonic()
+    mosquitto.start()
+    kit.wait_for(lambda: progress().wave == 1, "the second wave")
+    assert time.monotonic() >= back + 5.0
+    assert kit.ended(running.engine, number) is State.COMPLETED
     assert all(devices.seqs(name) == [1] for name in NAMES)
 
 

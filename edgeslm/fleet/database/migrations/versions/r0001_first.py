@@ -224,6 +224,8 @@ def upgrade() -> None:
         sa.Column("since", sa.Float(), nullable=False),
         sa.Column("reason", sa.String(length=500), server_default="", nullable=False),
         sa.Column("accepted_at", sa.Float(), server_default="0", nullable=False),
+        sa.Column("soaked_s", sa.Float(), server_default="0", nullable=False),
+        sa.Column("soaked_at", sa.Float(), server_default="0", nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column(
             "created_by",
