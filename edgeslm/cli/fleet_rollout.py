@@ -62,6 +62,8 @@ def main(argv: Sequence[str]) -> int:
         options.error(f"{args.verb}: --model NAME --version N, or --plan FILE")
     if args.model is not None and args.version is None:
         options.error("--model: in which --version?")
+    if args.plan is not None and (given := _given(args)):
+        options.error(f"--plan: the file says all; write {', '.join(sorted(given))} there")
     repository = opened(args)
     return _RUN[args.verb](repository, database(args, repository), args)
 
@@ -76,6 +78,16 @@ def plan_of(args: argparse.Namespace) -> Plan:
         from edgeslm.fleet.plans import read_plan  # noqa: PLC0415 -- needs the extra
 
         return read_plan(args.plan)
+    try:
+        return Plan.model_validate_json(json.dumps(_given(args)))
+    except ValidationError as err:
+        said = "; ".join(f"{field}: {what}" if field else what for field, what in problems_of(err))
+        msg = f"{said}. Correct it: `edgeslm fleet rollout --help` says what each option takes."
+        raise PlanRefusedError(msg) from None
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the options say of a plan, by field."""
     limits = {
         "failed": args.failed,
         "silent": args.silent,
@@ -99,13 +111,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         "late": args.late,
         "limits": {key: value for key, value in limits.items() if value is not None} or None,
     }
-    wanted = {key: value for key, value in given.items() if value is not None}
-    try:
-        return Plan.model_validate_json(json.dumps(wanted))
-    except ValidationError as err:
-        said = "; ".join(f"{field}: {what}" if field else what for field, what in problems_of(err))
-        msg = f"{said}. Correct it: `edgeslm fleet rollout --help` says what each option takes."
-        raise PlanRefusedError(msg) from None
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def span(text: str) -> float:

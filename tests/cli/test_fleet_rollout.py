@@ -235,6 +235,8 @@ def test_a_plan_may_be_a_file(fleet: Edgeslm, tmp_path: Path) -> None:
     status, _, err = fleet("rollout", "preview", "--plan", str(file))
     assert status in {65, 78}
     assert "versoin" in err
+    with pytest.raises(SystemExit, match="2"):
+        fleet("rollout", "start", "--plan", str(file), "--soak", "1h")
 
 
 def test_devices_are_found_shown_tagged_and_forgotten(fleet: Edgeslm) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -42,6 +43,15 @@ class World:
 
     def token(self, name: str) -> dict[str, str]:
         return {"authorization": f"Bearer {fleet.add_token(self.engine, name)}"}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, for all tests of a module."""
+    from tests.fleet.web import chromium  # noqa: PLC0415 -- it may not be there
+
+    with chromium.launched() as found:
+        yield found
 
 
 @pytest.fixture

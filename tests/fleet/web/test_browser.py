@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -17,21 +16,13 @@ from edgeslm.fleet.database import assignments, registry, rollouts
 from edgeslm.fleet.database.engine import reading
 from edgeslm.fleet.web.render import segment
 from tests.fleet.web import fleet
+from tests.fleet.web.chromium import MARKS, SLOW_MS, expect, signing_in
 from tests.fleet.web.conftest import World
 from tests.fleet.web.test_hostile import SHORT, infest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-expect = sync_api.expect
-
-CHROMIUM: Final = "/usr/bin/chromium"
-ARGS: Final = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PHONE: Final[dict[str, Any]] = {"viewport": {"width": 360, "height": 740}, "has_touch": True}
-SLOW_MS: Final = 30_000  # this may run beside much else
 
-pytestmark = [
-    pytest.mark.skipif(shutil.which(CHROMIUM) is None, reason="no chromium: apt install chromium"),
-    pytest.mark.slow,
-]
+pytestmark = MARKS
 
 # What axe would find first, by hand: names, labels, order of headings, doubled ids, contrast.
 FAULTS: Final = """() => {
@@ -108,46 +99,11 @@ CUT: Final = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as play:
-        found = play.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        yield found
-        found.close()
-
-
 @pytest.fixture
 def opened(browser: Any, world: World) -> Iterator[Callable[..., Any]]:
     """Return what opens a page, signed in; whatever the browser complains of fails the test."""
-    complaints: list[str] = []
-    contexts: list[Any] = []
-
-    def open_(name: str = "ada", **more: Any) -> Any:
-        context = browser.new_context(base_url=world.served.url, **more)
-        contexts.append(context)
-        context.set_default_timeout(SLOW_MS)
-        page = context.new_page()
-        page.on("pageerror", lambda err: complaints.append(str(err)))
-        page.on("dialog", lambda dialog: complaints.append(dialog.message))
-        page.on(
-            "console",
-            lambda said: (
-                complaints.append(said.text)
-                if said.type == "error" and "status of 4" not in said.text
-                else None
-            ),
-        )
-        page.goto("/login")
-        page.get_by_label("Name").fill(name)
-        page.get_by_label("Password").fill(fleet.PASSWORD)
-        page.get_by_role("button", name="Sign in").click()
-        expect(page.get_by_role("heading", name="Fleet")).to_be_visible(timeout=SLOW_MS)
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-    assert complaints == []
+    with signing_in(browser, world.served.url) as open_:
+        yield open_
 
 
 def pages(world: World) -> list[str]:
