@@ -197,7 +197,17 @@ class Plant:
 
     def answered(self) -> int:
         """Return how many results there are, duplicates not counted."""
-        return len({(r["model"]["name"], r["id"]) for r in list(self.results)})
+        return len(self._by_id())
+
+    def ask(self, topic: str, text: str) -> dict[str, Any]:
+        """Publish a text and return its result, whatever is answered again beside it."""
+        before = self._by_id()
+        self.publish(topic, text)
+        self.wait_for(len(before) + 1)
+        return next(result for key, result in self._by_id().items() if key not in before)
+
+    def _by_id(self) -> dict[tuple[str, str], dict[str, Any]]:
+        return {(r["model"]["name"], r["id"]): r for r in list(self.results)}
 
     def insist(self, topic: str, text: str) -> dict[str, Any]:
         """Publish until it is answered, since a subscription may be under way; return a result."""

@@ -72,9 +72,7 @@ def told(agent: AgentProcess, event: str) -> list[dict[str, Any]]:
 
 def answer(plant: Plant, text: str) -> dict[str, Any]:
     """Publish a text and return its result."""
-    count = len(plant.results)
-    plant.publish("in/a", text)
-    return plant.wait_for(count + 1)[-1]
+    return plant.ask("in/a", text)
 
 
 # Where a model is served from.

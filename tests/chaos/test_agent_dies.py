@@ -20,12 +20,13 @@ def agent(make_agent: MakeAgent, brittle: Path) -> AgentProcess:
     return make_agent(models={"m": {"bundle": brittle, "workers": 2}}, routes={"r": ROUTE})
 
 
-def test_kill_9_in_full_flow_loses_nothing(agent: AgentProcess, plant: Plant) -> None:
+@pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.slow)])
+def test_kill_9_in_full_flow_loses_nothing(agent: AgentProcess, plant: Plant, kills: int) -> None:
     rng = random.Random(1)  # noqa: S311 -- when to kill
     agent.start()
     flow = Flow(plant)
     with flow.running():
-        for _ in range(50):
+        for _ in range(kills):
             flow.advance(rng.randint(1, 600))
             agent.kill()
             agent.start()
