@@ -11,8 +11,9 @@ export EDGESLM_CACHE ?= $(CURDIR)/.cache
 export PATH := $(PATH):/usr/sbin
 
 BIN := .venv/bin
-# Three at a time: many tests wait more than they compute. A file's tests stay together.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile
+# Three at a time: many tests wait more than they compute. A file's tests stay together, and files
+# keep their order: those with few tests, which are the long ones, are not left for the end.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 # What is installed depends on these files, an editable install on where it lies, and both on the
 # interpreter: the one asked for, else the one that .venv has.
 INTERPRETER := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
