@@ -21,7 +21,7 @@ BASE := $(shell $(INTERPRETER) -c 'import sys; print(sys.version_info[:2], sys.b
 KEY := $(shell { echo "$(CURDIR) $(BASE)"; cat pyproject.toml packaging/constraints.txt packaging/venv.sh; } | sha256sum | cut -c 1-16)
 INSTALLED := .venv/.installed-$(KEY)
 
-.PHONY: help venv mosquitto proofs demo test test-slow check format docs bench fuzz clean
+.PHONY: help venv mosquitto proofs demo test test-slow check format docs bench packages fuzz clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
@@ -47,13 +47,14 @@ test-slow: venv mosquitto ## those that take minutes as well
 	@packaging/proofs.sh browser
 	@$(PYTEST) -m "slow or not slow" $(ARGS)
 
-check: venv ## format, lint, types, layers, generated documents
+check: venv ## format, lint, types, layers, generated documents, known vulnerabilities
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python docs/generate.py --check
 	@$(BIN)/python docs/check_links.py
+	@packaging/audit.sh
 
 format: venv ## format, and mend what the linter can
 	@$(BIN)/ruff format .
@@ -64,6 +65,9 @@ docs: venv ## regenerate the documents that come from the code
 
 bench: venv mosquitto ## measure everything and fill the README's table; ARGS="--data DIR"
 	@$(BIN)/python -m benchmarks --all --write README.md $(ARGS)
+
+packages: venv ## Debian packages, their SBOMs and wheelhouses, in dist/
+	@PYTHONPATH=packaging $(BIN)/python -m packages $(ARGS)
 
 FUZZ_SECONDS ?= 300
 fuzz: venv ## fuzz every parser for FUZZ_SECONDS, shared among them

@@ -68,7 +68,7 @@ class ArmMachine:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._root = folder / "root"
+        self.root = folder / "root"
         self._site = folder / "site"
 
     def run(self, arguments: Sequence[str], *, stdin: bytes, timeout_s: float) -> bytes:
@@ -77,10 +77,10 @@ class ArmMachine:
         Raises:
             RunFailedError: it failed; says what it printed last.
         """
-        python = self._root / "usr" / "bin" / f"python{_PYTHON}"
+        python = self.root / "usr" / "bin" / f"python{_PYTHON}"
         path = os.pathsep.join([str(self._site), str(_ROOT)])
         done = subprocess.run(
-            [_QEMU, "-L", str(self._root), str(python), *arguments],
+            [_QEMU, "-L", str(self.root), str(python), *arguments],
             input=stdin,
             capture_output=True,
             timeout=timeout_s,

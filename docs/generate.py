@@ -21,6 +21,7 @@ import _tables
 import _updates
 from pydantic import BaseModel
 
+from edgeslm.agent.metrics import METRICS
 from edgeslm.contract.golden import GoldenCase
 from edgeslm.contract.manifest import Manifest
 from edgeslm.contract.measurement import MEASUREMENT
@@ -28,7 +29,7 @@ from edgeslm.contract.messages import ADAPTERS
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.contract.rollout import Plan
 from edgeslm.contract.settings import AgentSettings
-from edgeslm.contract.vocabulary import BROKER_ERRORS, DROPS, EVENTS, INPUT_ERRORS
+from edgeslm.contract.vocabulary import BROKER_ERRORS, DROPS, EVENTS, INPUT_ERRORS, SELF_ERRORS
 
 DOCS: Final = Path(__file__).resolve().parent
 ROOT: Final = DOCS.parent
@@ -39,6 +40,45 @@ MODELS: Final[dict[str, type[BaseModel]]] = {
     "golden": GoldenCase,
     "plan": Plan,
 }
+# tests/cli/test_surroundings.py has each.
+SURROUNDINGS: Final = (
+    (
+        "The state or runtime directory is read-only, or another user's; or a file in it is",
+        "75 `folder.unavailable`, `slots.unavailable`",
+        "75",
+    ),
+    (
+        "The disk is full",
+        "goes on: `outbox_blocked`; 75 `trust.unavailable`, `disk.full`",
+        "75",
+    ),
+    (
+        "Another agent, or updater, has the directory; an agent says which process",
+        "75 `agent.running`, `updater.running`",
+        "-",
+    ),
+    (
+        "A device node or driver is missing, or a provider's library is of another version",
+        "goes on with other models: `model_failed`, `bundle.no_artifact`",
+        "65",
+    ),
+    (
+        "The broker's certificate has expired, or is not valid yet",
+        "goes on: `uplink_disconnected` in the log",
+        "75",
+    ),
+    (
+        "The broker's certificate is signed by an unknown CA, or for another name",
+        "goes on: `uplink_disconnected` in the log",
+        "78",
+    ),
+    (
+        "The clock is at 1970, or otherwise before the release",
+        "goes on: results, states and events have `clock: untrusted`",
+        "75",
+    ),
+    ("The host has another name", "goes on under the same id: that of the settings", "0"),
+)
 MADE: Final = "<!-- Made from the code by `make docs`; edit the code instead. -->"
 
 
@@ -62,6 +102,7 @@ def documents() -> Iterator[tuple[Path, str]]:
     yield DOCS / "updates.md", _updates.page(MADE)
     example = (DOCS / "examples" / "plan.toml").read_text()
     yield DOCS / "rollouts.md", _rollouts.page(MADE, schemas["plan"], example)
+    yield DOCS / "metrics.md", metrics_page()
     errors = _errors.error_classes(ROOT)
     yield DOCS / "error-codes.md", error_page(errors)
     yield DOCS / "exit-codes.md", exit_page(errors)
@@ -163,7 +204,7 @@ def error_page(errors: list[_errors.ErrorClass]) -> str:
         "",
     ]
     of = [(f"`{e.code}`", e.meaning, str(e.exit_status), f"`{e.module}.{e.name}`") for e in errors]
-    of += [(code, meaning, "", "") for code, meaning in _words(BROKER_ERRORS)]
+    of += [(code, meaning, "", "") for code, meaning in _words(BROKER_ERRORS | SELF_ERRORS)]
     lines += [
         *_tables.rows("Code", "Meaning", "Exit status", "Class", of=sorted(of)),
         "",
@@ -183,6 +224,39 @@ def error_page(errors: list[_errors.ErrorClass]) -> str:
 
 def _words(table: dict[str, str]) -> list[tuple[str, str]]:
     return [(f"`{word}`", meaning) for word, meaning in table.items()]
+
+
+def metrics_page() -> str:
+    """Return what Prometheus can read of an agent."""
+    lines = [
+        "# Metrics",
+        "",
+        MADE,
+        "",
+        "With `pip install 'edgeslm[metrics]'` and",
+        "",
+        "```toml",
+        "[metrics]",
+        'listen = "127.0.0.1:9464"',
+        "```",
+        "",
+        "in its settings, the agent answers `GET /metrics` in Prometheus's text format. It",
+        "listens on loopback alone, for an exporter or a proxy on the device: there is no",
+        "password, and names and versions of models and counts of answers are to be read. Texts",
+        "are not. A scrape costs the agent one look at its counters, at most once a second;",
+        "without a scrape, nothing. Where the address is taken or the package missing, an event",
+        "`metrics_unavailable` says so, the agent serves all the same, and a reload (SIGHUP)",
+        "tries again. Counters begin at 0 with each start of the agent.",
+        "",
+        "A sample that does not exist (no answers in the last minute, no sensor) is left out.",
+        "",
+    ]
+    of = [
+        (f"`{m.name}`", m.kind, ", ".join(f"`{label}`" for label in m.labels), m.help)
+        for m in METRICS
+    ]
+    lines += _tables.rows("Metric", "Kind", "Labels", "Meaning", of=of)
+    return "\n".join([*lines, ""])
 
 
 def exit_page(errors: list[_errors.ErrorClass]) -> str:
@@ -207,6 +281,13 @@ def exit_page(errors: list[_errors.ErrorClass]) -> str:
         "error says what to do, with its [code](error-codes.md) in brackets.",
         "",
         *_tables.rows("Status", "Meaning", of=sorted(of, key=lambda row: int(row[0]))),
+        "",
+        "## What is wrong around it",
+        "",
+        "A service that can go on, or whose surroundings may be mended while it waits, does not",
+        "end: it says so in its log and, once it can, in an event. `edgeslm doctor` tells both.",
+        "",
+        *_tables.rows("What", "`run`, `updater`", "`doctor`", of=SURROUNDINGS),
     ]
     return "\n".join([*lines, ""])
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeslm.contract.manifest import Artifact
-from edgeslm.contract.messages import Cause
+from edgeslm.contract.messages import Cause, ClockTrust
+from edgeslm.core.backlog import Stored, Thinned
 from edgeslm.errors import RejectedError, UnavailableError
 
 if TYPE_CHECKING:  # the agent's start does without them
@@ -31,6 +32,24 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds on a scale that never goes back."""
+
+
+class DeviceClock(Clock, Protocol):
+    """A clock that knows how far its wall time can be believed. Any thread may read it."""
+
+    @property
+    def boot(self) -> str:
+        """Names the boot since which `monotonic` counts."""
+
+    @property
+    def trust(self) -> ClockTrust | None:
+        """Whether wall time can be believed, as of the last look; None: not known."""
+
+    def look(self) -> float | None:
+        """See how the clock is now; return by how many seconds it was set since the last look.
+
+        None where it was not. One thread's.
+        """
 
 
 class Piece(NamedTuple):
@@ -334,9 +353,17 @@ Sink = Callable[[Report], None]
 
 
 class OutboxFullError(UnavailableError):
-    """A bound of the outbox would be passed; nothing was written."""
+    """A bound of the outbox would be passed; nothing was written.
+
+    `rows` and `size` say how much of it is too much, where it is: rows, and bytes.
+    """
 
     code = "outbox.full"
+
+    def __init__(self, message: str, *, rows: int, size: int) -> None:
+        super().__init__(message)
+        self.rows = rows
+        self.size = size
 
 
 class OutboxUnavailableError(UnavailableError):
@@ -348,17 +375,38 @@ class OutboxUnavailableError(UnavailableError):
 OutboxRow = tuple[int, str, bytes, Mapping[str, object]]
 
 
-class Outbox(Protocol):
-    """A bounded, durable, ordered queue of (topic, payload)."""
+class Rows(NamedTuple):
+    """How many rows each lane of an outbox has."""
 
-    def open(self) -> int:
-        """Make ready, where that has not been done; return how many rows were found by it.
+    alerts: int
+    telemetry: int
+
+
+class Outbox(Protocol):
+    """Two durable, ordered queues of (topic, payload), alerts and telemetry, with one bound.
+
+    Ids are a lane's own. A commit of alerts outlives a power cut; one of telemetry outlives a
+    killed process, and a power cut may take the last few.
+    """
+
+    @property
+    def rows(self) -> Rows:
+        """What is held."""
+
+    @property
+    def share(self) -> float:
+        """Which share of its bounds is held: 1 is full."""
+
+    def open(self) -> Rows:
+        """Make ready, where that has not been done; return which rows were found by it.
 
         Raises:
             OutboxUnavailableError: the disk refused; try again later.
         """
 
-    def append(self, rows: Sequence[tuple[str, bytes, Mapping[str, object]]]) -> list[int]:
+    def append(
+        self, rows: Sequence[tuple[str, bytes, Mapping[str, object]]], *, alert: bool
+    ) -> list[int]:
         """Commit all rows or none; return their ids, ascending.
 
         Raises:
@@ -366,18 +414,32 @@ class Outbox(Protocol):
             OutboxUnavailableError: the disk refused; nothing was written.
         """
 
-    def peek(self, limit: int, *, after: int) -> list[OutboxRow]:
+    def peek(self, limit: int, *, after: int, alert: bool) -> list[OutboxRow]:
         """Oldest rows with an id above `after`, at most `limit`.
 
         Raises:
             OutboxUnavailableError: the disk cannot be read.
         """
 
-    def remove(self, ids: Sequence[int]) -> None:
+    def remove(self, ids: Sequence[int], *, alert: bool) -> None:
         """Forget rows that the broker has acknowledged; unknown ids are ignored.
 
         Raises:
             OutboxUnavailableError: the disk refused; none was removed.
+        """
+
+    def oldest(self, limit: int, *, after: int) -> list[Stored]:
+        """What is known of the oldest rows of telemetry with an id above `after`.
+
+        Raises:
+            OutboxUnavailableError: the disk cannot be read.
+        """
+
+    def thin(self, thinned: Thinned) -> None:
+        """Overwrite and forget rows of telemetry, all or none.
+
+        Raises:
+            OutboxUnavailableError: the disk refused; nothing was changed.
         """
 
     def limit(self, *, max_rows: int, max_bytes: int) -> None:

@@ -59,6 +59,7 @@ class Identity:
     profile: str
     base_model: BaseModelInfo
     max_tokens: int
+    supported_until: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,11 @@ def write_bundle(
         artifacts=tuple(artifacts),
         exporter=__version__,
         pins=pins(PACKAGES),
+        supported_until=identity.supported_until,
     )
-    raw = (manifest.model_dump_json(indent=1) + "\n").encode()
+    # Devices that do not know the field yet read bundles that do not need it.
+    unsaid = {"supported_until"} if identity.supported_until is None else None
+    raw = (manifest.model_dump_json(indent=1, exclude=unsaid) + "\n").encode()
     (folder / MANIFEST).write_bytes(raw)
     return hashlib.sha256(raw).hexdigest()
 

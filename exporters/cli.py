@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -46,9 +47,9 @@ MATRIX: Final = "matrix"
 _MINUTES: Final = 5.0
 _MOST_MINUTES: Final = 24 * 60
 _EPILOG: Final = """\
-DIR receives bundle/ (what a device takes), bundle.tar (the same, packed), quality.json,
-measurements.json, lock.json and, with --tune, tune.json. It appears when all is done; an earlier
-export there is replaced.
+DIR receives bundle/ (what a device takes), bundle.tar (the same, packed), bom.cdx.json,
+quality.json, measurements.json, lock.json and, with --tune, tune.json. It appears when all is
+done; an earlier export there is replaced.
 """
 _MATRIX_EPILOG: Final = """\
 DIR receives a folder for each profile, which holds what an export for it alone would hold, and
@@ -286,6 +287,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="examples to judge by; without them a fifth of the data is held out")  # fmt: skip
     add("--name", required=True, help="of the model, lower case")
     add("--version", required=True, type=_positive, metavar="N", help="of the model, from 1")
+    add("--supported-until", type=_day, metavar="DATE",
+        help="last day on which you answer for it: 2031-12-31; devices warn later")  # fmt: skip
     add("--out", required=True, type=Path, metavar="DIR", help="where the export goes")
     add("--allow-drop", action="store_true", help="export even where quality falls too far")
     add("--seed", type=int, default=0, help="of every random choice (default 0)")
@@ -302,6 +305,14 @@ def _names(text: str) -> list[str]:
         msg = f"{text!r}: a name is missing between two commas"
         raise argparse.ArgumentTypeError(msg)
     return names
+
+
+def _day(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        msg = f"{text!r} is not a day, such as 2031-12-31"
+        raise argparse.ArgumentTypeError(msg) from None
 
 
 def _share(text: str) -> float:

@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from edgeslm.contract.base import Name
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.errors import EXIT_CONFIG, RejectedError
-from edgeslm.runtime.bundle import open_bundle
+from edgeslm.runtime.bundle import Bundle, open_bundle
 from edgeslm.runtime.device import this_device
 from edgeslm.runtime.profiles import load_profile
 from exporters import recipes, targets
@@ -24,6 +24,7 @@ from exporters.budget import check_latency, size_bytes
 from exporters.bundle import MANIFEST, write_bundle, write_tar
 from exporters.cache import kept, key_of
 from exporters.folders import beside, check_out, replace_folder
+from exporters.mlbom import ML_BOM, ml_bom
 from exporters.quality import tidy
 from exporters.report import write_reports
 from exporters.report.content import Content, Judgement
@@ -67,6 +68,7 @@ class Job:
     max_tokens: int | None = None
     tune_minutes: float | None = None
     lock: Path | None = None
+    supported_until: str | None = None
 
 
 class IdentityError(RejectedError):
@@ -203,7 +205,10 @@ def make(order: Order, out: Path, common: Common) -> dict[str, Any]:
         RejectedError: it cannot be compiled, or loses too much.
     """
     job, bench, scratch = common.job, common.workbench(order.profile), common.folder()
-    identity = bench.identity(job.name, job.version, order.profile.name)
+    identity = replace(
+        bench.identity(job.name, job.version, order.profile.name),
+        supported_until=job.supported_until,
+    )
     maker = Maker(bench, order.profile, identity, job.allow_drop, scratch)
     decisions = Decisions(maker, _lock(order, common), minutes=job.tune_minutes)
     if job.lock is not None:
@@ -242,13 +247,15 @@ def make(order: Order, out: Path, common: Common) -> dict[str, Any]:
         (fresh / TUNE).write_text(json.dumps(found, indent=1) + "\n")
     (fresh / QUALITY).write_text(json.dumps(report, indent=2) + "\n")
     (fresh / MEASUREMENTS).write_text(json.dumps(measured, indent=2) + "\n")
-    write_reports(fresh, _content(bundle, order.profile, report, chosen, bench))
+    opened = open_bundle(bundle, verify=False)
+    (fresh / ML_BOM).write_text(ml_bom(opened.manifest, opened.hash, report))
+    write_reports(fresh, _content(opened, order.profile, report, chosen, bench))
     replace_folder(fresh, out)
     return report
 
 
 def _content(
-    bundle: Path,
+    opened: Bundle,
     profile: DeviceProfile,
     report: dict[str, Any],
     chosen: Sequence[Done],
@@ -261,7 +268,6 @@ def _content(
         before = bench.reference_answers(rows)
         after = [judged.answer for judged in one.judged]
         judgements.append(Judgement(one.made.plan.name, rows, before, after))
-    opened = open_bundle(bundle, verify=False)
     return Content(
         opened.manifest,
         opened.hash,

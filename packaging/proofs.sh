@@ -12,6 +12,8 @@ need qemu-storage-daemon qemu-system-common
 need fusermount3 fuse3
 need nft nftables
 need softhsm2-util softhsm2
+need systemd-nspawn systemd-container
+need mmdebstrap mmdebstrap
 # Debian keeps the programs of each version of it in a folder of their own.
 postgresql=("${EDGESLM_POSTGRESQL:-/usr/lib/postgresql}"/*/bin)
 PATH=$(IFS=: && echo "$PATH:${postgresql[*]}") need initdb postgresql

@@ -49,6 +49,10 @@ class Proxy:
             end.close()
         self._selector.close()
 
+    def admitted(self, client: socket.socket) -> socket.socket:
+        """What is spoken with, of a client that has just come."""
+        return client
+
     def passed(self, end: socket.socket, data: bytes) -> bytes:
         """What goes on of the bytes that came from `end`."""
         del end
@@ -70,6 +74,7 @@ class Proxy:
     def _accept(self) -> None:
         client, _ = self._server.accept()
         try:
+            client = self.admitted(client)
             broker = socket.create_connection(("127.0.0.1", self._target), timeout=2)
         except OSError:
             client.close()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from edgeslm.contract.topics import matches
+from edgeslm.core.backlog import Stored, Thinned
 from edgeslm.ports import (
     Arrived,
     Confirmed,
@@ -21,6 +22,7 @@ from edgeslm.ports import (
     OutboxRow,
     Publication,
     Received,
+    Rows,
     Sink,
     Subscribed,
     Up,
@@ -264,35 +266,64 @@ class MemoryOutbox:
     def __init__(self, *, max_rows: int, max_bytes: int = 1 << 30) -> None:
         self._max_rows = max_rows
         self._max_bytes = max_bytes
-        self._rows: dict[int, OutboxRow] = {}
+        self._lanes: dict[bool, dict[int, OutboxRow]] = {True: {}, False: {}}
+        self._results: dict[int, int] = {}
         self._last = 0
 
-    def open(self) -> int:
-        return 0
+    @property
+    def rows(self) -> Rows:
+        return Rows(len(self._lanes[True]), len(self._lanes[False]))
 
-    def append(self, rows: Sequence[tuple[str, bytes, Mapping[str, object]]]) -> list[int]:
-        held = sum(len(t) + len(p) for _, t, p, _ in self._rows.values())
+    @property
+    def share(self) -> float:
+        return max(len(self) / self._max_rows, self._bytes / self._max_bytes)
+
+    def open(self) -> Rows:
+        return Rows(0, 0)
+
+    def append(
+        self, rows: Sequence[tuple[str, bytes, Mapping[str, object]]], *, alert: bool
+    ) -> list[int]:
         size = sum(len(t) + len(p) for t, p, _ in rows)
-        if len(self._rows) + len(rows) > self._max_rows or held + size > self._max_bytes:
-            msg = f"{len(self._rows)} rows held; no room for {len(rows)} more"
-            raise OutboxFullError(msg)
+        over = (len(self) + len(rows) - self._max_rows, self._bytes + size - self._max_bytes)
+        if max(over) > 0:
+            msg = f"{len(self)} rows held; no room for {len(rows)} more"
+            raise OutboxFullError(msg, rows=over[0], size=over[1])
         ids = []
         for topic, payload, properties in rows:
             self._last += 1
-            self._rows[self._last] = (self._last, topic, payload, dict(properties))
+            self._lanes[alert][self._last] = (self._last, topic, payload, dict(properties))
             ids.append(self._last)
         return ids
 
-    def peek(self, limit: int, *, after: int) -> list[OutboxRow]:
-        return [row for id_, row in self._rows.items() if id_ > after][:limit]
+    def peek(self, limit: int, *, after: int, alert: bool) -> list[OutboxRow]:
+        return [row for id_, row in self._lanes[alert].items() if id_ > after][:limit]
 
-    def remove(self, ids: Sequence[int]) -> None:
+    def oldest(self, limit: int, *, after: int) -> list[Stored]:
+        return [
+            Stored(id_, len(topic) + len(payload), self._results.get(id_, 1), 0.0)
+            for id_, topic, payload, _ in self.peek(limit, after=after, alert=False)
+        ]
+
+    def remove(self, ids: Sequence[int], *, alert: bool) -> None:
         for id_ in ids:
-            self._rows.pop(id_, None)
+            self._lanes[alert].pop(id_, None)
+
+    def thin(self, thinned: Thinned) -> None:
+        self.remove(thinned.gone, alert=False)
+        rows = self._lanes[False]
+        for id_, payload, results in thinned.grown:
+            rows[id_] = (id_, rows[id_][1], payload, {})
+            self._results[id_] = results
 
     def limit(self, *, max_rows: int, max_bytes: int) -> None:
         self._max_rows = max_rows
         self._max_bytes = max_bytes
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return sum(self.rows)
+
+    @property
+    def _bytes(self) -> int:
+        rows = (row for lane in self._lanes.values() for row in lane.values())
+        return sum(len(topic) + len(payload) for _, topic, payload, _ in rows)

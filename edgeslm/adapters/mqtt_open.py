@@ -7,14 +7,15 @@ import select
 import ssl
 import time
 from dataclasses import dataclass, replace
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edgeslm.adapters.paho_fast import make_client
-from edgeslm.adapters.paho_stock import StockClient
-from edgeslm.contract.settings import Broker, Tls
+from edgeslm.adapters.paho_stock import Carrier, StockClient
+from edgeslm.contract.settings import Broker, Proxy, Tls
 
 TCP_TIMEOUT_S: Final = 3.0
 LAST_S: Final = 1.0  # at `stop`, for what is on the way
@@ -57,13 +58,19 @@ def open_client(config: LinkConfig, *, epoch: int, node: int = 0) -> StockClient
         node: which of the broker's nodes; counted on from the last to the first again.
 
     Raises:
-        OSError: nobody there, or TLS failed.
+        OSError: nobody there, or TLS, the WebSocket or the proxy failed.
         ValueError: a file that the settings name cannot be used.
     """
     broker = config.broker
     v5 = broker.protocol == "5"
     keep = config.session_expiry_s > 0
-    client = make_client(config.client_id, v5=v5, clean=not keep, epoch=epoch)
+    host, port = broker.nodes[node % len(broker.nodes)]
+    carrier: Carrier = "unix" if host.startswith("/") else broker.transport
+    client = make_client(config.client_id, v5=v5, clean=not keep, epoch=epoch, carrier=carrier)
+    if carrier == "websockets":
+        client.ws_set_options(path=broker.path)
+    if broker.proxy is not None:
+        client.proxy_set(**_proxy_options(broker.proxy))
     if broker.username is not None:
         client.username_pw_set(broker.username, password_of(broker))
     if broker.tls is not None:
@@ -71,7 +78,6 @@ def open_client(config: LinkConfig, *, epoch: int, node: int = 0) -> StockClient
     if config.will is not None:
         client.will_set(*config.will, qos=1, retain=True)
     client.connect_timeout = TCP_TIMEOUT_S
-    host, port = broker.nodes[node % len(broker.nodes)]
     if v5:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho's
         properties.SessionExpiryInterval = config.session_expiry_s
@@ -143,8 +149,35 @@ def password_of(broker: Broker) -> str | None:
     if broker.password is not None:
         return broker.password.get_secret_value()
     if broker.password_file is not None:
-        return broker.password_file.read_text("utf-8").removesuffix("\n")
+        return _password_in(broker.password_file)
     return None
+
+
+def _password_in(file: Path) -> str:
+    return file.read_text("utf-8").removesuffix("\n")
+
+
+def _proxy_options(proxy: Proxy) -> dict[str, Any]:
+    """Return what paho hands to PySocks, which it needs for this.
+
+    Raises:
+        ValueError: PySocks is not installed.
+        OSError: the file with the password cannot be read.
+    """
+    try:
+        import socks  # noqa: PLC0415 -- an extra, for those who have a proxy
+    except ImportError:
+        msg = "a proxy needs PySocks: pip install 'edgeslm[proxy]'"
+        raise ValueError(msg) from None
+    password = None if proxy.password_file is None else _password_in(proxy.password_file)
+    return {
+        "proxy_type": socks.HTTP if proxy.kind == "http" else socks.SOCKS5,
+        "proxy_addr": proxy.host,
+        "proxy_port": proxy.port,
+        "proxy_rdns": True,  # names that only the proxy knows
+        "proxy_username": proxy.username,
+        "proxy_password": password,
+    }
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:

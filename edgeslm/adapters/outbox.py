@@ -1,4 +1,9 @@
-"""Results that the uplink would not take, in SQLite: bounded, durable, in order."""
+"""Results that the uplink would not take, in SQLite: bounded, durable, in order.
+
+One file with a table for each lane, and a connection for each, since how durable a commit is
+belongs to the connection: those of alerts reach the disk (synchronous FULL), those of telemetry the
+kernel (NORMAL), and the disk at the next checkpoint or alert.
+"""
 
 from __future__ import annotations
 
@@ -6,46 +11,74 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from edgeslm.ports import OutboxFullError, OutboxRow, OutboxUnavailableError
+from edgeslm.core.backlog import Stored, Thinned
+from edgeslm.ports import OutboxFullError, OutboxRow, OutboxUnavailableError, Rows
 
 BUSY_S: Final = 0.1  # for another process that reads the file; the caller tries again later
-_SCHEMA: Final = 1
+_SCHEMA: Final = 2  # 1, which had alerts and telemetry in one table, is taken over
+_MOST: Final = 2**53  # seconds: what is more was damaged
 _ROW_OVERHEAD: Final = 64  # bytes that SQLite adds to a row, about
+_LOG_LIMIT: Final = "PRAGMA journal_size_limit = 4194304"
+_TABLES: Final = {True: "alert", False: "result"}
+# AUTOINCREMENT: an id is never given twice, so a late removal cannot hit a new row. `at` is the
+# outbox's own time, in seconds; `results`, how many a row stands for.
+_COLUMNS: Final = (
+    "id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL, "
+    "properties TEXT, at INTEGER NOT NULL DEFAULT 0, results INTEGER NOT NULL DEFAULT 1"
+)
+_ALARM: Final = b'"label":"anomaly"'  # in the payload of schema 1; in a text, quotes are escaped
 
 
 class SqliteOutbox:
     """Implements `edgeslm.ports.Outbox`. Owned by one thread.
-
-    Every commit reaches the disk (WAL, synchronous FULL): inputs are acknowledged on its word.
 
     Args:
         path: the database; made where it is absent. One that is damaged is set aside under
             another name, and `set_aside` says which.
         max_rows: most rows held.
         max_bytes: most bytes held, counted as payload, topic and a row's overhead.
+        clock: monotonic seconds. Rows age by it alone: the wall clock of a device may say 1970
+            today and tomorrow not. So the time between two runs is not counted.
 
     A disk that is full or broken at the start is tried again at each use: until it serves, the
     outbox is empty and takes nothing.
     """
 
-    def __init__(self, path: Path, *, max_rows: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_rows: int,
+        max_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.set_aside: Path | None = None
         self._path = path
         self._max_rows = max_rows
         self._max_bytes = max_bytes
-        self._rows = 0
+        self._clock = clock
+        self._epoch = 0.0  # what the clock said when the ages of rows began
+        self._rows = {True: 0, False: 0}  # by whether they are alerts
         self._bytes = 0
-        self._opened: sqlite3.Connection | None = None
+        self._opened: dict[bool, sqlite3.Connection] = {}
         with contextlib.suppress(OutboxUnavailableError):  # who uses it will hear of it
             self.open()
 
-    def open(self) -> int:
-        if self._opened is not None:
-            return 0
+    @property
+    def rows(self) -> Rows:
+        return Rows(alerts=self._rows[True], telemetry=self._rows[False])
+
+    @property
+    def share(self) -> float:
+        return max(len(self) / self._max_rows, self._bytes / self._max_bytes)
+
+    def open(self) -> Rows:
+        if self._opened:
+            return Rows(0, 0)
         try:
             db = _open(self._path)
         except _DamagedError:
@@ -53,70 +86,97 @@ class SqliteOutbox:
             _move_aside(self._path, self.set_aside)
             db = _open(self._path)
         try:
-            row = db.execute(
-                "SELECT count(*), coalesce(sum(length(payload) + length(topic)), 0) FROM result"
-            ).fetchone()
+            alerts = _connect(self._path)
+            alerts.execute("PRAGMA synchronous = FULL")
+            alerts.execute(_LOG_LIMIT)
+            found = {
+                alert: db.execute(
+                    "SELECT count(*), coalesce(sum(length(payload) + length(topic)), 0), "  # noqa: S608 -- ours
+                    f"coalesce(max(CAST(at AS INTEGER)), 0) FROM {table}"
+                ).fetchone()
+                for alert, table in _TABLES.items()
+            }
         except sqlite3.Error as err:
             db.close()
             msg = f"{self._path}: {err}"
             raise OutboxUnavailableError(msg) from None
-        self._opened = db
-        self._rows = row[0]
-        self._bytes = row[1] + self._rows * _ROW_OVERHEAD
-        return self._rows
+        self._opened = {True: alerts, False: db}
+        self._rows = {alert: row[0] for alert, row in found.items()}
+        self._bytes = sum(row[1] for row in found.values()) + len(self) * _ROW_OVERHEAD
+        self._epoch = self._clock() - min(_MOST, max(row[2] for row in found.values()))
+        return self.rows
 
-    def append(self, rows: Sequence[tuple[str, bytes, Mapping[str, object]]]) -> list[int]:
+    def append(
+        self, rows: Sequence[tuple[str, bytes, Mapping[str, object]]], *, alert: bool
+    ) -> list[int]:
         size = sum(_size(topic, payload) for topic, payload, _ in rows)
-        if self._rows + len(rows) > self._max_rows or self._bytes + size > self._max_bytes:
-            msg = f"{self._rows} rows, {self._bytes} bytes held; no room for {len(rows)} more"
-            raise OutboxFullError(msg)
+        over = (len(self) + len(rows) - self._max_rows, self._bytes + size - self._max_bytes)
+        if max(over) > 0:
+            msg = f"{len(self)} rows, {self._bytes} bytes held; no room for {len(rows)} more"
+            raise OutboxFullError(msg, rows=over[0], size=over[1])
         ids: list[int] = []
+        insert = (
+            f"INSERT INTO {_TABLES[alert]} (topic, payload, properties, at) VALUES (?, ?, ?, ?)"  # noqa: S608 -- ours
+        )
         try:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
+            at = self._now()
+            with _transaction(self._db(alert=alert)) as db:
                 for topic, payload, properties in rows:
-                    done = self._db.execute(
-                        "INSERT INTO result (topic, payload, properties) VALUES (?, ?, ?)",
-                        (topic, payload, _pack(properties)),
-                    )
+                    done = db.execute(insert, (topic, payload, _pack(properties), at))
                     ids.append(done.lastrowid or 0)
         except sqlite3.Error as err:
             msg = f"outbox: {err}; free disk space or replace the disk"
             raise OutboxUnavailableError(msg) from None
-        self._rows += len(rows)
+        self._rows[alert] += len(rows)
         self._bytes += size
         return ids
 
-    def peek(self, limit: int, *, after: int) -> list[OutboxRow]:
-        try:
-            rows = self._db.execute(
-                "SELECT id, topic, payload, properties FROM result "
-                "WHERE id > ? ORDER BY id LIMIT ?",
-                (after, limit),
-            ).fetchall()
-        except sqlite3.Error as err:
-            msg = f"outbox: {err}"
-            raise OutboxUnavailableError(msg) from None
+    def peek(self, limit: int, *, after: int, alert: bool) -> list[OutboxRow]:
+        rows = self._all(
+            f"SELECT id, topic, payload, properties FROM {_TABLES[alert]} "  # noqa: S608 -- ours
+            "WHERE id > ? ORDER BY id LIMIT ?",
+            (after, limit),
+            alert=alert,
+        )
         return [(id_, topic, payload, _unpack(packed)) for id_, topic, payload, packed in rows]
 
-    def remove(self, ids: Sequence[int]) -> None:
-        rows = size = 0
+    def oldest(self, limit: int, *, after: int) -> list[Stored]:
+        now = self._now()
+        rows = self._all(
+            f"SELECT id, coalesce(length(payload) + length(topic), 0) + {_ROW_OVERHEAD}, "  # noqa: S608 -- ours
+            "coalesce(CAST(results AS INTEGER), 1), ? - coalesce(CAST(at AS INTEGER), 0) "
+            f"FROM {_TABLES[False]} WHERE id > ? ORDER BY id LIMIT ?",
+            (now, after, limit),
+            alert=False,
+        )
+        return [Stored(*row) for row in rows]
+
+    def remove(self, ids: Sequence[int], *, alert: bool) -> None:
         try:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                for id_ in ids:
-                    gone = self._db.execute(
-                        "DELETE FROM result WHERE id = ? RETURNING length(payload) + length(topic)",
-                        (id_,),
-                    ).fetchone()
-                    if gone is not None:
-                        rows += 1
-                        size += gone[0] + _ROW_OVERHEAD
+            with _transaction(self._db(alert=alert)) as db:
+                rows, size = _delete(db, _TABLES[alert], ids)
         except sqlite3.Error as err:
             msg = f"outbox: {err}"
             raise OutboxUnavailableError(msg) from None
-        self._rows -= rows
+        self._rows[alert] -= rows
         self._bytes -= size
+
+    def thin(self, thinned: Thinned) -> None:
+        table = _TABLES[False]
+        grow = f"UPDATE {table} SET payload = ?, properties = NULL, results = ? WHERE id = ?"  # noqa: S608 -- ours
+        growth = 0
+        try:
+            with _transaction(self._db(alert=False)) as db:
+                rows, size = _delete(db, table, thinned.gone)
+                for id_, payload, results in thinned.grown:
+                    measure = f"SELECT length(payload) FROM {table} WHERE id = ?"  # noqa: S608 -- ours
+                    growth += len(payload) - db.execute(measure, (id_,)).fetchone()[0]
+                    db.execute(grow, (payload, results, id_))
+        except sqlite3.Error as err:
+            msg = f"outbox: {err}"
+            raise OutboxUnavailableError(msg) from None
+        self._rows[False] -= rows
+        self._bytes += growth - size
 
     def limit(self, *, max_rows: int, max_bytes: int) -> None:
         self._max_rows = max_rows
@@ -124,18 +184,47 @@ class SqliteOutbox:
 
     def close(self) -> None:
         """Fold the log into the database and let go of it."""
-        if self._opened is not None:
-            self._opened.close()
+        for db in self._opened.values():
+            db.close()
 
     def __len__(self) -> int:
-        return self._rows
+        return sum(self._rows.values())
 
-    @property
-    def _db(self) -> sqlite3.Connection:
-        if self._opened is None:
+    def _now(self) -> int:
+        """Seconds for which agents have run since the file was made, about."""
+        return int(self._clock() - self._epoch)
+
+    def _db(self, *, alert: bool) -> sqlite3.Connection:
+        if not self._opened:
             msg = f"{self._path} could not be opened; free disk space"
             raise OutboxUnavailableError(msg)
-        return self._opened
+        return self._opened[alert]
+
+    def _all(self, query: str, values: tuple[int, ...], *, alert: bool) -> list[Any]:
+        try:
+            return self._db(alert=alert).execute(query, values).fetchall()
+        except sqlite3.Error as err:
+            msg = f"outbox: {err}"
+            raise OutboxUnavailableError(msg) from None
+
+
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        yield db
+
+
+def _delete(db: sqlite3.Connection, table: str, ids: Sequence[int]) -> tuple[int, int]:
+    """Return how many of these rows there were, and their bytes."""
+    rows = size = 0
+    delete = f"DELETE FROM {table} WHERE id = ? RETURNING length(payload) + length(topic)"  # noqa: S608 -- ours
+    for id_ in ids:
+        gone = db.execute(delete, (id_,)).fetchone()
+        if gone is not None:
+            rows += 1
+            size += gone[0] + _ROW_OVERHEAD
+    return rows, size
 
 
 class _DamagedError(Exception):
@@ -149,13 +238,7 @@ def _open(path: Path) -> sqlite3.Connection:
         OutboxUnavailableError: the disk refuses.
         _DamagedError: there is something else, or what is left of one.
     """
-    try:
-        db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
-    except sqlite3.Error as err:
-        msg = f"{path}: {err}; make the state directory writable"
-        raise OutboxUnavailableError(msg) from None
-    # No page has a checksum: a flipped bit in one text must not block all the rows behind it.
-    db.text_factory = _decode
+    db = _connect(path)
     try:
         whole = _prepare(db)
     except sqlite3.OperationalError as err:
@@ -170,24 +253,52 @@ def _open(path: Path) -> sqlite3.Connection:
     return db
 
 
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
+    except sqlite3.Error as err:
+        msg = f"{path}: {err}; make the state directory writable"
+        raise OutboxUnavailableError(msg) from None
+    # No page has a checksum: a flipped bit in one text must not block all the rows behind it.
+    db.text_factory = _decode
+    return db
+
+
 def _prepare(db: sqlite3.Connection) -> bool:
     """Check and set up `db`; return whether it is whole and of our schema."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version not in {0, _SCHEMA} or db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+    known = 0 <= version <= _SCHEMA
+    if not known or db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         return False
     if version == 0:
         db.execute("PRAGMA auto_vacuum = FULL")  # so that the file shrinks when it is drained
         db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA journal_size_limit = 4194304")
-    if version == 0:  # a full disk must not be written to at every start
-        # AUTOINCREMENT: an id is never given twice, so a late removal cannot hit a new row.
-        db.execute(
-            "CREATE TABLE IF NOT EXISTS result (id INTEGER PRIMARY KEY AUTOINCREMENT, "
-            "topic TEXT NOT NULL, payload BLOB NOT NULL, properties TEXT)"
-        )
-        db.execute(f"PRAGMA user_version = {_SCHEMA}")
+    if version != _SCHEMA:  # a full disk must not be written to at every start
+        db.execute("PRAGMA synchronous = FULL")
+        _upgrade(db)
+    db.execute("PRAGMA synchronous = NORMAL")
+    db.execute(_LOG_LIMIT)
     return True
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """Make the tables of an empty file or of schema 1 ours, all or nothing."""
+    alerts, telemetry = _TABLES[True], _TABLES[False]
+    with _transaction(db):
+        db.execute(f"CREATE TABLE IF NOT EXISTS {telemetry} ({_COLUMNS})")
+        db.execute(f"CREATE TABLE {alerts} ({_COLUMNS})")
+        held = {column[1] for column in db.execute(f"PRAGMA table_info({telemetry})")}
+        if "at" not in held:
+            for column in _COLUMNS.split(", ")[-2:]:
+                db.execute(f"ALTER TABLE {telemetry} ADD COLUMN {column}")
+            alarms = f"FROM {telemetry} WHERE instr(payload, ?)"
+            db.execute(
+                f"INSERT INTO {alerts} (topic, payload, properties) "
+                f"SELECT topic, payload, properties {alarms} ORDER BY id",
+                (_ALARM,),
+            )
+            db.execute(f"DELETE {alarms}", (_ALARM,))
+        db.execute(f"PRAGMA user_version = {_SCHEMA}")
 
 
 def _move_aside(path: Path, aside: Path) -> None:

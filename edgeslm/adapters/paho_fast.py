@@ -18,7 +18,7 @@ from paho.mqtt.client import PUBACK, PUBLISH, MQTTMessageInfo
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.exception import MQTTException
 
-from edgeslm.adapters.paho_stock import NO_PROPERTIES, StockClient
+from edgeslm.adapters.paho_stock import NO_PROPERTIES, Carrier, StockClient
 from edgeslm.ports import Publication, Received
 
 TESTED: Final = frozenset({"2.2.0"})
@@ -36,17 +36,26 @@ _SIZED: Final = {3: 1, 8: 1, 9: 1, 38: 2}  # how many sized strings follow
 _SUBSCRIPTION_ID: Final = 11
 
 
-def make_client(client_id: str, *, v5: bool, clean: bool, epoch: int) -> StockClient:
-    """Return the best client for the paho that is installed."""
-    kind = FastClient if paho.mqtt.__version__ in TESTED else StockClient
-    return kind(client_id, v5=v5, clean=clean, epoch=epoch)
+def make_client(
+    client_id: str, *, v5: bool, clean: bool, epoch: int, carrier: Carrier = "tcp"
+) -> StockClient:
+    """Return the best client for the paho that is installed.
+
+    Over WebSocket that is the stock one: paho's frames give what one packet needs and no more, so
+    there is nothing to read ahead, and packets that were joined would be one frame to it.
+    """
+    fast = paho.mqtt.__version__ in TESTED and carrier != "websockets"
+    kind = FastClient if fast else StockClient
+    return kind(client_id, v5=v5, clean=clean, epoch=epoch, carrier=carrier)
 
 
 class FastClient(StockClient):
     """A `StockClient` with its own reading, and writing of whole bursts."""
 
-    def __init__(self, client_id: str, *, v5: bool, clean: bool, epoch: int) -> None:
-        super().__init__(client_id, v5=v5, clean=clean, epoch=epoch)
+    def __init__(
+        self, client_id: str, *, v5: bool, clean: bool, epoch: int, carrier: Carrier = "tcp"
+    ) -> None:
+        super().__init__(client_id, v5=v5, clean=clean, epoch=epoch, carrier=carrier)
         self._held = bytearray()  # the beginning of a packet whose end has not come
         self._need = 0  # bytes that `_held` must have before it is worth a look
         self._topics: dict[bytes, str] = {}

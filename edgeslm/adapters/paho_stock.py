@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeGuard
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -16,6 +16,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgeslm.ports import Publication, Received
 
+Carrier = Literal["tcp", "websockets", "unix"]
 _MATTERING: Final = ("MessageExpiryInterval", "CorrelationData", "UserProperty")
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 NO_PROPERTIES: Final[Mapping[str, object]] = {}
@@ -32,6 +33,7 @@ class StockClient(paho.Client):
         v5: MQTT 5; else 3.1.1.
         clean: begin with an empty session, and leave none behind (3.1.1).
         epoch: number that received messages carry.
+        carrier: what carries the packets; with "unix" the host is the path of a socket.
 
     Attributes:
         arrived: messages since the owner looked.
@@ -47,12 +49,15 @@ class StockClient(paho.Client):
         suback: (packet id, whether each filter was granted), unsubscriptions as an empty list.
     """
 
-    def __init__(self, client_id: str, *, v5: bool, clean: bool, epoch: int) -> None:
+    def __init__(
+        self, client_id: str, *, v5: bool, clean: bool, epoch: int, carrier: Carrier = "tcp"
+    ) -> None:
         super().__init__(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             clean_session=None if v5 else clean,
             protocol=MQTTProtocolVersion.MQTTv5 if v5 else MQTTProtocolVersion.MQTTv311,
+            transport=carrier,
             reconnect_on_failure=False,
             manual_ack=True,
         )
@@ -116,13 +121,13 @@ class StockClient(paho.Client):
 
     def pending(self) -> bool:
         """Whether TLS holds decrypted bytes that no poll reports."""
-        sock = self.socket()
+        sock = _carried(self.socket())
         return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
 
     def rearm(self) -> None:
         """Have the kernel acknowledge at once what comes next; Linux forgets it each time."""
-        sock = self.socket()
-        if _QUICKACK is not None and isinstance(sock, socket.socket):
+        sock = _carried(self.socket())
+        if _QUICKACK is not None and _is_tcp(sock):
             sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
     def close(self) -> None:
@@ -184,8 +189,18 @@ class StockClient(paho.Client):
 
 def _tune(_client: object, _userdata: object, sock: object) -> None:
     """No Nagle: a small packet leaves at once."""
-    if isinstance(sock, socket.socket):
+    sock = _carried(sock)
+    if _is_tcp(sock):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _carried(sock: object) -> object:
+    """Return the socket below paho's WebSocket, or `sock` where there is none."""
+    return getattr(sock, "_socket", sock) if type(sock).__module__ == paho.__name__ else sock
+
+
+def _is_tcp(sock: object) -> TypeGuard[socket.socket]:
+    return isinstance(sock, socket.socket) and sock.family != socket.AF_UNIX
 
 
 def _nothing(_client: object, _userdata: object, _sock: object) -> None:

@@ -20,19 +20,31 @@ from edgeslm import __version__
 from edgeslm.adapters.process import rss_mb
 from edgeslm.agent.desired import Desired, Plan
 from edgeslm.agent.forwarder import Forwarder
+from edgeslm.agent.homeassistant import announcements
 from edgeslm.agent.loader import Loaded, Loader, News, Rechecked, RoomWanted
+from edgeslm.agent.metrics import Endpoint, Snapshot
 from edgeslm.agent.parts import Office, Parts
 from edgeslm.agent.roster import Roster
 from edgeslm.agent.session import Job
-from edgeslm.agent.voice import Troubles, Voice
+from edgeslm.agent.vitals import STUCK_S, Vitals
+from edgeslm.agent.voice import Voice
 from edgeslm.agent.workers import Pool, Responder
 from edgeslm.contract.messages import SCHEMA_VERSION, State
 from edgeslm.contract.settings import AgentSettings
 from edgeslm.core.allowance import Allowance
-from edgeslm.core.delivery import Parcel
+from edgeslm.core.troubles import Troubles
 from edgeslm.errors import ConfigError
 from edgeslm.logs import Log
-from edgeslm.ports import Arrived, Down, Report, Sink, Subscribed, Up
+from edgeslm.ports import (
+    Arrived,
+    Confirmed,
+    Down,
+    OutboxUnavailableError,
+    Report,
+    Sink,
+    Subscribed,
+    Up,
+)
 
 if TYPE_CHECKING:  # loaded only where there is an updater
     from edgeslm.agent.control import Controller
@@ -41,13 +53,15 @@ log = Log(__name__)
 DRAIN_S: Final = 2.5  # at the end, for inputs that are being answered
 LEAVE_S: Final = 1.5  # and for the brokers to hear of it
 JOIN_S: Final = 0.5  # and, at least, for threads that compute
-STUCK_S: Final = 60.0  # at one input, or those taken with it, for so long: the watchdog is not fed
 MAX_WAIT_S: Final = 5.0
 BUSY: Final = 256  # inputs with the workers: enough for a while, however quick they are
 GATHER_S: Final = 0.01  # between two turns while they are
 CHANGES: Final = 12  # states told since something changed, within
 CHANGES_S: Final = 60.0
 SAVE_S: Final = 1.0  # between two times that what was answered is saved
+LOOK_S: Final = 1.0  # between two looks at the clock, at least
+JUMPS: Final = 4  # of the clock that are told, within
+JUMPS_S: Final = 60.0
 
 
 class Doorbell:
@@ -96,6 +110,8 @@ class Agent:
         self._changes = Allowance(CHANGES, CHANGES_S)
         self._feed_at = 0.0
         self._save_at = 0.0
+        self._look_at = 0.0
+        self._jumps = Allowance(JUMPS, JUMPS_S)
         self._ready = False
         self._loader = Loader(parts.load, self._take_load)
         self._topics = settings.topics
@@ -103,7 +119,7 @@ class Agent:
         self._forwarder = Forwarder(
             parts.uplink(settings, self._sink(None), self._voice.status("lost")),
             parts.outbox,
-            ack_timeout_s=settings.outbox.ack_timeout_s,
+            settings=settings.outbox,
             on_trouble=self._trouble,
         )
         self._office = Office(
@@ -114,6 +130,9 @@ class Agent:
             event=self._event,
         )
         self._roster = Roster(settings, parts, self._office, loader=self._loader, drops=self._drops)
+        self._vitals = Vitals(parts, self._office, self._roster, self._bell.ring)
+        self._endpoint = Endpoint(self._bell.ring, self._trouble)
+        self._discovery = parts.discovery()
         self._desired = Desired(settings, parts.shelf(), self._trouble)
         self._controller: Controller | None = None
 
@@ -139,6 +158,7 @@ class Agent:
         self._forwarder.link.start()
         if (damaged := self._parts.set_aside) is not None:
             self._trouble("outbox_set_aside", "outbox.damaged", f"kept as {damaged}")
+        self._vitals.begin()
         self._open_control()
         while not self._asked.stop:
             self._turn()
@@ -210,6 +230,10 @@ class Agent:
                 self._downs[None].clear()
                 forwarder.say(self._voice.status("running"))
                 self._state_at = 0.0
+                self._discovery.up()
+                self._announce(now)
+            case Confirmed():
+                self._discovery.confirmed(report.publications)
             case Down() if self._is_news(None, report, now, was=was):
                 broker = self._settings.uplink.address
                 log.warning("uplink_disconnected", broker=broker, reason=report.reason)
@@ -284,9 +308,9 @@ class Agent:
 
     def _live_by(self, settings: AgentSettings) -> None:
         self._settings = settings
-        limits = settings.outbox
-        self._parts.outbox.limit(max_rows=limits.max_results, max_bytes=limits.max_mb * 2**20)
-        self._forwarder.set_ack_timeout(limits.ack_timeout_s)
+        self._forwarder.live_by(settings.outbox)
+        self._vitals.live_by(settings.pressure)
+        self._endpoint.live_by(settings.metrics)
         due_at = self._clock.monotonic() + settings.state_interval_s
         self._state_at = min(self._state_at, due_at)
 
@@ -311,17 +335,26 @@ class Agent:
 
     def _tick(self, now: float) -> None:
         forwarder, roster = self._forwarder, self._roster
+        self._vitals.tend(now)
         if forwarder.changed or roster.changed:
             forwarder.changed = roster.changed = False
             self._changed = True
+            self._announce(now)
         if now >= self._save_at:
             self._save_at = now + SAVE_S
             roster.save()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
+            self._look(now)
         changed = self._changed and forwarder.connected and self._changes.take(now)
         if (changed or now >= self._state_at) and forwarder.connected:
             self._changed = False
             self._state_at = now + self._settings.state_interval_s
-            forwarder.say(self._state())
+            forwarder.say(self._voice.state(self._state()))
+        if self._endpoint.asked:
+            slots = roster.slots.items()
+            inputs = {name: slot.session.connected for name, slot in slots}
+            self._endpoint.put(Snapshot(self._state(), forwarder.connected, inputs))
         notifier = self._parts.notifier
         if not self._ready and not roster.loading:
             self._ready = True
@@ -333,6 +366,24 @@ class Agent:
             if all(pool.longest_s() < STUCK_S for pool in roster.pools):
                 notifier.feed()
             self._feed_at = now + interval_s
+
+    def _announce(self, now: float) -> None:
+        """Tell Home Assistant, where it is to be told, which entities there are by now."""
+        if not self._forwarder.connected:
+            return
+        states, profile = self._roster.states(), self._parts.profile
+        wanted = announcements(self._settings, states, profile=profile)
+        for parcel in self._discovery.tell(wanted, now=now):
+            self._forwarder.say(parcel)
+
+    def _look(self, now: float) -> None:
+        """Look at the clock: whether it was set, and can be believed by now."""
+        clock = self._clock
+        trust = clock.trust
+        by_s = clock.look()
+        if by_s is not None and self._jumps.take(now):
+            self._event("clock_jumped", None, {"by_s": round(by_s, 3)})
+        self._changed = self._changed or clock.trust != trust
 
     def _next(self) -> float:
         """When the next turn is due though nothing happens."""
@@ -351,7 +402,7 @@ class Agent:
             moments.append(self._controller.due_at())
         return min(moments)
 
-    def _state(self) -> Parcel:
+    def _state(self) -> State:
         forwarder = self._forwarder
         state: State = {
             "schema": SCHEMA_VERSION,
@@ -362,6 +413,7 @@ class Agent:
             "rss_mb": round(rss_mb(), 1),
             "models": self._roster.states(),
             "outbox": forwarder.rows,
+            "outbox_alerts": forwarder.alerts,
             "withheld": forwarder.withheld,
             "drops": {**self._drops, **forwarder.drops},
         }
@@ -369,7 +421,12 @@ class Agent:
             state["profile"] = profile
         if tags := self._settings.tags:
             state["tags"] = tags
-        return self._voice.state(state)
+        if forwarder.rows:
+            with contextlib.suppress(OutboxUnavailableError):
+                if oldest := self._parts.outbox.oldest(1, after=0):
+                    state["outbox_oldest_s"] = oldest[0].age_s
+        self._vitals.add_to(state)
+        return state
 
     def _trouble(self, event: str, code: str, message: str, model: str | None = None) -> None:
         self._forwarder.note(self._voice.trouble(event, code, message, model))
@@ -384,6 +441,8 @@ class Agent:
         self._parts.notifier.stopping()
         if self._controller is not None:
             self._controller.leave()  # first: whatever ends us before we are done is no crash
+        self._vitals.stop()
+        self._endpoint.live_by(None)
         self._loader.end()
         slots = list(self._roster.slots.values())
         dispatcher, pools = self._roster.dispatcher, self._roster.pools

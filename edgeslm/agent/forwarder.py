@@ -1,15 +1,17 @@
-"""Results on their way out: the pure `Uplink` joined to the broker and the disk."""
+"""Results on their way out: two pure `Uplink`s, alerts and telemetry, joined to broker and disk."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
 
-from edgeslm.contract.messages import Result, encode
-from edgeslm.core.delivery import Parcel, Uplink
+from edgeslm.contract.messages import Result, encode, stamp
+from edgeslm.contract.settings import OutboxSettings
+from edgeslm.core.backlog import Stored, Thinner, to_evict, to_expire
+from edgeslm.core.delivery import Pace, Parcel, Uplink
 from edgeslm.logs import Log
 from edgeslm.ports import (
     Confirmed,
@@ -23,7 +25,11 @@ from edgeslm.ports import (
 )
 
 log = Log(__name__)
-WINDOW: Final = 1024  # results handed to the link and not confirmed
+WINDOW: Final = 1024  # results of one lane handed to the link and not confirmed
+BATCH: Final = 128  # results of telemetry in one commit: its cost to flash is mostly the commit's
+BATCH_S: Final = 0.5  # and how long it waits for company
+THIN: Final = 512  # rows that are summed up together
+EXPIRE_S: Final = 60.0  # between two looks at the age of what is on disk
 MAX_NOTES: Final = 100  # events kept for an uplink that is down
 NEVER: Final = float("inf")
 EPISODE_S: Final = 60.0  # trouble that comes again within it has been told
@@ -41,7 +47,7 @@ class Forwarder:
     Args:
         link: the uplink; not started yet.
         outbox: where results go that the uplink would not take.
-        ack_timeout_s: see `OutboxSettings`.
+        settings: of the outbox.
         on_trouble: called with an event's name, a code and a message when the disk or the broker
             refuses, once for each time it begins.
 
@@ -55,14 +61,20 @@ class Forwarder:
         link: Transport[Parcel],
         outbox: Outbox,
         *,
-        ack_timeout_s: float,
+        settings: OutboxSettings,
         on_trouble: Callable[[str, str, str], None],
     ) -> None:
         self.link = link
         self.changed = False
         self.drops: Counter[str] = Counter()
         self._outbox = outbox
-        self._uplink = Uplink(window=WINDOW, ack_timeout_s=ack_timeout_s, rows=len(outbox))
+        self._settings = settings
+        self._pace = Pace(settings.catch_up_per_s)
+        self._alerts = self._lane(outbox.rows.alerts)
+        self._telemetry = self._lane(outbox.rows.telemetry, batch=BATCH, batch_wait_s=BATCH_S)
+        self._thinner: Thinner | None = None  # begun at the first row that it is to take
+        self._unthinned = outbox.rows.telemetry
+        self._expire_at = 0.0
         self._on_trouble = on_trouble
         self._epoch = 0
         self._notes: dict[Parcel, None] = {}  # events not confirmed
@@ -77,26 +89,46 @@ class Forwarder:
 
     @property
     def connected(self) -> bool:
-        return self._uplink.connected
+        return self._telemetry.connected
 
     @property
     def rows(self) -> int:
-        """Results on disk."""
-        return self._uplink.rows
+        """Results on disk; a summary counts as one."""
+        return self._alerts.rows + self._telemetry.rows
+
+    @property
+    def alerts(self) -> int:
+        """Alerts on disk."""
+        return self._alerts.rows
 
     @property
     def withheld(self) -> int:
         """Inputs whose acknowledgement waits for the outbox."""
-        return self._uplink.withheld
+        return self._alerts.withheld + self._telemetry.withheld
 
     @property
     def idle(self) -> bool:
         """Whether no result is in memory alone."""
-        return self._uplink.idle
+        return self._alerts.idle and self._telemetry.idle
 
-    def set_ack_timeout(self, ack_timeout_s: float) -> None:
-        """See `OutboxSettings`; from now on."""
-        self._uplink.ack_timeout_s = ack_timeout_s
+    def live_by(self, settings: OutboxSettings) -> None:
+        """Bound the outbox by these from now on."""
+        self._settings = settings
+        self._outbox.limit(max_rows=settings.max_results, max_bytes=settings.max_mb * 2**20)
+        self._pace.per_s = settings.catch_up_per_s
+        for uplink in self._lanes:
+            uplink.ack_timeout_s = settings.ack_timeout_s
+        if self._thinner is not None:
+            self._thinner.period_s = settings.summary_s
+
+    @property
+    def _lanes(self) -> tuple[Uplink, Uplink]:
+        """Both, the one that goes first first."""
+        return self._alerts, self._telemetry
+
+    def _lane(self, rows: int, **commits: Any) -> Uplink:
+        timeout_s, pace = self._settings.ack_timeout_s, self._pace
+        return Uplink(window=WINDOW, ack_timeout_s=timeout_s, rows=rows, pace=pace, **commits)
 
     def take(self, report: Report, *, now: float) -> None:
         """Take what the link reports."""
@@ -104,7 +136,7 @@ class Forwarder:
             case Confirmed():
                 if report.publications:
                     self._cut = (b"", 0)
-                self._uplink.confirmed(report.publications, now=now)
+                self._confirm(report.publications, now=now)
                 for parcel in report.publications:
                     self._notes.pop(parcel, None)
                 self._drop(report.refused, now=now)
@@ -113,17 +145,22 @@ class Forwarder:
                 self._epoch = report.epoch
                 self._limits[0] = report.max_packet_bytes or NEVER
                 self._resume_at = None
-                self._uplink.up()
+                for uplink in self._lanes:
+                    uplink.up()
                 self.link.publish(list(self._notes), epoch=self._epoch)
             case Down():
                 self._suspect()
-                self._uplink.down()
+                for uplink in self._lanes:
+                    uplink.down()
             case _:
                 pass
 
-    def offer(self, parcels: Iterable[Parcel]) -> None:
+    def offer(self, parcels: Sequence[Parcel]) -> None:
         """Take results in the order in which they shall leave."""
-        self._uplink.offer(parcels)
+        if alerts := [parcel for parcel in parcels if parcel.alert]:
+            self._alerts.offer(alerts)
+            parcels = [parcel for parcel in parcels if not parcel.alert]
+        self._telemetry.offer(parcels)
 
     def say(self, parcel: Parcel) -> None:
         """Publish a state, now or never: a newer one follows."""
@@ -140,25 +177,17 @@ class Forwarder:
 
     def pump(self, *, now: float) -> None:
         """Send, write and remove what is due."""
-        uplink = self._uplink
         if self._resume_at is not None and now >= self._resume_at:
             self._resume_at = None
-            uplink.resume()
+            for uplink in self._lanes:
+                uplink.resume()
         if not self._open and now >= self._open_at:
             self._open_disk(now=now)
-        self._remove(now=now)
-        try:
-            while (wanted := uplink.to_fetch()) is not None:
-                limit, after = wanted
-                uplink.fetched(self._outbox.peek(limit, after=after), now=now)
-                self._send(now=now)
-        except OutboxUnavailableError as err:
-            self._block(err, now=now)
-        self._send(now=now)
-        while parcels := uplink.to_commit(now=now):
-            if not self._commit(parcels, now=now):
-                break
-        if self._told and self._open and uplink.idle:  # all that waited for the disk is through
+        for uplink in self._lanes:
+            self._pump(uplink, now=now)
+        if self._telemetry.rows and now >= self._expire_at:
+            self._expire(now=now)
+        if self._told and self._open and self.idle:  # all that waited for the disk is through
             self._told = False
             self.changed = True
             log.info("outbox_unblocked", rows=self.rows)
@@ -168,22 +197,41 @@ class Forwarder:
             self._resumed = 0
             self._on_trouble("results_taken", "uplink.deferred", "the broker takes results again")
 
+    def _pump(self, uplink: Uplink, *, now: float) -> None:
+        self._remove(uplink, now=now)
+        try:
+            while (wanted := uplink.to_fetch(now=now)) is not None:
+                limit, after = wanted
+                rows = self._outbox.peek(limit, after=after, alert=uplink is self._alerts)
+                uplink.fetched(rows, now=now)
+                self._send(uplink, now=now)
+        except OutboxUnavailableError as err:
+            self._block(uplink, err, now=now)
+        self._send(uplink, now=now)
+        while parcels := uplink.to_commit(now=now):
+            if not self._commit(uplink, parcels, now=now):
+                break
+
     def flush(self, *, now: float) -> None:
         """Write to disk whatever is in memory alone: the process is about to end."""
-        self._remove(now=now, flush=True)
-        while parcels := self._uplink.to_commit(now=now, flush=True):
-            if not self._commit(parcels, now=now):
-                break
+        for uplink in self._lanes:
+            self._remove(uplink, now=now, flush=True)
+            while parcels := uplink.to_commit(now=now, flush=True):
+                if not self._commit(uplink, parcels, now=now):
+                    break
 
     def due_at(self) -> float | None:
         """When `pump` has something to do though nothing happens."""
-        due = self._uplink.due_at()
-        if self._resume_at is None:
-            return due
-        return self._resume_at if due is None else min(due, self._resume_at)
+        moments = [self._resume_at, *(uplink.due_at() for uplink in self._lanes)]
+        return min((moment for moment in moments if moment is not None), default=None)
 
-    def _send(self, *, now: float) -> None:
-        if not (parcels := self._uplink.to_send()):
+    def _confirm(self, parcels: Sequence[Parcel], *, now: float) -> None:
+        if self._alerts.in_flight:
+            self._alerts.confirmed(parcels, now=now)
+        self._telemetry.confirmed(parcels, now=now)
+
+    def _send(self, uplink: Uplink, *, now: float) -> None:
+        if not (parcels := uplink.to_send(now=now)):
             return
         limit = min(self._limits)
         large = [] if limit == NEVER else [p for p in parcels if _packet_bytes(p) > limit]
@@ -202,10 +250,13 @@ class Forwarder:
             rows = self._outbox.open()
         except OutboxUnavailableError as err:
             self._open_at = now + REOPEN_S
-            self._block(err, now=now)
+            for uplink in self._lanes:
+                self._block(uplink, err, now=now)
         else:
             self._open = True
-            self._uplink.found(rows)
+            self._alerts.found(rows.alerts)
+            self._telemetry.found(rows.telemetry)
+            self._unthinned += rows.telemetry
 
     def _suspect(self) -> None:
         """Learn the largest packet of a broker that names none but cuts us off.
@@ -213,10 +264,10 @@ class Forwarder:
         Where connection after connection ends with the same result at the head and none
         confirmed, the largest on the way is what it does not take.
         """
-        sent = self._uplink.in_flight
+        sent = [*self._alerts.in_flight, *self._telemetry.in_flight]
         if not sent:  # nobody to connect to, or nothing to send: that says nothing
             return
-        head = next(iter(sent)).payload
+        head = sent[0].payload
         cuts = self._cut[1] + 1 if head == self._cut[0] else 1
         self._cut = (head, cuts)
         if cuts >= MAX_CUTS:
@@ -227,10 +278,13 @@ class Forwarder:
 
     def _defer(self, deferred: Iterable[tuple[Parcel, str]], *, now: float) -> None:
         """Keep results that the broker does not take now, and try again after a while."""
-        results = [(p, why) for p, why in deferred if p in self._uplink.in_flight]
+        results = [
+            (p, why) for p, why in deferred if any(p in lane.in_flight for lane in self._lanes)
+        ]
         if not results:
             return
-        self._uplink.defer(parcel for parcel, _ in results)
+        for uplink in self._lanes:
+            uplink.defer(parcel for parcel, _ in results)
         parcel, why = results[0]
         self._tell("results_deferred", "uplink.deferred", f"{parcel.topic}: {why}", now=now)
         if self._resume_at is None:
@@ -243,47 +297,127 @@ class Forwarder:
             self._on_trouble(event, code, message)
         self._last[event] = now
 
-    def _commit(self, parcels: list[Parcel], *, now: float) -> bool:
+    def _commit(self, uplink: Uplink, parcels: list[Parcel], *, now: float) -> bool:
         """Write as many of `parcels` as there is room for; return whether it was any."""
+        alert = uplink is self._alerts
         size = len(parcels)
         while size:
             part = parcels[:size]
+            rows = [(p.topic, p.payload, p.properties) for p in part]
             try:
-                ids = self._outbox.append([(p.topic, p.payload, p.properties) for p in part])
+                ids = self._outbox.append(rows, alert=alert)
             except OutboxFullError as err:
-                size //= 2
                 trouble: OutboxFullError | OutboxUnavailableError = err
+                if not self._evict(err, now=now):
+                    size //= 2
             except OutboxUnavailableError as err:
                 size = 0
                 trouble = err
             else:
-                self._uplink.committed(part, ids)
+                uplink.committed(part, ids)
+                if not alert:
+                    self._unthinned += size
+                self._thin(now=now)
                 return True
-        self._block(trouble, now=now)
+        self._block(uplink, trouble, now=now)
         return False
 
-    def _remove(self, *, now: float, flush: bool = False) -> None:
-        if ids := self._uplink.to_remove(now=now, flush=flush):
+    def _remove(self, uplink: Uplink, *, now: float, flush: bool = False) -> None:
+        if ids := uplink.to_remove(now=now, flush=flush):
             try:
-                self._outbox.remove(ids)
+                self._outbox.remove(ids, alert=uplink is self._alerts)
             except OutboxUnavailableError as err:
-                self._block(err, now=now)
+                self._block(uplink, err, now=now)
             else:
-                self._uplink.removed()
-                self.changed = self.changed or self._uplink.rows == 0
+                uplink.removed()
+                self.changed = self.changed or self.rows == 0
 
-    def _block(self, err: OutboxFullError | OutboxUnavailableError, *, now: float) -> None:
+    def _thin(self, *, now: float) -> None:
+        """Sum up the oldest telemetry, where there is much."""
+        settings, uplink = self._settings, self._telemetry
+        most = min(THIN, max(2, settings.max_results // 8))
+        spare, after = uplink.spare
+        full = settings.thin_share < 1 and self._outbox.share > settings.thin_share
+        if not full or min(spare, self._unthinned) < most:
+            return
+        try:
+            thinner = self._thinner or self._begin_thinner()
+            thinner.forget(max(after, uplink.reached))
+            rows = self._outbox.peek(most, after=thinner.after, alert=False)
+            self._unthinned = self._unthinned - most if len(rows) == most else 0
+            thinned = thinner.take(rows)
+            if thinned.grown:
+                self._outbox.thin(thinned)
+        except OutboxUnavailableError:  # the next commit says so
+            self._thinner = None
+            return
+        uplink.gave_up(len(thinned.gone))
+        if thinned.gone:
+            self.drops["telemetry_thinned"] += thinned.results
+            why = f"{self.rows} results and summaries wait on disk"
+            self._tell("telemetry_thinned", "outbox.thinned", why, now=now)
+
+    def _begin_thinner(self) -> Thinner:
+        """Begin behind what an earlier life may have sent: nobody is to get it in two forms."""
+        rows = self._outbox.peek(WINDOW, after=0, alert=False)
+        self._thinner = Thinner(self._settings.summary_s, rows[-1][0] if rows else 0)
+        return self._thinner
+
+    def _evict(self, err: OutboxFullError, *, now: float) -> bool:
+        """Give up the oldest telemetry to make room; return whether there is enough."""
+        rows, size = err.rows, err.size
+        most, after = self._telemetry.spare
+        try:
+            found = self._outbox.oldest(max(0, min(most, 2 * WINDOW)), after=after)
+            evicted = to_evict(found, rows=rows, size=size)
+            enough = len(evicted) >= rows and sum(stored.size for stored in evicted) >= size
+            if not (enough and evicted):
+                return False
+            self.drops["telemetry_evicted"] += self._give_up(evicted)
+        except OutboxUnavailableError:
+            return False
+        why = f"{self.rows} results wait on disk"
+        self._tell("telemetry_evicted", "outbox.evicted", why, now=now)
+        return True
+
+    def _expire(self, *, now: float) -> None:
+        """Give up telemetry that has waited for too long."""
+        most, after = self._telemetry.spare
+        try:
+            found = self._outbox.oldest(max(0, min(most, WINDOW)), after=after)
+            expired = to_expire(found, max_age_s=self._settings.max_age_s)
+            if expired:
+                self.drops["telemetry_expired"] += self._give_up(expired)
+        except OutboxUnavailableError:
+            expired = []
+        if not expired:
+            self._expire_at = now + EXPIRE_S
+            return
+        why = f"{self.rows} results wait on disk"
+        self._tell("telemetry_expired", "outbox.evicted", why, now=now)
+
+    def _give_up(self, stored: Sequence[Stored]) -> int:
+        """Remove these rows of telemetry; return how many results that were."""
+        self._outbox.remove([one.row for one in stored], alert=False)
+        self._telemetry.gave_up(len(stored))
+        if self._thinner is not None:
+            self._thinner.forget(stored[-1].row)
+        return sum(one.results for one in stored)
+
+    def _block(
+        self, uplink: Uplink, err: OutboxFullError | OutboxUnavailableError, *, now: float
+    ) -> None:
         if not self._told:
             self._told = True
             self.changed = True
             self._on_trouble("outbox_blocked", err.code, str(err))
-        self._uplink.refused(now=now)
+        uplink.refused(now=now)
 
     def _drop(self, refused: Iterable[tuple[Parcel, str]], *, now: float) -> None:
         """Give up results that the broker refuses: it would refuse them again."""
         for parcel, why in refused:
             self._notes.pop(parcel, None)
-            self._uplink.confirmed([parcel], now=now)
+            self._confirm([parcel], now=now)
             self.drops["result_refused"] += 1
             self._tell("result_refused", "uplink.refused", f"{parcel.topic}: {why}", now=now)
 
@@ -318,4 +452,6 @@ def _too_large(payload: bytes) -> bytes:
     for mark in ("redelivered", "retained"):
         if mark in whole:
             result[mark] = whole[mark]
+    if "time_mono" in whole and "boot" in whole:
+        stamp(result, mono=whole["time_mono"], boot=whole["boot"], trust=whole.get("clock"))
     return encode(result)

@@ -13,6 +13,7 @@ from edgeslm.agent.session import InputSession, Job
 from edgeslm.agent.workers import AbsentModel, Model, Pool, Responder
 from edgeslm.contract.messages import ErrorInfo, ModelState
 from edgeslm.contract.settings import ModelSettings
+from edgeslm.core.support import has_ended
 from edgeslm.errors import UnavailableError
 from edgeslm.runtime.coverage import coverage_state
 
@@ -54,6 +55,7 @@ class ModelSlot:
         latencies: of the model that answers.
         error: why the best source does not serve; None where it does.
         let_go: what served before it was silenced; may still be at an input.
+        paused: its inputs wait: the device is hard pressed.
         retiring: no longer in the settings: answers what still comes, and ends.
         quiet_until: then, if it owes nothing and hears nothing before.
     """
@@ -74,6 +76,7 @@ class ModelSlot:
         self.counts: Counter[str] = Counter()
         self.latencies = Latencies()
         self.let_go: weakref.ref[Model] | None = None
+        self.paused = False
         self.retiring = False
         self.quiet_until = 0.0
 
@@ -110,8 +113,8 @@ class ModelSlot:
         self.pool = self.responder = self.source = None
         return left
 
-    def state(self, now: float) -> ModelState:
-        """Its part of the `state` message; `now` in monotonic seconds."""
+    def state(self, now: float, *, wall: float) -> ModelState:
+        """Its part of the `state` message; `now` in monotonic seconds, `wall` since 1970."""
         state: ModelState = {
             "name": self.name,
             "state": "loading" if self.loading else "serving" if self.responder else "failed",
@@ -141,13 +144,28 @@ class ModelSlot:
                 state["coverage"] = coverage_state(model.provider, model.coverage)
             if model.passed_over:
                 state["passed_over"] = list(model.passed_over)
+            _tell_support(state, model.supported_until, wall)
             state["cache_hits"] = model.cache_hits
             state["cache_misses"] = model.cache_misses
         if (took := self.latencies.quantiles_ms(QUANTILES, now=now)) is not None:
             state["p50_ms"], state["p99_ms"] = (round(ms, 3) for ms in took)
+        self._tell_queue(state, now)
         if self.error is not None:
             state["error"] = self.error
         return state
+
+    def _tell_queue(self, state: ModelState, now: float) -> None:
+        if self.paused:
+            state["paused"] = True
+        if (oldest := self.session.lane.oldest) is not None:
+            state["oldest_s"] = round(max(0.0, now - oldest.message.received_at), 3)
+
+
+def _tell_support(state: ModelState, until: str | None, wall: float) -> None:
+    if until is not None:
+        state["supported_until"] = until
+        if has_ended(until, wall=wall):
+            state["unsupported"] = True
 
 
 def failed_state(name: str, error: ErrorInfo) -> ModelState:

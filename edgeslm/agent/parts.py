@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from edgeslm.adapters.ring import Ring
 from edgeslm.adapters.systemd import Notifier
+from edgeslm.agent.crashes import Crashes
 from edgeslm.agent.desired import Source
+from edgeslm.agent.homeassistant import Discovery
 from edgeslm.agent.retained import Retained
 from edgeslm.agent.workers import Model, Pool, Responder
+from edgeslm.contract.profile import PressureLimits
 from edgeslm.contract.settings import AgentSettings
 from edgeslm.core.delivery import Parcel
-from edgeslm.ports import Clock, Outbox, Sink, Transport
+from edgeslm.core.pressure import Reading
+from edgeslm.ports import DeviceClock, Outbox, Sink, Transport
 
 if TYPE_CHECKING:  # loaded only where there is an updater
     from edgeslm.adapters.unix_socket import LineServer, LineSink
@@ -51,7 +55,7 @@ class Parts(RosterParts, Protocol):
     """What the agent is made of; `edgeslm.agent.wiring` has the real ones."""
 
     @property
-    def clock(self) -> Clock: ...
+    def clock(self) -> DeviceClock: ...
     @property
     def outbox(self) -> Outbox: ...
     @property
@@ -59,6 +63,20 @@ class Parts(RosterParts, Protocol):
     @property
     def profile(self) -> str | None:
         """Name of the device's profile; None where it has none, or it cannot be read."""
+
+    @property
+    def limits(self) -> PressureLimits:
+        """When the device's profile says that it is hard pressed."""
+
+    @property
+    def crashes(self) -> Crashes:
+        """What is left of agents that ended badly."""
+
+    def gauge(self, sink: Callable[[Reading], None]) -> Callable[[], None]:
+        """Begin to read how hard the device is pressed; return what ends it.
+
+        The sink is called on a thread of its own.
+        """
 
     @property
     def set_aside(self) -> Path | None:
@@ -96,6 +114,9 @@ class Parts(RosterParts, Protocol):
             SocketUnavailableError: it cannot be made.
         """
 
+    def discovery(self) -> Discovery:
+        """Return what the broker retains for Home Assistant."""
+
     def uplink(self, settings: AgentSettings, sink: Sink, will: Parcel) -> Transport[Parcel]:
         """Return the link that results leave by."""
 
@@ -119,7 +140,7 @@ class Office:
         event: tells an event: event, model, detail.
     """
 
-    clock: Clock
+    clock: DeviceClock
     sink: Callable[[str], Sink]
     pool: Callable[[str, int, Responder], Pool]
     trouble: Callable[[str, str, str, str | None], None]

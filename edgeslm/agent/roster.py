@@ -17,6 +17,7 @@ from edgeslm.agent.workers import AbsentModel, Model, Pool, Responder
 from edgeslm.contract.messages import ErrorInfo, ModelState
 from edgeslm.contract.settings import AgentSettings, ModelSettings
 from edgeslm.core.delivery import Parcel
+from edgeslm.core.pressure import Level, entries_at, is_paused
 from edgeslm.errors import EdgeSLMError
 from edgeslm.logs import Log
 from edgeslm.ports import Subscribed, Transport
@@ -71,6 +72,7 @@ class Roster:
         self.unfit: dict[str, ErrorInfo] = {}
         self.changed = False
         self.dispatcher = Dispatcher(self._put)
+        self._level = Level.NONE
         self._started = settings
         self._parts = parts
         self._office = office
@@ -88,9 +90,48 @@ class Roster:
 
     def states(self) -> list[ModelState]:
         """Their parts of the `state` message."""
-        now = self._office.clock.monotonic()
-        states = [slot.state(now) for slot in self.slots.values()]
+        now, wall = self._office.clock.monotonic(), self._office.clock.wall()
+        states = [slot.state(now, wall=wall) for slot in self.slots.values()]
         return states + [failed_state(name, error) for name, error in self.unfit.items()]
+
+    def served(self) -> dict[str, str]:
+        """Return the hash of the bundle that answers, by model."""
+        slots = self.slots.items()
+        return {name: slot.serving.hash or "" for name, slot in slots if slot.serving}
+
+    def press(self, level: Level) -> None:
+        """Let those models' inputs wait that are to at this level, and no others."""
+        self._level = level
+        for slot in self.slots.values():
+            self._weigh(slot)
+        self.changed = True
+
+    def _weigh(self, slot: ModelSlot) -> None:
+        """Let a model's inputs wait, or no longer, and its cache be as large as it may be."""
+        responder = slot.responder
+        if responder is None:  # they wait for it
+            return
+        responder.model.resize(entries_at(self._level, slot.settings.cache_entries))
+        # What owes answers before it ends, gives them.
+        ends = slot.retiring or slot.stands_in
+        task = responder.model.task
+        paused = not ends and is_paused(self._level, task=task, lanes=slot.session.lanes)
+        if paused == slot.paused:
+            return
+        slot.paused = paused
+        self.changed = True
+        now = self._office.clock.monotonic()
+        if paused:
+            slot.latencies.halt(now)
+        else:
+            slot.latencies.resume(now)
+            self._take_up(slot)
+
+    def _take_up(self, slot: ModelSlot) -> None:
+        """Have answered what has waited for its model."""
+        backlog, slot.backlog = slot.backlog, type(slot.backlog)()
+        for job in backlog:
+            self.dispatcher.take(job)
 
     def due_at(self) -> list[float]:
         """When `tend` has something to do though nothing happens."""
@@ -139,6 +180,7 @@ class Roster:
             slot.retiring = name not in plan.settings.models
             # None of a model that is gone.
             slot.session.set_routes(routes_of(plan.settings.routes, name), keep=True)
+            self._weigh(slot)
         self._awaited = {
             (name, topic)
             for name, slot in self.slots.items()
@@ -165,7 +207,7 @@ class Roster:
         """Have inputs answered, now or when their model is there."""
         slot.quiet_until = self._office.clock.monotonic() + QUIET_S
         for job in jobs:
-            if slot.pool is None:
+            if slot.pool is None or slot.paused:
                 slot.backlog.append(job)
             else:
                 self.dispatcher.take(job)
@@ -243,11 +285,11 @@ class Roster:
     def equip(self, slot: ModelSlot, model: Model, source: Source) -> Model | None:
         """Let a model answer from the next input on; return the one that it takes the place of."""
         before = None if slot.serving is None or not slot.responder else slot.responder.model
-        model.resize(slot.settings.cache_entries)  # they may have changed while it was loaded
         slot.source, slot.loading, slot.let_go = source, False, None
         self._retries.pop(slot.name, None)
         slot.latencies.clear()
-        slot.latencies.resume(self._office.clock.monotonic())
+        if not slot.paused:
+            slot.latencies.resume(self._office.clock.monotonic())
         if slot.responder is None:
             responder = Responder(
                 model,
@@ -258,6 +300,7 @@ class Roster:
             self._serve(slot, responder)
         else:
             slot.responder.model = model
+        self._weigh(slot)  # settings and level may have changed while it was loaded
         detail: dict[str, str | float] = {"version": model.ref["version"]}
         if source.slot is not None:
             detail["slot"] = source.slot
@@ -343,7 +386,7 @@ class Roster:
             self.silence(slot)
         responder = slot.responder
         if responder is not None:
-            responder.model.resize(model.cache_entries)
+            self._weigh(slot)
             if threads_of(model) != threads_of(before):
                 self._serve(slot, responder)
         if slot.trial is None and (look or responder is None):
@@ -396,9 +439,9 @@ class Roster:
         pool = self._office.pool(f"work {slot.name}", threads, responder)
         self.pools = [p for p in self.pools if p.alive] + [pool]
         slot.serve(responder, pool)
-        backlog, slot.backlog = slot.backlog, type(slot.backlog)()
-        for job in backlog:
-            self.dispatcher.take(job)
+        self._weigh(slot)
+        if not slot.paused:
+            self._take_up(slot)
 
     def _put(self, job: Job) -> None:
         slot = self.slots[job.session.model]

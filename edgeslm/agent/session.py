@@ -8,9 +8,10 @@ from typing import Final
 
 from edgeslm.adapters.ring import Ring, digest
 from edgeslm.agent.retained import Retained
-from edgeslm.contract.settings import Route
+from edgeslm.contract.settings import Lane, Route
 from edgeslm.contract.topics import matches, widest
-from edgeslm.core.delivery import Lane, Parcel, Ticket
+from edgeslm.core.delivery import Lane as Order
+from edgeslm.core.delivery import Parcel, Ticket
 from edgeslm.ports import Received, Transport
 
 MAX_KILLS: Final = 3  # an input that ended the process so often is not tried again
@@ -95,7 +96,7 @@ class InputSession:
         self.model = model
         self.link = link
         self.ring = ring
-        self.lane: Lane[Job] = Lane()
+        self.lane: Order[Job] = Order()
         self.connected = False
         self._own = own
         self._drops = drops
@@ -107,6 +108,11 @@ class InputSession:
         self.retained = retained or Retained()
         self.asked: frozenset[str] = frozenset()
         self._wanted: frozenset[str] = frozenset()
+
+    @property
+    def lanes(self) -> list[Lane | None]:
+        """What its routes say that results count as."""
+        return [route.lane for route in self._routes]
 
     def set_routes(self, routes: Iterable[Route], *, keep: bool = False) -> None:
         """Read messages by these from now on, and subscribe to their topics.

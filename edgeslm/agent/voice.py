@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Literal
 
-from edgeslm.contract.messages import SCHEMA_VERSION, ErrorInfo, State, Status, encode, event_of
+from edgeslm.contract.messages import (
+    SCHEMA_VERSION,
+    ErrorInfo,
+    Event,
+    State,
+    Status,
+    encode,
+    event_of,
+    stamp,
+)
 from edgeslm.contract.topics import Topics
 from edgeslm.core.delivery import Parcel
 from edgeslm.logs import Log
-from edgeslm.ports import Clock
+from edgeslm.ports import DeviceClock
 
 log = Log(__name__)
-AGAIN_S: Final = 600.0
-MAX_REASONS: Final = 16
-
-
-class Troubles:
-    """Reasons for which a link is down: each is told at once, and again every ten minutes."""
-
-    def __init__(self) -> None:
-        self._told: dict[str, float] = {}  # reason: when, monotonic seconds
-
-    def is_news(self, reason: str, now: float) -> bool:
-        """Whether to tell this reason now."""
-        told = self._told.get(reason)
-        if told is not None and now < told + AGAIN_S:
-            return False
-        if len(self._told) >= MAX_REASONS:
-            self._told.clear()
-        self._told[reason] = now
-        return True
-
-    def clear(self) -> None:
-        """The link is up."""
-        self._told.clear()
 
 
 class Voice:
@@ -44,7 +30,7 @@ class Voice:
         clock: for the times in messages.
     """
 
-    def __init__(self, topics: Topics, clock: Clock) -> None:
+    def __init__(self, topics: Topics, clock: DeviceClock) -> None:
         self._topics = topics
         self._clock = clock
 
@@ -56,13 +42,14 @@ class Voice:
             "online": reason == "running",
             "reason": reason,
         }
-        if reason != "lost":
-            status["time"] = self._clock.wall()
-        return self._parcel(self._topics.status, encode(status), retain=True)
+        if reason == "lost":  # told by the broker, and nobody knows when
+            return Parcel(self._topics.status, encode(status), self._clock.monotonic(), retain=True)
+        status["time"] = self._clock.wall()
+        return self._parcel(self._topics.status, status, retain=True)
 
     def state(self, state: State) -> Parcel:
         """What the device runs."""
-        return self._parcel(self._topics.state, encode(state), retain=True)
+        return self._parcel(self._topics.state, state, retain=True)
 
     def trouble(self, event: str, code: str, message: str, model: str | None) -> Parcel:
         """Something went wrong that somebody must mend; logged as well."""
@@ -81,7 +68,10 @@ class Voice:
     ) -> Parcel:
         device, now = self._topics.device, self._clock.wall()
         message = event_of(device, now, event, model, error, detail)
-        return self._parcel(self._topics.events, encode(message), retain=False)
+        return self._parcel(self._topics.events, message, retain=False)
 
-    def _parcel(self, topic: str, payload: bytes, *, retain: bool) -> Parcel:
-        return Parcel(topic, payload, self._clock.monotonic(), retain=retain)
+    def _parcel(self, topic: str, message: Status | State | Event, *, retain: bool) -> Parcel:
+        clock = self._clock
+        now = clock.monotonic()
+        stamp(message, mono=now, boot=clock.boot, trust=clock.trust)
+        return Parcel(topic, encode(message), now, retain=retain)

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import pwd
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from edgeslm.adapters.clock import SystemClock
+import edgeslm
+from edgeslm.adapters.clock import DeviceClock
 from edgeslm.adapters.fs import remove_unfinished, write_durably
+from edgeslm.adapters.gauges import Gauge
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig
 from edgeslm.adapters.outbox import SqliteOutbox
 from edgeslm.adapters.ring import Ring
 from edgeslm.adapters.systemd import Notifier
+from edgeslm.agent.crashes import Crashes
 from edgeslm.agent.desired import Source
+from edgeslm.agent.folders import hold, make_folder
+from edgeslm.agent.homeassistant import Discovery
 from edgeslm.agent.retained import Retained
+from edgeslm.contract.profile import DeviceProfile, PressureLimits
 from edgeslm.contract.settings import AgentSettings, ModelSettings, load_settings
 from edgeslm.core.delivery import Parcel
-from edgeslm.errors import UnavailableError
+from edgeslm.core.pressure import Reading
 from edgeslm.logs import Log
-from edgeslm.ports import Clock, Sink, Transport
+from edgeslm.ports import Sink, Transport
 from edgeslm.runtime.bundle import open_bundle
 from edgeslm.runtime.model import Model, load_model
 from edgeslm.runtime.profiles import ProfileError, load_profile
@@ -38,21 +44,10 @@ WINDOW: Final = 256  # results sent to the broker and not confirmed, where it ta
 OUTBOX: Final = "outbox.sqlite"
 RETAINED: Final = "retained-{device}-{model}.json"
 FILTERS: Final = "filters.json"
+DISCOVERY: Final = "homeassistant.json"
 VERDICTS: Final = "verdicts"
-LOCK: Final = "agent.lock"
 CONTROL: Final = "control.sock"
-
-
-class FolderUnavailableError(UnavailableError):
-    """The state or runtime directory cannot be used."""
-
-    code = "folder.unavailable"
-
-
-class AlreadyRunningError(UnavailableError):
-    """Another agent runs on this runtime directory."""
-
-    code = "agent.running"
+_RELEASED: Final = datetime.fromisoformat(edgeslm.RELEASED).replace(tzinfo=UTC).timestamp()
 
 
 class RealParts:
@@ -63,7 +58,7 @@ class RealParts:
         settings: what it says now.
 
     Raises:
-        FolderUnavailableError: a directory cannot be made or written.
+        FolderUnavailableError: a directory, or a file in it, cannot be made or written.
         AlreadyRunningError: see there.
     """
 
@@ -74,9 +69,9 @@ class RealParts:
         self._runtime_dir = settings.runtime_dir
         for folder in (self._state_dir, self._runtime_dir):
             make_folder(folder)
-        self._lock = lock_folder(self._runtime_dir)
+        self._held = hold((self._state_dir, self._runtime_dir))
         remove_unfinished(self._state_dir / VERDICTS)
-        self.clock: Clock = SystemClock()
+        self.clock = DeviceClock(earliest=_RELEASED)
         self.outbox = SqliteOutbox(
             self._state_dir / OUTBOX,
             max_rows=settings.outbox.max_results,
@@ -85,7 +80,10 @@ class RealParts:
         self.set_aside = self.outbox.set_aside
         self.notifier = Notifier.from_environment()
         self._profile = settings.profile
-        self.profile = _profile_name(settings.profile)
+        profile = _profile(settings.profile)
+        self.profile = None if profile is None else profile.name
+        self.limits = PressureLimits() if profile is None else profile.pressure
+        self.crashes = Crashes(self._state_dir, self._runtime_dir)
         self._update = settings.update
         broker = settings.input_broker
         session = f"{settings.device_id}@{broker.host}:{broker.effective_port}"
@@ -222,6 +220,14 @@ class RealParts:
             room=room,
         )
 
+    def gauge(self, sink: Callable[[Reading], None]) -> Callable[[], None]:
+        """Begin to read how hard the device is pressed; return what ends it."""
+        return Gauge(sink).stop
+
+    def discovery(self) -> Discovery:
+        """Return what the broker retains for Home Assistant."""
+        return Discovery(self._state_dir / DISCOVERY)
+
     def reload(self) -> AgentSettings:
         """Return the settings as they are now.
 
@@ -248,10 +254,10 @@ class RealParts:
             return {}
 
 
-def _profile_name(profile: str | None) -> str | None:
-    """Return what a profile calls itself; where it cannot be read, each model says why."""
+def _profile(profile: str | None) -> DeviceProfile | None:
+    """Return a profile; where it cannot be read, each model says why."""
     try:
-        return load_profile(profile).name if profile else None
+        return load_profile(profile) if profile else None
     except ProfileError:
         return None
 
@@ -265,35 +271,3 @@ def _heard(user: str | None) -> frozenset[int]:
         except KeyError:
             log.warning("updater_unknown", user=user)
     return frozenset(uids)
-
-
-def make_folder(folder: Path) -> None:
-    """Make `folder` where it is absent, for ourselves alone.
-
-    Raises:
-        FolderUnavailableError: it cannot be made, or not be written.
-    """
-    try:
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-    except OSError as err:
-        msg = f"{folder}: {err.strerror or err}; make it, or set another in the settings"
-        raise FolderUnavailableError(msg) from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        msg = f"{folder}: not writable by this user; change its owner, or set another"
-        raise FolderUnavailableError(msg)
-
-
-def lock_folder(folder: Path) -> int:
-    """Hold `folder` for the life of this process; return the descriptor that holds it.
-
-    Raises:
-        AlreadyRunningError: another process holds it.
-    """
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        msg = f"{folder}: another agent runs here; stop it, or give this one its own runtime_dir"
-        raise AlreadyRunningError(msg) from None
-    return descriptor

@@ -13,11 +13,11 @@ from typing import Final, Protocol
 from edgeslm.agent.reading import id_of, read
 from edgeslm.agent.session import MAX_KILLS, Job
 from edgeslm.contract.manifest import Coverage, Verified
-from edgeslm.contract.messages import ModelRef, Result, encode
+from edgeslm.contract.messages import ModelRef, Result, encode, stamp
 from edgeslm.core.delivery import NO_PROPERTIES, Parcel
 from edgeslm.errors import EdgeSLMError, UnavailableError
 from edgeslm.logs import Log
-from edgeslm.ports import Answer, Clock, Request
+from edgeslm.ports import Answer, DeviceClock, Request
 from edgeslm.runtime.result import answered, refused
 
 log = Log(__name__)
@@ -47,6 +47,8 @@ class Model(Protocol):
     @property
     def passed_over(self) -> Sequence[str]: ...
     @property
+    def supported_until(self) -> str | None: ...
+    @property
     def cache_hits(self) -> int: ...
     @property
     def cache_misses(self) -> int: ...
@@ -75,6 +77,7 @@ class AbsentModel:
     node_share = 0.0
     coverage = None
     passed_over = ()
+    supported_until = None
     batch_invariant = False
     cache_hits = 0
     cache_misses = 0
@@ -104,7 +107,7 @@ class Responder:
         clock: for the times in results.
     """
 
-    def __init__(self, model: Model, *, device: str, topic: str, clock: Clock) -> None:
+    def __init__(self, model: Model, *, device: str, topic: str, clock: DeviceClock) -> None:
         self.model = model
         self._device = device
         self._topic = topic
@@ -180,6 +183,10 @@ class Responder:
             self._send(job, self._refuse(job, model, "internal", why, None, None))
 
     def _send(self, job: Job, result: Result) -> None:
+        clock = self._clock
+        now = clock.monotonic()
+        stamp(result, mono=now, boot=clock.boot, trust=clock.trust)
+        # Results in another form (Sparkplug B, CloudEvents) would be made here, from this one.
         payload = encode(result)
         properties = job.message.properties
         if properties and "CorrelationData" in properties:
@@ -188,7 +195,9 @@ class Responder:
             properties = NO_PROPERTIES
         job.outcome = "error" if "error" in result else "answered"
         job.alarm = result.get("label") == ALARM
-        job.parcel = Parcel(self._topic, payload, self._clock.monotonic(), job, properties)
+        lane = job.route.lane if job.route else None
+        alert = job.alarm if lane is None else lane == "alert"
+        job.parcel = Parcel(self._topic, payload, now, job, properties, alert=alert)
 
     def _result(
         self, job: Job, model: Model, request: Request, own_id: str | None, answer: Answer
@@ -301,6 +310,15 @@ class Pool:
         """How long the slowest thread has been at its job."""
         now = time.monotonic()
         return max((now - t for t in self._since if t is not None), default=0.0)
+
+    def at_work(self) -> list[tuple[str, int, float]]:
+        """Threads that are at a job: name, identity, and since when, monotonic seconds."""
+        pairs = zip(self._threads, self._since, strict=True)
+        return [
+            (thread.name, thread.ident, since)
+            for thread, since in pairs
+            if since is not None and thread.ident is not None
+        ]
 
     def stop(self) -> None:
         """Let each thread end when it has done what was put before."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from edgeslm.cli.text import megabytes, printable
+from edgeslm.core.support import has_ended
 from edgeslm.runtime.bundle import Bundle, open_bundle, read_report
 from edgeslm.runtime.device import this_device
 from edgeslm.runtime.placement import fallen, placed, proved
@@ -70,6 +72,9 @@ def _lines(bundle: Bundle, found: dict[str, Any]) -> Iterator[str]:
     yield f"  made for     {', '.join(manifest['profiles'])}; by edgeslm {manifest['exporter']}"
     yield f"  made from    {base['source']} ({base['sha256'][:12]})"
     yield f"  reads        {manifest['max_tokens']} tokens"
+    if (until := bundle.manifest.supported_until) is not None:
+        over = ", which is over" if has_ended(until, wall=time.time()) else ""
+        yield f"  supported    until {until}{over}"
     yield f"  on this one  {found['runs_here'] or found['why_not']}"
     for reason in found["passed_over"]:
         yield f"  passed over  {reason}"

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
 
-from edgeslm.cli.fleet import require_extra
+from edgeslm.cli.fleet import add_database, opened, parser, using_database
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from edgeslm.fleet.repository import Repository
 
 _EPILOG: Final = """\
 kinds:
@@ -16,27 +21,27 @@ kinds:
   dynamic-security  commands of mosquitto's plug-in as JSON, to be published by its administrator on
                     $CONTROL/dynamic-security/v1; it knows no patterns: --device for each
   mosquitto-ctrl    the same as a script of mosquitto_ctrl
+  ca                certificate of the authority over devices, for `cafile`
+  crl               certificates of devices that have ended before their time, for `crlfile`
+
+Devices that `edgeslm fleet revoke` named may do nothing: print it anew after each, and have the
+broker read it (SIGHUP).
 
 exit status:
   0   printed
   65  a name or a filter cannot stand there, or there is no repository
-  78  fleet.toml cannot be used
+  75  not now: the authority is not made yet, its key is not there, or the database is down
+  78  fleet.toml or the database cannot be used
 """
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    options = argparse.ArgumentParser(
-        prog="edgeslm fleet broker-config",
-        description=(__doc__ or "").partition(": ")[2],
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    options = parser("edgeslm fleet broker-config", __doc__)
+    options.epilog = _EPILOG
+    add_database(options)
     options.add_argument(
-        "--repository", type=Path, default=Path("fleet"), metavar="DIR", help="default: fleet"
-    )
-    options.add_argument(
-        "--kind", choices=("acl", "dynamic-security", "mosquitto-ctrl"), default="acl"
+        "--kind", choices=("acl", "dynamic-security", "mosquitto-ctrl", "ca", "crl"), default="acl"
     )
     options.add_argument(
         "--input",
@@ -53,18 +58,23 @@ def main(argv: Sequence[str]) -> int:
         "--viewer", action="append", default=[], metavar="USER", help="sees what devices say"
     )
     args = options.parse_args(argv)
-    if args.kind != "acl" and not args.device:
+    if args.kind in {"dynamic-security", "mosquitto-ctrl"} and not args.device:
         options.error(f"--kind {args.kind}: needs --device for each")
-    require_extra()
+    repository = opened(args)
+    with _database(args, repository) as engine:
+        if args.kind in {"ca", "crl"}:
+            sys.stdout.write(_of_authority(args.kind, repository, engine))
+            return 0
+        revoked = _revoked(engine)
     from edgeslm.fleet import broker_config as made  # noqa: PLC0415 -- needs the extra
-    from edgeslm.fleet.config import load_config  # noqa: PLC0415
 
     access = made.Access(
-        load_config(args.repository).topic_root,
+        repository.config.topic_root,
         inputs=args.input,
-        devices=args.device,
+        devices=[device for device in args.device if device not in revoked],
         service=args.service or made.SERVICE,
         viewers=args.viewer,
+        revoked=revoked,
     )
     kinds = {
         "acl": made.acl_file,
@@ -73,3 +83,43 @@ def main(argv: Sequence[str]) -> int:
     }
     sys.stdout.write(kinds[args.kind](access))
     return 0
+
+
+@contextlib.contextmanager
+def _database(args: argparse.Namespace, repository: Repository) -> Iterator[Engine | None]:
+    """Open the fleet's database where there is one: nobody was revoked where there is none."""
+    from edgeslm.fleet.config import DATABASE  # noqa: PLC0415 -- needs the extra
+
+    said = args.database or repository.config.database
+    if said is None and not (repository.folder / DATABASE).exists():
+        yield None
+        return
+    with using_database(args, repository) as engine:
+        yield engine
+
+
+def _revoked(engine: Engine | None) -> list[str]:
+    from edgeslm.fleet.database import identities  # noqa: PLC0415 -- needs the extra
+    from edgeslm.fleet.database.engine import reading  # noqa: PLC0415
+
+    if engine is None:
+        return []
+    with reading(engine) as conn:
+        return identities.revoked(conn)
+
+
+def _of_authority(kind: str, repository: Repository, engine: Engine | None) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 -- as above
+
+    from edgeslm.fleet.authority import Authority  # noqa: PLC0415
+    from edgeslm.fleet.database import identities  # noqa: PLC0415
+    from edgeslm.fleet.database.engine import reading  # noqa: PLC0415
+
+    authority = Authority(repository)
+    if kind == "ca":
+        return authority.certificate().public_bytes(Encoding.PEM).decode("ascii")
+    ended: list[tuple[str, float]] = []
+    if engine is not None:
+        with reading(engine) as conn:
+            ended = identities.ended(conn, repository.now())
+    return authority.revoked_list(ended).decode("ascii")

@@ -37,13 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             try_files(args.config, field, broker)
     logs.configure(device=settings.device_id, level=settings.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    agent = Agent(settings, RealParts(args.config, settings))
+    parts = RealParts(args.config, settings)
+    agent = Agent(settings, parts)
     calls = {
         signal.SIGTERM: agent.stop,
         signal.SIGINT: agent.stop,
         signal.SIGHUP: agent.reload,
     }
-    with acting_on(calls):
+    with parts.crashes.watching(), acting_on(calls):
         ended = agent.run()
     if not ended:
         # A thread is still inside native code, which would abort in an interpreter that is gone.

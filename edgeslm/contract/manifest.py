@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from edgeslm.contract.base import Name, RelativePath, Sha256, Typed
+from edgeslm.contract.base import Name, RelativePath, Sha256, Typed, spelled
 
 Dim = int | str  # a string names a dynamic axis, as in ONNX
 Role = Literal["graph", "weights", "context", "costs", "tokenizer", "parameters", "golden"]
@@ -130,6 +131,18 @@ class Artifact(Typed):
     tolerance: Tolerance | None = Field(None, description="Of a golden file, which needs it.")
 
 
+def _is_a_day(text: str) -> str:
+    date.fromisoformat(text)
+    return text
+
+
+Day = Annotated[
+    str,
+    spelled(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$", "not a day, such as 2031-12-31"),
+    AfterValidator(_is_a_day),
+]
+
+
 class BaseModelInfo(Typed):
     """The model the bundle was made from."""
 
@@ -151,6 +164,9 @@ class Manifest(Typed):
     artifacts: Annotated[tuple[Artifact, ...], Field(min_length=1, max_length=256)]
     exporter: str = Field(description="edgeslm version that made it.")
     pins: dict[str, str] = Field(default={}, description="Package versions it was made with.")
+    supported_until: Day | None = Field(
+        None, description="Last day, UTC, on which somebody mends it; null: nothing was promised."
+    )
 
     @model_validator(mode="after")
     def _is_whole(self) -> Manifest:

@@ -28,6 +28,27 @@ MAX_FEATURES: Final = 32
 Short = Annotated[str, Field(max_length=64)]
 
 
+ClockTrust = Literal["synchronised", "untrusted"]
+
+
+@with_config(_WIRE)
+class Timed(TypedDict):
+    """When a message was made, by a clock that is never set, beside the one that may be."""
+
+    time_mono: NotRequired[
+        Annotated[
+            float, Field(description="Seconds since the boot of the device; never goes back.")
+        ]
+    ]
+    boot: NotRequired[Annotated[str, Field(description="Which boot: only there it compares.")]]
+    clock: NotRequired[
+        Annotated[
+            ClockTrust,
+            Field(description="Whether the device's clock follows another; absent: not known."),
+        ]
+    ]
+
+
 @with_config(_WIRE)
 class ErrorInfo(TypedDict):
     """Why an input could not be answered."""
@@ -57,8 +78,35 @@ class Cause(TypedDict):
 
 
 @with_config(_WIRE)
-class Result(TypedDict):
-    """One answer, or one error, to one input message."""
+class Scores(TypedDict):
+    """Scores of the results of a summary that have one."""
+
+    count: Annotated[int, Field(ge=1)]
+    min: float
+    mean: float
+    max: float
+
+
+@with_config(_WIRE)
+class Summary(TypedDict):
+    """What is left of results that waited too long for the uplink: each is in one summary alone."""
+
+    count: Annotated[int, Field(ge=1, description="Results.")]
+    labels: Annotated[dict[str, int], Field(description="How many had each label.")]
+    errors: Annotated[int, Field(ge=0, description="How many had an error in place of a label.")]
+    redelivered: Annotated[
+        int, Field(ge=0, description="How many were marked so: another may stand for the same.")
+    ]
+    first_id: Annotated[str, Field(description="Of the first result, in order.")]
+    last_id: Annotated[str, Field(description="Of the last.")]
+    first_time: Annotated[UnixTime, Field(description="The earliest `time_out`.")]
+    last_time: Annotated[UnixTime, Field(description="The latest.")]
+    score: NotRequired[Scores]
+
+
+@with_config(_WIRE)
+class Result(Timed):
+    """One answer, or one error, to one input message; or a summary of several."""
 
     schema: SchemaVersion
     requires: NotRequired[list[str]]
@@ -97,10 +145,19 @@ class Result(TypedDict):
     key: NotRequired[Annotated[str, Field(description="The input's own key, as given.")]]
     text: NotRequired[Annotated[str, Field(description="Where the route shares it.")]]
     explanation: NotRequired[Annotated[list[Cause], Field(description="Where shared.")]]
+    summary: NotRequired[
+        Annotated[
+            Summary,
+            Field(
+                description="In place of `label` and `error`; `requires` names it. `time_in` is "
+                "that of the first result, `time_out` of the last, `latency_ms` the longest."
+            ),
+        ]
+    ]
 
 
 @with_config(_WIRE)
-class Status(TypedDict):
+class Status(Timed):
     """Retained. Online while connected; the last will says the rest."""
 
     schema: SchemaVersion
@@ -155,8 +212,18 @@ class ModelState(TypedDict):
     passed_over: NotRequired[
         Annotated[list[str], Field(description="Forms that come first and cannot run here: why.")]
     ]
+    supported_until: NotRequired[
+        Annotated[str, Field(description="Last day on which somebody mends it, as its maker says.")]
+    ]
+    unsupported: NotRequired[Annotated[bool, Field(description="That day is over.")]]
     error: NotRequired[ErrorInfo]
+    paused: NotRequired[
+        Annotated[bool, Field(description="Its inputs wait: the device is hard pressed.")]
+    ]
     queue: Annotated[int, Field(description="Inputs taken and not yet acknowledged.")]
+    oldest_s: NotRequired[
+        Annotated[float, Field(description="How long the first of them has been here.")]
+    ]
     answered: int
     alarms: NotRequired[  # agents before 0.6 do not count them
         Annotated[int, Field(description="Answered with the label `anomaly`.")]
@@ -172,7 +239,28 @@ class ModelState(TypedDict):
 
 
 @with_config(_WIRE)
-class State(TypedDict):
+class PressureState(TypedDict):
+    """How hard the device is pressed, and what by; docs/firmware-teams.md says what follows."""
+
+    level: Annotated[Literal[0, 1, 2], Field(description="1: telemetry waits; 2: all but alarms.")]
+    causes: Annotated[list[str], Field(description="Limits that were passed, by their keys.")]
+    temperature_c: NotRequired[Annotated[float, Field(description="As read last; so the others.")]]
+    memory_available_mb: NotRequired[float]
+    load_per_core: NotRequired[float]
+
+
+@with_config(_WIRE)
+class CrashState(TypedDict):
+    """What is kept of agents before this one that ended badly."""
+
+    count: Annotated[int, Field(ge=1, description="Reports in `state_dir`; the oldest give way.")]
+    time: Annotated[UnixTime, Field(description="Of the last; of a killed one, when it began.")]
+    kind: Annotated[Literal["exception", "fault", "killed"], Field(description="Of the last.")]
+    reason: Annotated[str, Field(description="An exception's type, or what the system called it.")]
+
+
+@with_config(_WIRE)
+class State(Timed):
     """Retained. What this device runs, every `state_interval_s` and on change."""
 
     schema: SchemaVersion
@@ -188,8 +276,19 @@ class State(TypedDict):
     ]
     uptime_s: float
     rss_mb: float
+    rss_mb_per_h: NotRequired[
+        Annotated[float, Field(description="Its slope over the last hours; absent: not known yet.")]
+    ]
+    pressure: NotRequired[Annotated[PressureState, Field(description="Where there are limits.")]]
+    crashes: NotRequired[CrashState]
     models: list[ModelState]
     outbox: Annotated[int, Field(description="Results on disk, waiting for the uplink.")]
+    outbox_alerts: NotRequired[  # agents before 0.7 do not count them
+        Annotated[int, Field(description="Of these, alerts.")]
+    ]
+    outbox_oldest_s: NotRequired[
+        Annotated[float, Field(description="Age of the oldest telemetry there, while agents ran.")]
+    ]
     withheld: Annotated[
         int, Field(description="Inputs whose acknowledgement waits for the outbox.")
     ]
@@ -197,7 +296,7 @@ class State(TypedDict):
 
 
 @with_config(_WIRE)
-class Event(TypedDict):
+class Event(Timed):
     """Something happened that a fleet manager may want to know."""
 
     schema: SchemaVersion
@@ -311,6 +410,14 @@ def event_of(  # noqa: PLR0913, PLR0917 -- the parts of one event
     return message
 
 
+def stamp(message: Timed, *, mono: float, boot: str, trust: ClockTrust | None) -> None:
+    """Add when `message` was made, by the monotonic clock, and what is known of the other."""
+    message["time_mono"] = mono
+    message["boot"] = boot
+    if trust is not None:
+        message["clock"] = trust
+
+
 def encode(message: Result | Status | State | Event | UpdateState) -> bytes:
     """Return the payload of `message`, UTF-8 JSON.
 
@@ -332,7 +439,9 @@ __all__ = [
     "ADAPTERS",
     "SCHEMA_VERSION",
     "Cause",
+    "ClockTrust",
     "CoverageState",
+    "CrashState",
     "ErrorInfo",
     "Event",
     "FallenOperator",
@@ -340,11 +449,16 @@ __all__ = [
     "ModelState",
     "Phase",
     "Platform",
+    "PressureState",
     "Result",
+    "Scores",
     "State",
     "Status",
+    "Summary",
+    "Timed",
     "UpdateState",
     "UpdatedModel",
     "encode",
     "event_of",
+    "stamp",
 ]

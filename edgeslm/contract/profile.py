@@ -132,6 +132,30 @@ class Trial(Typed):
     )
 
 
+class Limits(Typed):
+    """What the agent's unit may take; `edgeslm image` makes a drop-in of it."""
+
+    memory_mb: Annotated[int, Field(ge=64)] | None = Field(
+        None, description="Beyond it the agent is killed: the model twice, where a trial needs it."
+    )
+    tasks: Annotated[int, Field(ge=32)] | None = Field(None, description="Threads and processes.")
+    cpu_percent: Annotated[int, Field(ge=5)] | None = Field(None, description="100: one core.")
+
+
+class PressureLimits(Typed):
+    """When the agent does less, telemetry first and alarms last; an absent key is not judged."""
+
+    temperature_c: Annotated[float, Field(gt=0, lt=150)] | None = Field(
+        None, description="Of the processor, degrees Celsius: hotter than that is too hot."
+    )
+    memory_available_mb: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Less memory that programs could still get, in MiB, is too little."
+    )
+    load_per_core: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Processes that run or want to, a minute's mean, for each core."
+    )
+
+
 class DeviceProfile(Typed):
     """One device type."""
 
@@ -156,6 +180,8 @@ class DeviceProfile(Typed):
     budget: Budget = Budget()
     gate: Gate = Gate()
     trial: Trial = Trial()
+    limits: Limits = Limits()
+    pressure: PressureLimits = PressureLimits()
     tolerance: Tolerance | None = Field(
         None, description="Used where the exporter cannot run the target itself."
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -26,11 +27,13 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from edgeslm.contract.base import Name, problems_of, read_toml, spelled
+from edgeslm.contract.identity import CERT, CURRENT, KEY, SOCKET, read_identity
 from edgeslm.contract.messages import MAX_TAG_CHARS, MAX_TAGS
 from edgeslm.contract.topics import DEFAULT_ROOT, Topics, covers, filter_problem, overlap
 from edgeslm.errors import ConfigError
 
 Share = Literal["none", "explanation", "text"]
+Lane = Literal["alert", "telemetry"]
 Pointer = Annotated[
     str,
     spelled(
@@ -44,6 +47,14 @@ OTHER_VARIABLES = frozenset({"EDGESLM_CACHE", "EDGESLM_CASES", "EDGESLM_FLEET_PA
 """Variables that are no settings: where exports are kept, where tests find their cases, and what
 unlocks the keys of `edgeslm fleet`."""
 _MAX_PORT: Final = 65_535
+_PORTS: Final = {  # by transport, and whether there is TLS
+    ("tcp", False): 1883,
+    ("tcp", True): 8883,
+    ("websockets", False): 80,
+    ("websockets", True): 443,
+}
+UNPROVISIONED: Final = "unprovisioned"
+"""Id of a device that has not been told who it is; no fleet gives it to one."""
 REMEDY = "Correct it and start again; docs/settings.md lists every key."
 
 
@@ -75,11 +86,37 @@ Node = Annotated[
 ]
 
 
+class Proxy(_Section):
+    """A proxy on the way to a broker; needs the extra `proxy`."""
+
+    kind: Annotated[
+        Literal["http", "socks5"], Field(description="http: by CONNECT, as for HTTPS.")
+    ] = "http"
+    host: Annotated[str, Field(min_length=1, description="Name or address.")]
+    port: Annotated[int, Field(ge=1, le=65535)]
+    username: Annotated[str | None, Field(description="With password_file.")] = None
+    password_file: Annotated[
+        Path | None, Field(description="Holds the password; a last newline is dropped.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if (self.username is None) != (self.password_file is None):
+            msg = "username and password_file belong together"
+            raise ValueError(msg)
+        return self
+
+
 class Broker(_Section):
     """One MQTT broker, or a cluster of them."""
 
-    host: Annotated[str, Field(min_length=1, description="Name or address.")] = "localhost"
-    port: Annotated[int | None, Field(ge=1, le=65535, description="1883, or 8883 with TLS.")] = None
+    host: Annotated[
+        str, Field(min_length=1, description="Name, address, or path of a Unix socket.")
+    ] = "localhost"
+    port: Annotated[
+        int | None,
+        Field(ge=1, le=65535, description="Absent: 1883, with TLS 8883; of a WebSocket 80, 443."),
+    ] = None
     others: Annotated[
         tuple[Node, ...],
         Field(
@@ -88,6 +125,14 @@ class Broker(_Section):
         ),
     ] = ()
     protocol: Annotated[Literal["5", "3.1.1"], Field(description="MQTT version.")] = "5"
+    transport: Annotated[
+        Literal["tcp", "websockets"],
+        Field(description="MQTT as it is, or in a WebSocket, where only HTTP gets through."),
+    ] = "tcp"
+    path: Annotated[
+        str, spelled(r"^/[!-~]*$", "not a path, such as /mqtt", description="Of the WebSocket.")
+    ] = "/mqtt"
+    proxy: Annotated[Proxy | None, Field(description="On the way to the broker.")] = None
     username: Annotated[str | None, Field(description="With password or password_file.")] = None
     password: Annotated[SecretStr | None, Field(description="Never logged.")] = None
     password_file: Annotated[
@@ -141,7 +186,7 @@ class Broker(_Section):
 
     @property
     def effective_port(self) -> int:
-        return self.port or (8883 if self.tls else 1883)
+        return self.port or _PORTS[self.transport, self.tls is not None]
 
     @property
     def address(self) -> str:
@@ -195,6 +240,13 @@ class Route(_Section):
     share: Annotated[
         Share, Field(description="What results may carry of the text: it stays here by default.")
     ] = "none"
+    lane: Annotated[
+        Lane | None,
+        Field(
+            description="What results count as while the uplink is away: an alert is never thinned "
+            "nor given up. Absent: those with the label `anomaly` are alerts."
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
@@ -210,8 +262,42 @@ class Route(_Section):
 class OutboxSettings(_Section):
     """Results that the uplink would not take, on disk."""
 
-    max_results: Annotated[int, Field(ge=1, description="Full: acknowledgements wait.")] = 200_000
-    max_mb: Annotated[int, Field(ge=1, le=65_536, description="Full: acknowledgements wait.")] = 128
+    max_results: Annotated[
+        int,
+        Field(ge=1, description="Full: the oldest telemetry goes; of alerts alone: inputs wait."),
+    ] = 200_000
+    max_mb: Annotated[
+        int,
+        Field(ge=1, le=65_536, description="As `max_results`; on a full disk, too, inputs wait."),
+    ] = 128
+    max_age_s: Annotated[
+        float,
+        Field(
+            ge=60, description="Telemetry that has waited for longer, while the agent ran, goes."
+        ),
+    ] = 14 * 86_400.0
+    thin_share: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="Fuller than this share of its bounds, telemetry is summed up, oldest "
+            "first; 1: never.",
+        ),
+    ] = 0.5
+    summary_s: Annotated[
+        float,
+        Field(ge=1, le=86_400, description="Of one model and source, one summary for so long."),
+    ] = 900.0
+    catch_up_per_s: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Results a second that leave the disk once the uplink is back, beside one "
+            "for each new result behind them.",
+        ),
+    ] = 200
     ack_timeout_s: Annotated[
         float, Field(gt=0, le=600, description="A result not acknowledged by then goes to disk.")
     ] = 5.0
@@ -273,6 +359,112 @@ class UpdateSettings(_Section):
     ] = None
 
 
+class HardwareKey(_Section):
+    """The device's key in a PKCS#11 token; stunnel uses it, and the agent connects to stunnel."""
+
+    module: Annotated[Path, Field(description="The token's PKCS#11 library.")]
+    token: Annotated[
+        str,
+        spelled(
+            r"^[A-Za-z0-9._-]{1,32}$",
+            "not a label: letters, digits, '.', '_', '-', up to 32",
+            description="Its label.",
+        ),
+    ]
+    pin_file: Annotated[Path, Field(description="Holds its PIN, without a newline.")]
+
+
+class ProvisionSettings(_Section):
+    """`edgeslm provision`: how the device gets its certificate; absent: it is given one."""
+
+    dir: Annotated[
+        Path,
+        Field(
+            description="Key and certificate. [uplink.tls] without a certificate uses them, and "
+            "the device's id is what is kept here."
+        ),
+    ] = Path("/var/lib/edgeslm-provision")
+    token_file: Annotated[
+        Path | None, Field(description="Holds a token of `edgeslm fleet enroll`, good for once.")
+    ] = None
+    factory_key_file: Annotated[
+        Path | None, Field(description="Private key, PEM, that the fleet knows the device by.")
+    ] = None
+    broker: Annotated[
+        Broker | None,
+        Field(description="Where to ask without a certificate; [uplink] without one, if absent."),
+    ] = None
+    group: Annotated[
+        str | None, Field(description="Its members may read the key; absent: its owner alone.")
+    ] = None
+    renew_after: Annotated[
+        float, Field(gt=0, lt=1, description="Part of its life after which it is renewed.")
+    ] = 0.66
+    pkcs11: Annotated[
+        HardwareKey | None, Field(description="The key is made in a token; absent: in a file.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if self.token_file is not None and self.factory_key_file is not None:
+            msg = "give token_file or factory_key_file, not both"
+            raise ValueError(msg)
+        return self
+
+
+class PressureSettings(_Section):
+    """When the agent does less, telemetry first and alarms last; an absent key is the profile's."""
+
+    temperature_c: Annotated[
+        float | None,
+        Field(gt=0, lt=150, description="Of the processor, degrees Celsius, at most."),
+    ] = None
+    memory_available_mb: Annotated[
+        float | None,
+        Field(gt=0, description="That programs could still get, in MiB, at least."),
+    ] = None
+    load_per_core: Annotated[
+        float | None,
+        Field(gt=0, description="Processes that run or want to, a minute's mean, at most."),
+    ] = None
+
+
+def _on_loopback(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if not 0 < int(port) <= _MAX_PORT:
+        msg = f"{port}: no such port"
+        raise ValueError(msg)
+    if host != "localhost":
+        try:
+            own = ip_address(host.strip("[]")).is_loopback
+        except ValueError:
+            own = False
+        if not own:
+            msg = f"{host}: not on loopback, and whoever reaches it reads; forward it by a proxy"
+            raise ValueError(msg)
+    return address
+
+
+class MetricsSettings(_Section):
+    """What Prometheus scrapes (docs/metrics.md); absent: nothing is served."""
+
+    listen: Annotated[
+        str,
+        spelled(
+            r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$",
+            "not HOST:PORT; an IPv6 address is in brackets",
+            description="HOST:PORT, on loopback; answers GET /metrics.",
+        ),
+        AfterValidator(_on_loopback),
+    ] = "127.0.0.1:9464"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
 Tag = Annotated[
     str,
     spelled(
@@ -281,6 +473,26 @@ Tag = Annotated[
         max_length=MAX_TAG_CHARS,
     ),
 ]
+
+
+Prefix = Annotated[
+    str,
+    spelled(
+        r"^[^+#$/\x00][^+#\x00]*[^+#/\x00]$",
+        "not a topic: no + and #, no / at its ends, no $ at its beginning",
+    ),
+]
+
+
+class HomeAssistantSettings(_Section):
+    """Entities in Home Assistant, by its MQTT discovery; absent: none, and none are left."""
+
+    discovery_prefix: Annotated[Prefix, Field(description="As its MQTT integration has it.")] = (
+        "homeassistant"
+    )
+    alarm_off_s: Annotated[
+        int, Field(ge=1, le=86_400, description="So long after the last alarm, its entity is off.")
+    ] = 60
 
 
 class AgentSettings(BaseSettings):
@@ -302,14 +514,7 @@ class AgentSettings(BaseSettings):
             description="Unique in the fleet.",
         ),
     ]
-    topic_root: Annotated[
-        str,
-        spelled(
-            r"^[^+#$/\x00][^+#\x00]*[^+#/\x00]$",
-            "not a topic: no + and #, no / at its ends, no $ at its beginning",
-            description="Above the device's id.",
-        ),
-    ] = DEFAULT_ROOT
+    topic_root: Annotated[Prefix, Field(description="Above the device's id.")] = DEFAULT_ROOT
     state_dir: Annotated[Path, Field(description="Outbox and verdicts; survives a reboot.")] = Path(
         "/var/lib/edgeslm"
     )
@@ -331,6 +536,10 @@ class AgentSettings(BaseSettings):
     routes: Annotated[dict[Name, Route], Field(description="By name.")] = {}
     outbox: OutboxSettings = OutboxSettings()
     update: UpdateSettings | None = None
+    provision: ProvisionSettings | None = None
+    homeassistant: HomeAssistantSettings | None = None
+    pressure: PressureSettings = PressureSettings()
+    metrics: MetricsSettings | None = None
     tags: Annotated[
         dict[Name, Tag],
         Field(
@@ -379,6 +588,10 @@ class AgentSettings(BaseSettings):
                 return f"routes.{name}.models: no [models.{unknown[0]}]"
             if overlap(route.topic, own):
                 return f"routes.{name}.topic: would read our own results under {own}"
+            if (told := self.homeassistant) is not None:
+                config = f"{told.discovery_prefix}/device/#"
+                if overlap(route.topic, config):
+                    return f"routes.{name}.topic: would read what Home Assistant is told, {config}"
         for (name, route), (other, wide) in itertools.combinations(self.routes.items(), 2):
             a, b = route.topic, wide.topic
             apart = not set(route.models) & set(wide.models) or not overlap(a, b)
@@ -401,8 +614,46 @@ class AgentSettings(BaseSettings):
 def load_settings(path: Path) -> AgentSettings:
     """Return the settings in the TOML file `path`, with `EDGESLM_*` over it.
 
+    With [provision], the device's id and the uplink's certificate are those that it has got.
+
     Raises:
         ConfigError: no such file, not TOML, or a key or variable is unknown or wrong; names each.
+            Or the device has not been provisioned, and the file does not say who it is.
+    """
+    settings = read_settings(path)
+    if settings.provision is None:
+        return settings
+    identity = read_identity(settings.provision.dir)
+    if identity is not None:
+        settings = settings.model_copy(update={"device_id": identity.device})
+    elif settings.device_id == UNPROVISIONED:
+        problems = [("device_id", "missing, and this device has not been told who it is")]
+        remedy = "Give `edgeslm provision` first, or say it here."
+        raise ConfigError(str(path), problems, remedy=remedy)
+    return settings.model_copy(update={"uplink": certified(settings)})
+
+
+def certified(settings: AgentSettings) -> Broker:
+    """Return [uplink] with the certificate of [provision], where it names none of its own."""
+    uplink, provision = settings.uplink, settings.provision
+    if provision is None or uplink.tls is None or uplink.tls.cert_file is not None:
+        return uplink
+    if provision.pkcs11 is not None:
+        # stunnel has the key, and does TLS; who may open its socket is the folder's mode.
+        here = {"host": str(provision.dir / SOCKET), "port": None, "others": (), "tls": None}
+        return uplink.model_copy(update=here)
+    folder = provision.dir / CURRENT
+    own = {"cert_file": folder / CERT, "key_file": folder / KEY}
+    return uplink.model_copy(update={"tls": uplink.tls.model_copy(update=own)})
+
+
+def read_settings(path: Path) -> AgentSettings:
+    """Return what the file and the variables say, whoever the device is by now.
+
+    Where neither says `device_id`, and there is [provision], it is `UNPROVISIONED`.
+
+    Raises:
+        ConfigError: as `load_settings`, but for the last.
     """
     if strangers := _strangers():
         problems = [(name, "unknown variable") for name in strangers]
@@ -414,6 +665,11 @@ def load_settings(path: Path) -> AgentSettings:
         remedy = "Check the path, and who may read it."
         raise ConfigError(str(path), [("", err.strerror or str(err))], remedy=remedy) from None
     data: dict[str, Any] = read_toml(raw, file=str(path), remedy=REMEDY, error=ConfigError)
+    given = {name.upper() for name in os.environ} | {f"EDGESLM_{key.upper()}" for key in data}
+    if "EDGESLM_DEVICE_ID" not in given and "EDGESLM_PROVISION" in {
+        name.partition("__")[0] for name in given
+    }:
+        data["device_id"] = UNPROVISIONED
     try:
         return AgentSettings(**data)
     except ValidationError as err:

@@ -91,6 +91,19 @@ class FleetTopics:
         """Filter of all requests for blocks."""
         return f"{self.base}/want/+"
 
+    @property
+    def provisions(self) -> str:
+        """Filter of all requests for certificates."""
+        return self.provision("+")
+
+    def provision(self, request: str) -> str:
+        """Where a device asks for a certificate; the name is its session's client id."""
+        return f"{self.base}/provision/{request}"
+
+    def provision_reply(self, request: str) -> str:
+        """Where it is answered."""
+        return f"{self.provision(request)}/reply"
+
     def metadata(self, file: str) -> str:
         """Where `file` of the repository's metadata is retained, such as 7.snapshot.json."""
         return f"{self.base}/meta/{file}"

@@ -25,7 +25,17 @@ BROKER_ERRORS: Final = {
     "input.refused": "The input broker does not let this device subscribe to a route's topic.",
     "uplink.refused": "The uplink broker says that a result's topic or payload is invalid.",
     "uplink.deferred": "The uplink broker does not take results now, by quota or by its rules.",
+    "outbox.thinned": "The uplink is away for long: telemetry on disk is summed up.",
+    "outbox.evicted": "The outbox passed a bound: the oldest telemetry was given up.",
     "outbox.damaged": "Results on disk cannot be read; the message names the file that holds them.",
+}
+# In an event: what the agent finds wrong with itself.
+SELF_ERRORS: Final = {
+    "agent.crashed": "The agent before this one did not end as it should.",
+    "agent.grew": "The agent's memory has grown for hours; docs/metrics.md says how to watch it.",
+    "worker.stuck": "An input has kept a thread for a minute; the watchdog, where there is one, "
+    "ends the agent.",
+    "pressure.not_judged": "A limit of [pressure] cannot be judged: the device gives no reading.",
 }
 # In a state's `drops`: messages that are not answered, or answers that nobody takes.
 DROPS: Final = {
@@ -34,6 +44,9 @@ DROPS: Final = {
     "retained_again": "A retained input that has been answered before.",
     "result_refused": "A result that the uplink broker refuses for good.",
     "result_too_large": "An answer too large for the uplink broker: an error went in its place.",
+    "telemetry_thinned": "Results on disk that are part of a summary now: its `count` has them.",
+    "telemetry_evicted": "Results given up because the outbox was full, those of summaries too.",
+    "telemetry_expired": "Results given up because they waited for longer than `max_age_s`.",
     "event": "An event, while too many others waited for the uplink.",
 }
 # In an event.
@@ -56,11 +69,23 @@ EVENTS: Final = {
     "bad_forgotten": "On the device, somebody had it forget what failed there of a model.",
     "slots_rebuilt": "The updater's table was damaged, and made anew from the bundles there.",
     "control_unavailable": "The updater cannot reach this agent; `error` says why.",
+    "identity_cloned": "By the fleet: a second machine has this device's identity; `error`: how.",
+    "clock_jumped": "The device's clock was set, by `detail.by_s` seconds; told 4 times a minute.",
+    "pressure_rose": "The device is hard pressed: `detail.level`, by `detail.causes`.",
+    "pressure_fell": "Less is given up, or nothing: `detail.level`.",
+    "limit_not_judged": "See pressure.not_judged; told once of each limit.",
+    "memory_grew": "See agent.grew; told once.",
+    "worker_stuck": "See worker.stuck; `error` says where it is: file, line, function.",
+    "crash_found": "See agent.crashed; `error` has kind, reason, place and the report's name.",
+    "metrics_unavailable": "Nothing is served to Prometheus; `error` says why.",
     "subscription_refused": "See input.refused; `error.message` names the topic.",
     "result_refused": "See uplink.refused; told when it begins, and counted in `drops`.",
     "result_replaced": "See result.too_large; told when it begins, and counted in `drops`.",
     "results_deferred": "See uplink.deferred; results are kept and tried again.",
     "results_taken": "The uplink broker has taken all results that it had deferred.",
+    "telemetry_thinned": "See outbox.thinned; told when it begins, and counted in `drops`.",
+    "telemetry_evicted": "See outbox.evicted; told when it begins, and counted in `drops`.",
+    "telemetry_expired": "See outbox.evicted; told when it begins, and counted in `drops`.",
     "outbox_set_aside": "The outbox could not be read at the start: moved away, begun anew.",
     "outbox_blocked": "The outbox cannot be written; acknowledgements wait. `error` says why.",
 }

@@ -3,8 +3,9 @@
 Two parts, both without I/O and clock. A `Lane` is one input session: results leave it in order
 of arrival and acknowledgements go back in the same order, however the workers finish. The
 `Uplink` takes what leaves all lanes, in order, and decides for each result: to the broker, or to
-disk because the broker would not take it. An input is settled, and so may be acknowledged, when
-the broker has acknowledged its result or the result is on disk, never before.
+disk because the broker would not take it. There is one for alerts and one for telemetry, ordered
+each by itself, so that an alert waits behind no telemetry. An input is settled, and so may be
+acknowledged, when the broker has acknowledged its result or the result is on disk, never before.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 NO_PROPERTIES: Final[Mapping[str, object]] = {}
+STEP_S: Final = 0.1  # between two times that a `Pace` makes room
+BURST_S: Final = 1.0  # of room that it saves up, at most
 
 
 class Ticket:
@@ -60,6 +63,12 @@ class Lane(Generic[T]):
             out.append(left.popleft())
         return out
 
+    @property
+    def oldest(self) -> T | None:
+        """The input that came first of those here; None where there is none."""
+        first = self._left or self._open
+        return first[0] if first else None
+
     def __len__(self) -> int:
         return len(self._open) + len(self._left)
 
@@ -72,6 +81,8 @@ class Parcel:
         born: when it was ready, monotonic seconds.
         ticket: the input that waits for it; None for one read back from disk.
         row: its id on disk; None while it is in memory only.
+        alert: it leaves with the alerts, not with the telemetry.
+        tried: it was on its way when the link went, and may have come through.
     """
 
     topic: str
@@ -82,18 +93,54 @@ class Parcel:
     retain: bool = False
     row: int | None = None
     qos: int = 1
+    alert: bool = False
+    tried: bool = False
 
 
 Row = tuple[int, str, bytes, Mapping[str, object]]
 
 
+class Pace:
+    """How fast results on disk may leave, so that a fleet that returns does not flood its broker.
+
+    Args:
+        per_s: results a second, of all lanes together.
+    """
+
+    def __init__(self, per_s: float) -> None:
+        self.per_s = per_s
+        self._room = per_s * BURST_S
+        self._at: float | None = None  # when room was made last
+
+    def room(self, *, now: float) -> int:
+        """How many may leave now."""
+        if self._at is None or now < self._at:
+            self._at = now
+        elif now >= self._at + STEP_S:
+            most = max(1.0, self.per_s * BURST_S)
+            self._room = min(most, self._room + (now - self._at) * self.per_s)
+            self._at = now
+        return int(self._room)
+
+    def take(self, count: int) -> None:
+        """So many have left."""
+        self._room -= count
+
+    def due_at(self) -> float:
+        """When there is more room, once there is none."""
+        wait_s = max(STEP_S, (1.0 - self._room) / self.per_s)
+        return (self._at or 0.0) + wait_s
+
+
 class Uplink:
-    """Where each result goes. The caller performs what the `to_*` methods return.
+    """Where each result of one lane goes. The caller performs what the `to_*` methods return.
 
     Results on disk are older than those in memory, so while some of them have not been handed
     to the link, newer ones wait behind them. One that waits while the link is up is written to
     disk too, so that its input can be acknowledged, but no faster than half of what leaves the
-    disk: otherwise a steady flow would keep the disk busy for good.
+    disk: otherwise a steady flow would keep the disk busy for good. Where it is the pace that holds
+    rows back, each new result lets one more row leave, and what waits is written as if the link
+    were down: so the disk empties at that pace, whatever comes in.
 
     Args:
         window: most results handed to the link and not yet confirmed.
@@ -102,9 +149,13 @@ class Uplink:
         batch: results in one commit.
         batch_wait_s: longest time a commit waits for company.
         retry_s: time after which a refused commit is tried again.
+        pace: of what leaves the disk; None: as fast as the broker takes it.
+
+    Attributes:
+        reached: rows up to this id may have come through, though nobody confirmed it.
     """
 
-    def __init__(  # noqa: PLR0913 -- the four with defaults are constants that tests shrink
+    def __init__(  # noqa: PLR0913 -- those with defaults are constants that tests shrink
         self,
         *,
         window: int,
@@ -113,9 +164,15 @@ class Uplink:
         batch: int = 64,
         batch_wait_s: float = 0.2,
         retry_s: float = 1.0,
+        pace: Pace | None = None,
     ) -> None:
         self.connected = False
         self.rows = rows
+        self.reached = 0
+        self._pace = pace
+        self._paced = False  # it is the pace that holds rows back
+        self._behind = False  # there is something to catch up with
+        self._given = 0  # what may leave besides: one for each new result since then
         self.blocked = False  # the disk is full or broken: acknowledgements are withheld
         self._window = window
         self.ack_timeout_s = ack_timeout_s
@@ -153,9 +210,21 @@ class Uplink:
     def _taking(self) -> bool:
         return self.connected and not self._held
 
-    def offer(self, parcels: Iterable[Parcel]) -> None:
+    @property
+    def spare(self) -> tuple[int, int]:
+        """(most, after): so many rows above that id may be thinned or given up; see `gave_up`.
+
+        Nobody has been handed them since the link came up.
+        """
+        if self._gone_blocks():
+            return 0, 0
+        return self._unsent - len(self._fetched), self._cursor
+
+    def offer(self, parcels: Sequence[Parcel]) -> None:
         """Take results in the order in which they shall leave."""
         self._waiting.extend(parcels)
+        if self._taking and (self._unsent or self._behind):
+            self._given += len(parcels)
 
     def up(self) -> None:
         """The link is up, with nothing in flight."""
@@ -182,6 +251,7 @@ class Uplink:
         self._fetched.extendleft(reversed(rows))
         self._unsent += len(rows)
         self._held = True
+        self._paced = False
 
     def resume(self) -> None:
         """Try the broker again."""
@@ -190,6 +260,10 @@ class Uplink:
     def down(self) -> None:
         """The link is gone: what it had not confirmed must be sent again, oldest first."""
         self.connected = False
+        self._paced = self._behind = False
+        self._given = 0
+        for parcel in self._loose:
+            parcel.tried = True
         self._waiting.extendleft(reversed(self._loose))
         self._in_flight.clear()
         self._loose.clear()
@@ -212,32 +286,53 @@ class Uplink:
                 if self._gone_since is None:
                     self._gone_since = now
 
-    def to_send(self) -> list[Parcel]:
+    def to_send(self, *, now: float) -> list[Parcel]:
         """Results to hand to the link now, in order."""
         out: list[Parcel] = []
         if not self._taking:
             return out
         room = self._window - len(self._in_flight)
-        while room > 0 and self._fetched:
+        behind = self._pace is not None and (self._behind or self._unsent > 0)
+        most = min(room, self._allowed(now)) if behind else room
+        while len(out) < most and self._fetched:
             parcel = self._fetched.popleft()
-            self._unsent -= 1
-            self._credit = min(self._credit + 1, 2 * self._batch)
+            self.reached = parcel.row or 0
             out.append(parcel)
-            room -= 1
+        self._unsent -= len(out)
+        self._credit = min(self._credit + len(out), 2 * self._batch)
         if self._unsent == 0:
-            fresh = min(room, len(self._waiting))
-            for _ in range(fresh):
+            for _ in range(min(most - len(out), len(self._waiting))):
                 parcel = self._waiting.popleft()
                 self._loose[parcel] = None
                 out.append(parcel)
+        if behind:
+            self._spend(len(out))
+            self._paced = self._behind and room > len(out) and self._allowed(now) == 0
+        else:
+            self._paced = False
         self._in_flight.update(dict.fromkeys(out))
         return out
 
-    def to_fetch(self) -> tuple[int, int] | None:
+    def _spend(self, count: int) -> None:
+        """So many have left while there is something to catch up with."""
+        given = min(self._given, count)
+        self._given -= given
+        if self._pace is not None:
+            self._pace.take(count - given)
+        # Rows have left in the place of new results: it is over when these, too, have had theirs.
+        self._behind = self._unsent > 0 or self._given < len(self._waiting)
+        if not self._behind:
+            self._given = 0
+
+    def _allowed(self, now: float) -> int:
+        """How many may leave now, by the pace."""
+        return self._window if self._pace is None else self._given + self._pace.room(now=now)
+
+    def to_fetch(self, *, now: float) -> tuple[int, int] | None:
         """(limit, after): rows to read back from disk now; answer with `fetched`."""
         if not self._taking or self._fetched or self._unsent == 0 or self._gone_blocks():
             return None
-        room = self._window - len(self._in_flight)
+        room = min(self._window - len(self._in_flight), self._allowed(now))
         return (room, self._cursor) if room > 0 else None
 
     def fetched(self, rows: Sequence[Row], *, now: float) -> None:
@@ -260,7 +355,7 @@ class Uplink:
         if oldest is None or (self.blocked and now < self._retry_at):
             return []
         due = now >= oldest.born + self._batch_wait_s
-        if not self._taking:
+        if not self._taking or self._paced:
             due = due or len(self._waiting) >= self._batch
         elif now < oldest.born + self.ack_timeout_s:
             size = min(self._batch, len(self._waiting))
@@ -282,9 +377,11 @@ class Uplink:
         for parcel, row in zip(parcels, ids, strict=True):
             parcel.row = row
             self.rows += 1
+            if parcel.tried:
+                self.reached = row
             if parcel in self._in_flight:
                 del self._loose[parcel]
-                self._cursor = row
+                self._cursor = self.reached = row
             else:
                 self._waiting.popleft()
                 self._unsent += 1
@@ -302,6 +399,13 @@ class Uplink:
         if not self._loose:
             self._unsent += rows
         self.blocked = False
+
+    def gave_up(self, rows: int) -> None:
+        """So many of the `spare` rows are gone; there may be room again."""
+        self.rows -= rows
+        self._unsent -= rows
+        self.blocked = False
+        self._retry_at = 0.0
 
     def refused(self, *, now: float) -> None:
         """The disk took nothing: what waits, waits on."""
@@ -329,14 +433,19 @@ class Uplink:
         moments: list[float] = []
         oldest = self._oldest()
         if oldest is not None:
-            late = not self._taking or (self._unsent > 0 and self._credit >= 2 * self._batch)
+            held = not self._taking or self._paced
+            late = held or (self._unsent > 0 and self._credit >= 2 * self._batch)
             wait_s = self._batch_wait_s if late else self.ack_timeout_s
             moments.append(oldest.born + wait_s)
         if self._gone_since is not None:
             moments.append(self._gone_since + self._batch_wait_s)
-        if not moments:
-            return None
-        return max(min(moments), self._retry_at if self.blocked else 0.0)
+        due = None
+        if moments:
+            due = max(min(moments), self._retry_at if self.blocked else 0.0)
+        if self._paced and self._pace is not None:
+            more = self._pace.due_at()
+            due = more if due is None else min(due, more)
+        return due
 
     def _oldest(self) -> Parcel | None:
         """The oldest result that is neither confirmed nor on disk."""

@@ -1,7 +1,7 @@
 """What a broker lets devices, the fleet's service and people do, in mosquitto's own words.
 
 A device's user is its id. All that its agent and its updater do is on topics of its own and on
-those that the fleet shares.
+those that the fleet shares. Who has no certificate yet asks for one as `edgeslm-provision`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from edgeslm.contract.provision import PROVISIONER
 from edgeslm.contract.topics import FleetTopics, Topics, filter_problem, overlap
 from edgeslm.errors import RejectedError
 
 USER: Final = "%u"  # in a pattern: whoever is connected
+CLIENT: Final = "%c"  # in a pattern: by whatever client id
 SERVICE: Final = "edgeslm-fleet"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PREFIX: Final = "edgeslm"  # of roles
+_PROVISION: Final = f"{_PREFIX}-provisioner"
 _SEND: Final = "publishClientSend"
 _SUBSCRIBE: Final = "subscribePattern"
 # As the plug-in begins: who has no role may send nothing, and subscribe to nothing.
@@ -56,6 +59,8 @@ class Access:
         devices: ids; a role for each is made where the broker knows no patterns.
         service: user of the fleet's service.
         viewers: users that see what devices say.
+        provisioner: user of devices that have no certificate yet.
+        revoked: ids of devices that may do nothing any more.
 
     Raises:
         BrokerConfigError: see there.
@@ -66,11 +71,13 @@ class Access:
     devices: Sequence[str] = ()
     service: str = SERVICE
     viewers: Sequence[str] = ()
+    provisioner: str = PROVISIONER
+    revoked: Sequence[str] = ()
     _users: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        users = (*self.devices, self.service, *self.viewers)
-        for name in users:
+        users = (*self.devices, self.service, *self.viewers, self.provisioner)
+        for name in (*users, *self.revoked):
             if not _NAME.fullmatch(name):
                 msg = f"{name!r}: not a user: letters, digits, '.', '_', '-', up to 64"
                 raise BrokerConfigError(msg)
@@ -97,18 +104,31 @@ class Access:
         heard = (own.assignment, own.command, own.answer("+"))
         shared = (fleet.index, fleet.metadata("+"), fleet.blob("+"))
         inputs = tuple(_unshared(each).replace(USER, device) for each in self.inputs)
-        return Grants((*said, fleet.want("+"), fleet.ask), (*heard, *shared, *inputs))
+        asks = self.of_provisioner(CLIENT if device == USER else "+")
+        return Grants(
+            (*said, fleet.want("+"), fleet.ask, *asks.publish),
+            (*heard, *shared, *inputs, *asks.subscribe),
+        )
+
+    def of_provisioner(self, client: str) -> Grants:
+        """Return what somebody may do who asks for a certificate, by their client id."""
+        fleet = FleetTopics(self.root)
+        return Grants((fleet.provision(client),), (fleet.provision_reply(client),))
 
     def of_service(self) -> Grants:
         """Return what the fleet's service may do."""
         each, fleet = Topics(self.root, "+"), FleetTopics(self.root)
         shared = (fleet.index, fleet.metadata("+"), fleet.blob("+"))
-        asked = (fleet.wants, fleet.ask)
+        asked = (fleet.wants, fleet.ask, fleet.provisions)
         heard = (*self.of_viewer().subscribe, each.reply("+"), fleet.metadata("+"), *asked)
         # What its processes share, as those brokers see it that look at the whole filter.
         said = (each.events, each.results("+"), *asked)
         return Grants(
-            (each.assignment, each.command, each.answer("+"), *shared),
+            (
+                *(each.assignment, each.command, each.answer("+")),
+                *shared,
+                fleet.provision_reply("+"),
+            ),
             (*heard, *map(fleet.shared, said)),
         )
 
@@ -140,6 +160,19 @@ def acl_file(access: Access) -> str:
             *(f"topic deny {_unshared(each).replace(USER, viewer)}" for each in access.inputs),
             *_topics("topic", access.of_viewer()),
         ]
+    grants = access.of_device(access.provisioner)
+    asks = access.of_provisioner("+")
+    taken = [each for each in (*grants.publish, *grants.subscribe) if each not in _both(asks)]
+    lines += [
+        "",
+        "# Devices that have no certificate yet: of the patterns above, they ask for one.",
+        f"user {access.provisioner}",
+        *(f"topic deny {each}" for each in dict.fromkeys(taken)),
+    ]
+    if access.revoked:
+        lines += ["", "# Devices that were revoked."]
+    for device in access.revoked:
+        lines += [f"user {device}", "topic deny #"]
     return "\n".join([*lines, ""])
 
 
@@ -170,6 +203,7 @@ def _commands(access: Access) -> Iterator[Command]:
     grants[f"{_PREFIX}-service"] = access.of_service()
     if access.viewers:
         grants[f"{_PREFIX}-viewer"] = access.of_viewer()
+    grants[_PROVISION] = access.of_provisioner("+")
     for role, granted in grants.items():
         allowed = [(_SEND, topic) for topic in granted.publish]
         allowed += [(_SUBSCRIBE, topic) for topic in granted.subscribe]
@@ -181,10 +215,13 @@ def _commands(access: Access) -> Iterator[Command]:
     roles = {name: f"{_PREFIX}-device-{name}" for name in access.devices}
     roles[access.service] = f"{_PREFIX}-service"
     roles |= dict.fromkeys(access.viewers, f"{_PREFIX}-viewer")
+    roles[access.provisioner] = _PROVISION
     for user, role in roles.items():
         # One that is there already stays as it is; a new one has no password until it is given one.
         yield {"command": "createClient", "username": user}
         yield {"command": "addClientRole", "username": user, "rolename": role, "priority": 0}
+    for device in access.revoked:
+        yield {"command": "disableClient", "username": device}
 
 
 def _words(command: Command) -> Iterator[list[str]]:
@@ -209,6 +246,10 @@ def _topics(word: str, grants: Grants) -> list[str]:
     # mosquitto looks at the topic of what it delivers, whoever shares the subscription.
     read = [each for each in grants.subscribe if each not in both and not each.startswith("$share")]
     return [f"{word} {how} {topic}" for how, topics in [*rows, ("read", read)] for topic in topics]
+
+
+def _both(grants: Grants) -> tuple[str, ...]:
+    return (*grants.publish, *grants.subscribe)
 
 
 def _unshared(topic_filter: str) -> str:

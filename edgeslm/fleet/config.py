@@ -32,6 +32,7 @@ class Lifetimes(Typed):
     timestamp: Days = 1
     assignment: Days = 90
     stick: Days = 14
+    certificate: Days = 365
 
 
 class FleetConfig(Typed):

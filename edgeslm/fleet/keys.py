@@ -13,7 +13,9 @@ from typing import Any, Final
 from urllib.parse import parse_qs, unquote_to_bytes
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -38,7 +40,7 @@ from edgeslm.fleet.passphrases import Passphrases
 
 KEYS: Final = "keys"
 HARDWARE: Final = "pkcs11:"
-ONLINE: Final = frozenset({"snapshot", "timestamp", "director", "time"})
+ONLINE: Final = frozenset({"snapshot", "timestamp", "director", "time", "devices"})
 """What is signed daily or by the minute: these keys lie where a server can use them alone."""
 _MODULE: Final = "PYKCS11LIB"  # where securesystemslib looks for the library of the hardware
 _MAX_BYTES: Final = 65_536
@@ -103,17 +105,36 @@ class KeyFolder:
             OSError: the disk refused.
         """
         name = self._free(role)
-        passphrase = self._passphrases.new(name, self._passphrase_file(role))
         private = Ed25519PrivateKey.generate()
-        pem = private.private_bytes(
-            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase)
-        )
         # The private half first: a public one without it would be a key that nobody has.
-        write_durably(self._keys / f"{name}.pem", pem)
+        self._keep(name, role, private)
         signer = CryptoSigner(private)
         self._write(name, role, signer.public_key, at=None)
         self._loaded[signer.public_key.keyid] = signer
         return name
+
+    def keep(self, name: str, private: EllipticCurvePrivateKey) -> None:
+        """Keep a key that signs no metadata, encrypted by a passphrase, in place of one there.
+
+        Raises:
+            PassphraseError: no passphrase, or too short.
+            OSError: the disk refused.
+        """
+        self._keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._keep(name, name, private)
+
+    def private(self, name: str) -> PrivateKeyTypes:
+        """Return a key that was kept so.
+
+        Raises:
+            KeyMissingError, KeyInvalidError, PassphraseError: as `signer`.
+            HardwareKeyError: fleet.toml says that it is in hardware, where this one cannot be.
+        """
+        at = self._where.get(name, f"{KEYS}/{name}.pem")
+        if at.startswith(HARDWARE):
+            msg = f"{name}: this key cannot be in hardware yet. Name a file under [keys]."
+            raise HardwareKeyError(msg)
+        return self._unlocked(name, name, self._folder / at)
 
     def adopt(self, role: str, uri: str) -> str:
         """Use a key that is in hardware already; return its name.
@@ -173,6 +194,15 @@ class KeyFolder:
         record = KeyRecord(role=role, keyid=public.keyid, key=public.to_dict(), at=at)
         write_durably(self._keys / f"{name}.json", record.model_dump_json().encode())
 
+    def _keep(
+        self, name: str, role: str, private: Ed25519PrivateKey | EllipticCurvePrivateKey
+    ) -> None:
+        passphrase = self._passphrases.new(name, self._passphrase_file(role))
+        pem = private.private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase)
+        )
+        write_durably(self._keys / f"{name}.pem", pem)
+
     def _free(self, role: str) -> str:
         """Return the first name for a key of `role` that is not taken: root-1, targets, time-2."""
         self._keys.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -187,6 +217,15 @@ class KeyFolder:
         return self._online_file if role in ONLINE else None
 
     def _from_file(self, name: str, record: KeyRecord, path: Path) -> Signer:
+        private = self._unlocked(name, record.role, path)
+        try:
+            public = record.public()
+            return CryptoSigner(private, public if isinstance(public, SSlibKey) else None)
+        except ValueError:
+            msg = f"{path}: another key than keys/{name}.json says. Put the right one there."
+            raise KeyInvalidError(msg) from None
+
+    def _unlocked(self, name: str, role: str, path: Path) -> PrivateKeyTypes:
         try:
             with path.open("rb") as file:
                 pem = file.read(_MAX_BYTES)
@@ -203,17 +242,11 @@ class KeyFolder:
                 "Restore it, or encrypt it: openssl pkcs8 -topk8"
             )
             raise KeyInvalidError(msg)
-        for passphrase in self._passphrases.of(name, self._passphrase_file(record.role)):
+        for passphrase in self._passphrases.of(name, self._passphrase_file(role)):
             try:
-                private = load_pem_private_key(pem, passphrase)
+                return load_pem_private_key(pem, passphrase)
             except (ValueError, TypeError, UnsupportedAlgorithm):
                 continue  # its words are of OpenSSL; what to do is the same
-            try:
-                public = record.public()
-                return CryptoSigner(private, public if isinstance(public, SSlibKey) else None)
-            except ValueError:
-                msg = f"{path}: another key than keys/{name}.json says. Put the right one there."
-                raise KeyInvalidError(msg) from None
         msg = f"{path}: the passphrase is wrong, or the file is damaged."
         raise PassphraseError(msg)
 

@@ -42,6 +42,7 @@ class Model:
         variant: which of the bundle's it is; None where the bundle names none.
         verified: where the exporter saw it run.
         passed_over: variants before it that this device cannot run, and why.
+        supported_until: last day on which somebody mends it; None: nothing was promised.
         coverages: what the provider took, by file name of the graph.
         coverage: of several graphs, that of which it took least.
         node_share: share of the graph's nodes on it, in [0, 1].
@@ -72,6 +73,7 @@ class Model:
         self.variant = variant.name
         self.verified = variant.graphs[0].verified or "none"
         self.passed_over = variant.passed_over
+        self.supported_until = manifest.supported_until
         self.coverages = coverages
         self.coverage = min(coverages.values(), key=share)
         self.node_share = share(self.coverage)

@@ -27,6 +27,7 @@ from edgeslm.contract.fleet import (
 )
 from edgeslm.contract.settings import AgentSettings, UpdateSettings
 from edgeslm.contract.topics import FleetTopics
+from edgeslm.core.troubles import Troubles
 from edgeslm.core.trust import ClockUntrustedError, settle
 from edgeslm.core.update import SupersededError
 from edgeslm.errors import EdgeSLMError, UnavailableError
@@ -35,7 +36,7 @@ from edgeslm.ports import BlockStore, Clock, NotThereError, Offer, Received, Tru
 from edgeslm.runtime.bundle import open_bundle
 from edgeslm.updater.download import Fetcher
 from edgeslm.updater.install import missing_bytes
-from edgeslm.updater.mailbox import Mailbox, open_mailbox
+from edgeslm.updater.mailbox import NOT_YET, Mailbox, open_mailbox
 
 log = Log(__name__)
 RETAINED_S: Final = 10.0  # for a retained message to come
@@ -121,6 +122,8 @@ class BrokerSource:
         self._assignment_topic = topics.assignment
         self._command_topic = topics.command
         self._commands: deque[bytes] = deque()
+        self._address = settings.uplink.address
+        self._downs = Troubles()
         self._timestamp_topic = self._fleet.metadata(TIMESTAMP)
         self._held: dict[str, bytes] = {}
         self._news = False
@@ -150,8 +153,17 @@ class BrokerSource:
     def listen(self, timeout_s: float) -> bool:
         for message in self.mailbox.wait(timeout_s):
             self._hear(message)
+        self._say_trouble()
         news, self._news = self._news, False
         return news
+
+    def _say_trouble(self) -> None:
+        """Log why there is no broker."""
+        mailbox = self.mailbox
+        if mailbox.connected:
+            self._downs.clear()
+        elif mailbox.trouble != NOT_YET and self._downs.is_news(mailbox.trouble, since_boot()):
+            log.warning("uplink_disconnected", broker=self._address, reason=mailbox.trouble)
 
     def send(self, topic: str, payload: bytes, retain: bool) -> None:  # noqa: FBT001 -- a port
         self.mailbox.send(topic, payload, retain=retain)

@@ -38,6 +38,7 @@ MAX_ASIDE: Final = 1024  # messages that came while one retained message was ask
 RECEIVE_MAXIMUM: Final = 96  # blocks of 128 KiB among them
 MAX_PACKET_BYTES: Final = 2 * 2**20 + 65_536  # metadata are the longest of what we ask for
 CLOSE_S: Final = 3.0
+NOT_YET: Final = "not connected yet"
 
 
 class OversizeError(RejectedError):
@@ -77,7 +78,7 @@ class Mailbox:
         self._reports: SimpleQueue[Report | None] = SimpleQueue()
         self.epoch = 0
         self.reconnects = 0
-        self.trouble = "not connected yet"
+        self.trouble = NOT_YET
         self.held: frozenset[str] = frozenset()
         self.refused: frozenset[str] = frozenset()
         self.lost = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import sqlite3
@@ -12,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from edgeslm.adapters import outbox
 from edgeslm.adapters.outbox import SqliteOutbox
-from edgeslm.ports import OutboxUnavailableError
+from edgeslm.core.backlog import Grown, Thinned
+from edgeslm.ports import OutboxUnavailableError, Rows
 
 WRITER = """
 import sys
@@ -22,7 +26,8 @@ from edgeslm.adapters.outbox import SqliteOutbox
 box = SqliteOutbox(Path(sys.argv[1]), max_rows=10**6, max_bytes=10**9)
 n = 0
 while True:
-    box.append([("t", str(i).encode(), {}) for i in range(n, n + 64)])
+    for alert in (False, True):
+        box.append([("t", str(i).encode(), {}) for i in range(n, n + 64)], alert=alert)
     n += 64
     print(n, flush=True)
 """
@@ -34,10 +39,10 @@ def opened(path: Path) -> SqliteOutbox:
 
 def test_rows_outlive_the_object(tmp_path: Path) -> None:
     first = opened(tmp_path / "o")
-    ids = first.append([("t", b"x", {"CorrelationData": b"c"})])
+    ids = first.append([("t", b"x", {"CorrelationData": b"c"})], alert=False)
     first.close()
     again = opened(tmp_path / "o")
-    assert again.peek(9, after=0) == [(ids[0], "t", b"x", {"CorrelationData": b"c"})]
+    assert again.peek(9, after=0, alert=False) == [(ids[0], "t", b"x", {"CorrelationData": b"c"})]
     assert again.set_aside is None
     again.close()
 
@@ -50,9 +55,10 @@ def test_what_was_committed_outlives_kill_9(tmp_path: Path) -> None:
         writer.send_signal(signal.SIGKILL)
         said += [int(line) for line in writer.stdout if line.endswith("\n")]
     box = opened(tmp_path / "o")
-    rows = box.peek(10**6, after=0)
-    assert len(rows) >= said[-1]
-    assert [row[2] for row in rows] == [str(i).encode() for i in range(len(rows))]
+    for alert in (True, False):
+        rows = box.peek(10**6, after=0, alert=alert)
+        assert len(rows) >= said[-1]
+        assert [row[2] for row in rows] == [str(i).encode() for i in range(len(rows))]
     box.close()
 
 
@@ -63,9 +69,9 @@ def test_a_damaged_file_is_set_aside_and_kept(tmp_path: Path, damage: str) -> No
         path.write_bytes(b"something else entirely" * 100)
     else:
         box = opened(path)
-        box.append([("t", os.urandom(500), {}) for _ in range(200)])
+        box.append([("t", os.urandom(500), {}) for _ in range(200)], alert=False)
         if damage == "foreign":
-            box._db.execute("PRAGMA user_version = 99")  # noqa: SLF001 -- as a later release would
+            box._db(alert=False).execute("PRAGMA user_version = 99")  # noqa: SLF001 -- as a later release would
         box.close()
     if damage == "torn":
         data = bytearray(path.read_bytes())
@@ -76,26 +82,30 @@ def test_a_damaged_file_is_set_aside_and_kept(tmp_path: Path, damage: str) -> No
     assert len(box) == 0
     assert box.set_aside is not None
     assert box.set_aside.read_bytes() == before
-    box.append([("t", b"x", {})])
+    box.append([("t", b"x", {})], alert=False)
     box.close()
 
 
 def test_a_disk_that_fails_at_the_start_is_tried_again(tmp_path: Path) -> None:
     before = opened(tmp_path / "disk")
-    ids = before.append([("t", b"x", {})] * 3)
+    ids = before.append([("t", b"x", {})] * 3, alert=False)
     before.close()
     (tmp_path / "disk").rename(tmp_path / "away")
     (tmp_path / "disk").mkdir()  # so that the file cannot be opened
     box = opened(tmp_path / "disk")
     assert len(box) == 0
-    for use in (box.open, lambda: box.append([("t", b"y", {})]), lambda: box.peek(1, after=0)):
+    for use in (
+        box.open,
+        lambda: box.append([("t", b"y", {})], alert=False),
+        lambda: box.peek(1, after=0, alert=False),
+    ):
         with pytest.raises(OutboxUnavailableError, match="disk"):
             use()
     (tmp_path / "disk").rmdir()
     (tmp_path / "away").rename(tmp_path / "disk")
-    assert box.open() == len(box) == 3
-    assert box.open() == 0
-    assert box.append([("t", b"y", {})]) == [ids[-1] + 1]
+    assert box.open() == box.rows == Rows(alerts=0, telemetry=3)
+    assert box.open() == Rows(0, 0)
+    assert box.append([("t", b"y", {})], alert=False) == [ids[-1] + 1]
     box.close()
 
 
@@ -105,33 +115,33 @@ def test_a_file_that_another_process_holds_is_given_up_at_once(tmp_path: Path) -
     other.execute("BEGIN IMMEDIATE")
     began = time.monotonic()
     with pytest.raises(OutboxUnavailableError, match="locked"):
-        box.append([("t", b"x", {})])
+        box.append([("t", b"x", {})], alert=False)
     assert time.monotonic() - began < 2  # the agent's loop waits for it
     other.execute("ROLLBACK")
     other.close()
-    assert len(box.append([("t", b"x", {})])) == 1
+    assert len(box.append([("t", b"x", {})], alert=False)) == 1
     box.close()
 
 
 def test_a_full_disk_refuses_the_batch_and_keeps_the_rest(tmp_path: Path) -> None:
     box = opened(tmp_path / "o")
-    box.append([("t", b"x", {})])
-    pages = box._db.execute("PRAGMA page_count").fetchone()[0]  # noqa: SLF001
-    box._db.execute(f"PRAGMA max_page_count = {pages + 2}")  # noqa: SLF001 -- SQLITE_FULL, as ENOSPC
+    box.append([("t", b"x", {})], alert=False)
+    pages = box._db(alert=False).execute("PRAGMA page_count").fetchone()[0]  # noqa: SLF001
+    box._db(alert=False).execute(f"PRAGMA max_page_count = {pages + 2}")  # noqa: SLF001 -- SQLITE_FULL, as ENOSPC
     with pytest.raises(OutboxUnavailableError, match="full"):
-        box.append([("t", bytes(10_000), {}) for _ in range(64)])
+        box.append([("t", bytes(10_000), {}) for _ in range(64)], alert=False)
     assert len(box) == 1
-    assert len(box.peek(9, after=0)) == 1
-    box._db.execute("PRAGMA max_page_count = 100000")  # noqa: SLF001
-    box.append([("t", bytes(10_000), {}) for _ in range(64)])
+    assert len(box.peek(9, after=0, alert=False)) == 1
+    box._db(alert=False).execute("PRAGMA max_page_count = 100000")  # noqa: SLF001
+    box.append([("t", bytes(10_000), {}) for _ in range(64)], alert=False)
     assert len(box) == 65
     box.close()
 
 
 def test_the_file_shrinks_when_it_is_drained(tmp_path: Path) -> None:
     box = opened(tmp_path / "o")
-    ids = box.append([("t", bytes(10_000), {}) for _ in range(64)])
-    box.remove(ids)
+    ids = box.append([("t", bytes(10_000), {}) for _ in range(64)], alert=False)
+    box.remove(ids, alert=False)
     box.close()
     assert (tmp_path / "o").stat().st_size < 100_000
 
@@ -140,13 +150,123 @@ def test_the_file_shrinks_when_it_is_drained(tmp_path: Path) -> None:
 def test_a_flipped_bit_in_one_row_blocks_no_other(tmp_path: Path, bitten: bytes) -> None:
     path = tmp_path / "o"
     box = opened(path)
-    box.append([(f"topic-{i}", b"x", {"CorrelationData": b"c"}) for i in range(9)])
+    box.append([(f"topic-{i}", b"x", {"CorrelationData": b"c"}) for i in range(9)], alert=False)
     box.close()
     data = path.read_bytes()
     at = data.index(bitten)
     path.write_bytes(data[:at] + bytes([data[at] ^ 0x80]) + data[at + 1 :])
     box = opened(path)
-    rows = box.peek(9, after=0)
+    rows = box.peek(9, after=0, alert=False)
     assert [payload for _, _, payload, _ in rows] == [b"x"] * 9
     assert sum(properties != {} for *_, properties in rows) >= 8
+    box.close()
+
+
+# As edgeslm 0.6 made it.
+SCHEMA_1 = """
+PRAGMA auto_vacuum = FULL;
+PRAGMA journal_mode = WAL;
+CREATE TABLE result (id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL,
+                     payload BLOB NOT NULL, properties TEXT);
+PRAGMA user_version = 1;
+"""
+
+
+def written_by_0_6(path: Path, count: int) -> None:
+    """Every third an alert; one telemetry text that looks like one."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(SCHEMA_1)
+        for n in range(count):
+            told = {"id": str(n), "label": "normal" if n % 3 else "anomaly"}
+            if n == 1:
+                told["text"] = '"label":"anomaly"'
+            payload = json.dumps(told, separators=(",", ":")).encode()
+            properties = '{"CorrelationData": "63"}' if n == 2 else None
+            db.execute(
+                "INSERT INTO result (topic, payload, properties) VALUES (?, ?, ?)",
+                ("t", payload, properties),
+            )
+        db.commit()
+
+
+def numbers(box: SqliteOutbox, *, alert: bool) -> list[int]:
+    rows = box.peek(10**6, after=0, alert=alert)
+    return [int(json.loads(payload)["id"]) for _, _, payload, _ in rows]
+
+
+def test_a_file_of_an_earlier_release_is_taken_over_whole(tmp_path: Path) -> None:
+    written_by_0_6(tmp_path / "o", 99)
+    for _ in range(2):
+        box = opened(tmp_path / "o")
+        assert box.set_aside is None
+        assert box.rows == Rows(alerts=33, telemetry=66)
+        assert numbers(box, alert=True) == [n for n in range(99) if n % 3 == 0]
+        assert numbers(box, alert=False) == [n for n in range(99) if n % 3]
+        assert box.peek(9, after=0, alert=False)[1][3] == {"CorrelationData": b"c"}
+        assert [stored.results for stored in box.oldest(3, after=0)] == [1, 1, 1]
+        box.close()
+    box = opened(tmp_path / "o")
+    [row] = box.append([("t", b"x", {})], alert=False)
+    assert row == 100
+    box.close()
+
+
+def test_taking_a_file_over_is_all_or_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies at the last statement but one; the release before it could go on."""
+    written_by_0_6(tmp_path / "o", 30)
+    monkeypatch.setattr(outbox, "_SCHEMA", "no number")
+    monkeypatch.setattr(outbox, "_prepare", lambda db: outbox._upgrade(db))  # noqa: SLF001, PLW0108
+    with pytest.raises(OutboxUnavailableError):
+        opened(tmp_path / "o").open()
+    with contextlib.closing(sqlite3.connect(tmp_path / "o")) as db:
+        assert db.execute("SELECT count(*) FROM result").fetchone() == (30,)
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+    monkeypatch.undo()
+    box = opened(tmp_path / "o")
+    assert box.rows == Rows(alerts=10, telemetry=20)
+    box.close()
+
+
+def test_alerts_are_committed_to_the_disk_and_telemetry_is_not_waited_for(tmp_path: Path) -> None:
+    box = opened(tmp_path / "o")
+    durable = {
+        alert: box._db(alert=alert).execute("PRAGMA synchronous").fetchone()[0]  # noqa: SLF001
+        for alert in (True, False)
+    }
+    assert durable == {True: 2, False: 1}  # FULL, NORMAL
+    box.close()
+
+
+def test_rows_age_while_somebody_runs_and_not_by_the_calendar(tmp_path: Path) -> None:
+    now = 1000.0
+    made = []
+
+    def at_now() -> SqliteOutbox:
+        made.append(SqliteOutbox(tmp_path / "o", max_rows=9, max_bytes=10**6, clock=lambda: now))
+        return made[-1]
+
+    box = at_now()
+    box.append([("t", b"x", {})], alert=False)
+    now += 100
+    box.append([("t", b"y", {})], alert=False)
+    assert [stored.age_s for stored in box.oldest(9, after=0)] == [100, 0]
+    box.close()
+    now = 5.0  # another boot
+    box = at_now()
+    now += 50
+    assert [stored.age_s for stored in box.oldest(9, after=0)] == [150, 50]
+    box.close()
+
+
+def test_thinning_that_the_disk_refuses_changes_nothing(tmp_path: Path) -> None:
+    box = opened(tmp_path / "o")
+    ids = box.append([("t", b"x", {})] * 3, alert=False)
+    pages = box._db(alert=False).execute("PRAGMA page_count").fetchone()[0]  # noqa: SLF001
+    box._db(alert=False).execute(f"PRAGMA max_page_count = {pages}")  # noqa: SLF001
+    with pytest.raises(OutboxUnavailableError, match="full"):
+        box.thin(Thinned([Grown(ids[2], bytes(100_000), 3)], ids[:2], 3))
+    assert [row[2] for row in box.peek(9, after=0, alert=False)] == [b"x"] * 3
+    assert len(box) == 3
     box.close()

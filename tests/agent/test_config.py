@@ -170,7 +170,8 @@ def test_settings_that_a_configuration_does_not_fit_any_more_serve_alone(
 def test_the_outbox_is_bounded_anew_without_a_restart(
     configured: AgentProcess, plant: Plant
 ) -> None:
-    """No uplink takes the results, and an outbox of three does not hold them."""
+    """No uplink takes the results, and an outbox of three does not hold them: they are alerts."""
+    configured.settings["routes"]["all"]["lane"] = "alert"
     configured.settings["input"] = configured.settings["uplink"]
     configured.settings["uplink"] = {"host": "127.0.0.1", "port": free_port()}
     configured.start()

@@ -10,8 +10,9 @@ import pytest
 from edgeslm.adapters.loopback import MemoryOutbox
 from edgeslm.agent.forwarder import EPISODE_S, RESUME_CAP_S, Forwarder
 from edgeslm.contract.messages import ADAPTERS
+from edgeslm.contract.settings import OutboxSettings
 from edgeslm.core.delivery import Parcel, Ticket
-from edgeslm.ports import Confirmed, Down, OutboxUnavailableError, Up
+from edgeslm.ports import Confirmed, Down, OutboxUnavailableError, Rows, Up
 
 
 class Wire:
@@ -32,14 +33,14 @@ class Wire:
 class Rig:
     """A forwarder on a wire, with what it told."""
 
-    def __init__(self, outbox: MemoryOutbox | None = None) -> None:
+    def __init__(self, outbox: MemoryOutbox | None = None, **settings: Any) -> None:
         self.wire = Wire()
         self.told: list[tuple[str, str]] = []
         self.outbox = MemoryOutbox(max_rows=1000) if outbox is None else outbox
         self.forwarder = Forwarder(
             self.wire,  # type: ignore[arg-type] # the part of a transport that it uses
             self.outbox,
-            ack_timeout_s=5,
+            settings=OutboxSettings(ack_timeout_s=5, **settings),
             on_trouble=lambda event, code, _: self.told.append((event, code)),
         )
         self.epoch = 0
@@ -189,17 +190,17 @@ class Absent(MemoryOutbox):
         self.mended = False
         self.commits = 0
 
-    def open(self) -> int:
+    def open(self) -> Rows:
         if not self.mended:
             raise OutboxUnavailableError(FULL)
         self._max_rows = 1000
-        return len(super().append([("r", b"old", {})]))
+        return Rows(0, len(super().append([("r", b"old", {})], alert=False)))
 
-    def append(self, rows: Any) -> list[int]:
+    def append(self, rows: Any, *, alert: bool) -> list[int]:
         if not self.mended:
             raise OutboxUnavailableError(FULL)
         self.commits += 1
-        return super().append(rows)
+        return super().append(rows, alert=alert)
 
 
 def test_a_disk_that_is_full_at_the_start_is_told_once_and_taken_when_it_serves() -> None:
@@ -231,3 +232,153 @@ def test_at_the_end_all_is_written_in_one_commit() -> None:
     assert disk.commits == 1
     assert rig.forwarder.idle
     assert rig.forwarder.rows == 501
+
+
+def numbered(first: int, count: int, *, alert: bool = False, source: str = "s") -> list[Parcel]:
+    """Results whose ids are numbers."""
+    made = []
+    for n in range(first, first + count):
+        whole = json.loads(result().payload) | {"id": str(n), "source": source, "score": float(n)}
+        made.append(Parcel("r", json.dumps(whole).encode(), 0.0, Ticket(), alert=alert))
+    return made
+
+
+def ids(parcels: list[Parcel]) -> list[str]:
+    return [json.loads(p.payload)["id"] for p in parcels]
+
+
+def settled(parcels: list[Parcel]) -> list[bool]:
+    """What was committed has let go of its ticket."""
+    return [p.ticket is None or p.ticket.settled for p in parcels]
+
+
+def test_an_alert_waits_behind_no_telemetry() -> None:
+    rig = Rig(catch_up_per_s=5)
+    rig.forwarder.offer(numbered(0, 100))
+    rig.forwarder.pump(now=1)
+    rig.forwarder.offer(numbered(500, 3, alert=True))
+    rig.forwarder.pump(now=2)
+    assert rig.outbox.rows == Rows(alerts=3, telemetry=100)
+    assert (rig.forwarder.rows, rig.forwarder.alerts) == (103, 3)
+    rig.up(now=3)
+    sent = rig.wire.take()
+    assert ids(sent) == ["500", "501", "502", "0", "1"]
+    rig.forwarder.offer(numbered(600, 1, alert=True))
+    rig.forwarder.pump(now=3.01)
+    rig.forwarder.take(Confirmed(sent), now=3.02)
+    rig.forwarder.pump(now=3.3)
+    assert ids(rig.wire.take())[0] == "600"
+
+
+def test_both_lanes_keep_their_order_over_an_outage() -> None:
+    rig = Rig(catch_up_per_s=10_000)
+    made = [*numbered(0, 40), *numbered(1000, 40, alert=True)]
+    mixed = [made[i // 2 + 40 * (i % 2)] for i in range(80)]
+    rig.up()
+    rig.forwarder.offer(mixed[:30])
+    rig.forwarder.pump(now=0)
+    rig.down(now=1)
+    rig.forwarder.offer(mixed[30:60])
+    rig.forwarder.pump(now=2)
+    rig.wire.take()
+    rig.up(now=3)
+    rig.forwarder.offer(mixed[60:])
+    rig.forwarder.pump(now=3)
+    got = ids(rig.wire.take())
+    assert [i for i in got if int(i) < 1000] == [str(i) for i in range(40)]
+    assert [i for i in got if int(i) >= 1000] == [str(i) for i in range(1000, 1040)]
+
+
+def test_a_full_outbox_gives_up_the_oldest_telemetry_and_no_alert() -> None:
+    rig = Rig(MemoryOutbox(max_rows=100), max_results=100, thin_share=1)
+    rig.forwarder.offer(numbered(0, 70))
+    rig.forwarder.offer(numbered(500, 20, alert=True))
+    rig.forwarder.pump(now=1)
+    rig.forwarder.offer(numbered(600, 30, alert=True))
+    rig.forwarder.offer(numbered(70, 10))
+    rig.forwarder.pump(now=2)
+    assert rig.outbox.rows == Rows(alerts=50, telemetry=50)
+    left = [json.loads(row[2])["id"] for row in rig.outbox.peek(99, after=0, alert=False)]
+    assert left == [str(n) for n in range(30, 80)]
+    assert rig.forwarder.drops == {"telemetry_evicted": 30}
+    assert rig.told == [("telemetry_evicted", "outbox.evicted")]
+    assert rig.forwarder.withheld == 0
+
+
+def test_a_bound_full_of_alerts_withholds_acknowledgements() -> None:
+    rig = Rig(MemoryOutbox(max_rows=40), max_results=40)
+    alerts, telemetry = numbered(0, 50, alert=True), numbered(900, 5)
+    rig.forwarder.offer(telemetry)
+    rig.forwarder.pump(now=1)
+    rig.forwarder.offer(alerts)
+    rig.forwarder.pump(now=2)
+    assert rig.outbox.rows == Rows(alerts=40, telemetry=0)
+    assert rig.forwarder.drops == {"telemetry_evicted": 5}
+    assert settled(alerts) == [True] * 40 + [False] * 10
+    assert rig.forwarder.withheld == 10
+    assert ("outbox_blocked", "outbox.full") in rig.told
+    rig.up(now=4)
+    sent = rig.wire.take()
+    assert ids(sent) == [str(n) for n in range(50)]
+    rig.forwarder.take(Confirmed(sent), now=4)
+    rig.forwarder.pump(now=5)
+    assert rig.forwarder.withheld == 0
+    assert settled(alerts) == [True] * 50
+
+
+def test_a_long_outage_is_summed_up_and_every_result_is_in_one_message_alone() -> None:
+    rig = Rig(MemoryOutbox(max_rows=400), max_results=400, catch_up_per_s=10_000)
+    rig.up()
+    first = numbered(0, 10)
+    rig.forwarder.offer(first)
+    rig.forwarder.pump(now=0)
+    seen = rig.wire.take()  # the broker has them, and the link goes before it says so
+    rig.down(now=1)
+    now = 1.0
+    for n in range(10, 2000, 10):
+        rig.forwarder.offer(numbered(n, 10, source="ab"[n // 10 % 2]))
+        if n % 200 == 0:
+            rig.forwarder.offer(numbered(10_000 + n, 1, alert=True))
+        now += 0.3
+        rig.forwarder.pump(now=now)
+    assert len(rig.outbox) <= 400
+    assert rig.outbox.share <= 0.75
+    assert set(rig.forwarder.drops) == {"telemetry_thinned"}
+    assert ("telemetry_thinned", "outbox.thinned") in rig.told
+    rig.up(now=now)
+    rig.forwarder.pump(now=now)
+    got = [json.loads(p.payload) for p in rig.wire.take()]
+    assert [r["id"] for r in got[:9]] == [str(10_000 + n) for n in range(200, 2000, 200)]
+    assert [r["id"] for r in got[9:19]] == ids(seen)  # once more, and under the same ids
+    count = 0
+    latest = {"a": -1, "b": -1, "s": -1}
+    for one in got[9:]:
+        summary = one.get("summary")
+        begin, end = (summary["first_id"], summary["last_id"]) if summary else (one["id"],) * 2
+        assert int(begin) > latest[one["source"]]
+        latest[one["source"]] = int(end)
+        count += summary["count"] if summary else 1
+    assert count == 2000
+    assert sum("summary" in r for r in got) >= 2
+    thinned = sum(r["summary"]["count"] for r in got if "summary" in r)
+    assert rig.forwarder.drops == {"telemetry_thinned": thinned}
+
+
+class Ageing(MemoryOutbox):
+    """A disk whose first rows are a month old."""
+
+    def oldest(self, limit: int, *, after: int) -> list[Any]:
+        found = super().oldest(limit, after=after)
+        return [one._replace(age_s=30 * 86_400.0 if one.row <= 5 else 60.0) for one in found]
+
+
+def test_telemetry_that_is_too_old_goes_and_is_counted() -> None:
+    rig = Rig(Ageing(max_rows=100))
+    rig.forwarder.offer(numbered(0, 3, alert=True))
+    rig.forwarder.pump(now=1)
+    rig.forwarder.offer(numbered(10, 5))
+    rig.forwarder.pump(now=2)
+    rig.forwarder.pump(now=100)
+    assert rig.outbox.rows == Rows(alerts=3, telemetry=3)
+    assert rig.forwarder.drops == {"telemetry_expired": 2}
+    assert rig.told == [("telemetry_expired", "outbox.evicted")]

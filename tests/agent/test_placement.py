@@ -123,6 +123,16 @@ def test_the_state_tells_what_fell_to_the_cpu_and_which_forms_cannot_run(
     assert agent.stop() < 5
 
 
+def test_the_state_warns_of_a_model_that_nobody_answers_for_any_more(
+    served: Callable[[Path], AgentProcess], plant: Plant, tmp_path: Path
+) -> None:
+    agent = served(brittle_bundle(tmp_path / "bundle", artifact=IDLE, supported_until="2020-12-31"))
+    agent.start()
+    model = model_of(plant, state="serving")
+    assert (model["supported_until"], model["unsupported"]) == ("2020-12-31", True)
+    assert agent.stop() < 5
+
+
 def test_what_a_provider_took_and_what_fell_are_told_apart() -> None:
     found = Coverage(
         nodes=10,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ def remembered(tmp_path: Path) -> Remembered:
         if now:
             parts.held("m", frozenset(now))
         parts.outbox.close()
+        for folder in parts._held:  # noqa: SLF001 -- as the kernel does when a life ends
+            os.close(folder)
         link.stop()  # before it tries to connect
         link.start()
         assert link.join(5)

@@ -130,3 +130,5 @@ def test_a_jumping_clock_changes_nothing(
     assert all(0 <= r["latency_ms"] < 10_000 for r in plant.results)
     times = [r["time_out"] for r in plant.results]
     assert max(times) - min(times) > 1e9
+    moments = [r["time_mono"] for r in plant.results]
+    assert 0 < max(moments) - min(moments) < 600

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.broker
 MakeAgent = Callable[..., AgentProcess]
 MAX_RESULTS = 200
 RECEIVE_MAXIMUM = 50
+LANES = ("SELECT count(*) FROM alert", "SELECT count(*) FROM result")
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def agent(
         input={"host": "127.0.0.1", "port": mosquitto.port},
         models={"m": {"bundle": brittle, "receive_maximum": RECEIVE_MAXIMUM}},
         routes={"r": ROUTE},
-        outbox={"max_results": MAX_RESULTS},
+        outbox={"max_results": MAX_RESULTS, "thin_share": 1},
         state_interval_s=1,
     )
 
@@ -56,8 +57,8 @@ def rows(agent: AgentProcess) -> int:
     """Results on its disk."""
     path = agent.folder / "state" / "outbox.sqlite"
     with closing(sqlite3.connect(path)) as db:
-        count: int = db.execute("SELECT count(*) FROM result").fetchone()[0]
-    return count
+        counts = [db.execute(query).fetchone() for query in LANES]
+    return sum(count for (count,) in counts)
 
 
 def rss_mb(agent: AgentProcess) -> float:
@@ -85,9 +86,10 @@ def test_without_an_uplink_results_go_to_disk_and_inputs_are_acknowledged(
     assert not any("redelivered" in r for r in listener.results)
 
 
-def test_a_full_outbox_withholds_acknowledgements_and_catches_up(
+def test_an_outbox_full_of_alerts_withholds_acknowledgements_and_catches_up(
     agent: AgentProcess, plant: Plant, listener: Plant, upstream: Mosquitto
 ) -> None:
+    agent.settings["routes"] = {"r": {**ROUTE, "lane": "alert"}}
     agent.start()
     flow = Flow(plant, listener)
     flow.send(10)
@@ -118,6 +120,7 @@ def test_a_full_outbox_withholds_acknowledgements_and_catches_up(
 def test_an_uplink_that_comes_and_goes_in_full_flow_loses_nothing(
     agent: AgentProcess, plant: Plant, listener: Plant, upstream: Mosquitto
 ) -> None:
+    agent.settings["outbox"] = {"max_results": 10_000}
     agent.start()
     flow = Flow(plant, listener)
     with flow.running(per_s=500):

@@ -48,6 +48,23 @@ def test_inspect_shows_the_manifest_and_the_quality_beside_it(run: Run, bundle: 
     assert (found["runs_here"], found["why_not"]) == ("model.onnx", None)
 
 
+@pytest.mark.parametrize(
+    ("until", "shown"),
+    [
+        ("2999-12-31", "  supported    until 2999-12-31\n"),
+        ("2020-02-29", "  supported    until 2020-02-29, which is over\n"),
+        (None, ""),
+    ],
+)
+def test_inspect_says_until_when_somebody_answers_for_it(
+    run: Run, tmp_path: Path, until: str | None, shown: str
+) -> None:
+    bundle = tiny.write_bundle(tmp_path / "promised", supported_until=until)
+    said = run("bundle", "inspect", bundle).stdout.decode()
+    assert shown in said
+    assert ("supported" in said) == bool(shown)
+
+
 def test_inspect_says_why_a_bundle_does_not_run_here(run: Run, tmp_path: Path) -> None:
     artifact = {"requires": {"arch": "riscv64"}}
     other = tiny.write_bundle(tmp_path / "other", artifact=artifact)

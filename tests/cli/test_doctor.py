@@ -136,6 +136,19 @@ def test_a_device_that_is_well(run: Run, write: Write, mosquitto: Mosquitto, bun
         assert not (config.parent / folder).exists(), "it changes nothing"
 
 
+@pytest.mark.parametrize(("until", "level"), [("2020-12-31", "warning"), ("2999-12-31", "ok")])
+def test_a_model_that_nobody_answers_for_any_more(
+    write: Write, tmp_path: Path, until: str, level: str
+) -> None:
+    old = tiny.write_bundle(tmp_path / "old", supported_until=until)
+    config = write(models={"m": {"bundle": old}})
+    told = [f for f in doctor.examine(config) if f.check == "model.m"]
+    assert told[0].level == "ok"
+    assert any(f"supported until {until}, and no longer" in f.found for f in told) == (
+        level == "warning"
+    )
+
+
 def test_without_settings_the_device_alone(run: Run) -> None:
     done = run("doctor")
     assert done.returncode == 0

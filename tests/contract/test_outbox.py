@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from edgeslm.adapters.loopback import MemoryOutbox
 from edgeslm.adapters.outbox import SqliteOutbox
-from edgeslm.ports import Outbox, OutboxFullError
+from edgeslm.core.backlog import Grown, Thinned
+from edgeslm.ports import Outbox, OutboxFullError, OutboxRow, Rows
 
-Make = Callable[..., Outbox]
 NONE: Mapping[str, object] = {}
 
 
+class OneLane:
+    """An outbox as one of its lanes sees it."""
+
+    def __init__(self, outbox: Outbox, *, alert: bool) -> None:
+        self.outbox = outbox
+        self.limit = outbox.limit
+        self._alert = alert
+
+    def append(self, rows: Sequence[tuple[str, bytes, Mapping[str, object]]]) -> list[int]:
+        return self.outbox.append(rows, alert=self._alert)
+
+    def peek(self, limit: int, *, after: int) -> list[OutboxRow]:
+        return self.outbox.peek(limit, after=after, alert=self._alert)
+
+    def remove(self, ids: Sequence[int]) -> None:
+        self.outbox.remove(ids, alert=self._alert)
+
+    def __len__(self) -> int:
+        return len(self.outbox)
+
+
+MakeBox = Callable[..., Outbox]
+Make = Callable[..., OneLane]
+
+
 @pytest.fixture(params=["memory", "sqlite"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+def make_box(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeBox]:
     made: list[SqliteOutbox] = []
 
     def sqlite(*, max_rows: int, max_bytes: int = 1 << 30) -> Outbox:
@@ -27,6 +52,11 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     yield MemoryOutbox if request.param == "memory" else sqlite
     for box in made:
         box.close()
+
+
+@pytest.fixture(params=[True, False], ids=["alerts", "telemetry"])
+def make(request: pytest.FixtureRequest, make_box: MakeBox) -> Make:
+    return lambda **bounds: OneLane(make_box(**bounds), alert=request.param)
 
 
 def test_rows_come_back_whole_and_in_order(make: Make) -> None:
@@ -98,3 +128,49 @@ def test_a_batch_past_the_bytes_bound_is_refused_and_removing_makes_room(make: M
     box.remove(ids)
     box.append([("t", bytes(1200), NONE)])
     assert len(box) == 1
+
+
+def test_lanes_are_apart_and_share_the_bound(make_box: MakeBox) -> None:
+    box = make_box(max_rows=4)
+    alerts = box.append([("t", b"alert", NONE)] * 2, alert=True)
+    telemetry = box.append([("t", b"telemetry", NONE)], alert=False)
+    assert box.rows == Rows(alerts=2, telemetry=1)
+    assert box.share == 3 / 4
+    assert [row[2] for row in box.peek(9, after=0, alert=True)] == [b"alert"] * 2
+    assert [row[2] for row in box.peek(9, after=0, alert=False)] == [b"telemetry"]
+    for alert in (True, False):
+        with pytest.raises(OutboxFullError) as failure:
+            box.append([("t", b"x", NONE)] * 3, alert=alert)
+        assert failure.value.rows == 2
+    box.remove(alerts, alert=True)
+    assert box.rows == Rows(alerts=0, telemetry=1)
+    box.remove(telemetry, alert=False)
+    assert len(box) == 0
+
+
+def test_a_full_outbox_says_by_how_many_bytes(make_box: MakeBox) -> None:
+    box = make_box(max_rows=10, max_bytes=2000)
+    box.append([("t", bytes(1000), NONE)], alert=False)
+    with pytest.raises(OutboxFullError) as failure:
+        box.append([("t", bytes(1500), NONE)], alert=True)
+    assert 500 <= failure.value.size <= 700
+    assert failure.value.rows <= 0
+
+
+def test_thinned_rows_keep_their_place_and_say_what_they_stand_for(make_box: MakeBox) -> None:
+    box = make_box(max_rows=10)
+    data = {"CorrelationData": b"c"}
+    ids = box.append([("t", bytes([i]), data) for i in range(5)], alert=False)
+    before = box.share
+    box.thin(Thinned([Grown(ids[2], b"sum", 3)], [ids[0], ids[1]], 3))
+    assert box.peek(9, after=0, alert=False) == [
+        (ids[2], "t", b"sum", NONE),
+        (ids[3], "t", b"\x03", data),
+        (ids[4], "t", b"\x04", data),
+    ]
+    found = box.oldest(2, after=0)
+    assert [(stored.row, stored.results) for stored in found] == [(ids[2], 3), (ids[3], 1)]
+    assert found[0].size == found[1].size + 2
+    assert found[0].age_s < 5
+    assert len(box) == 3
+    assert box.share < before

@@ -48,6 +48,7 @@ BAD = {
     "unknown key of an artifact": (changed(*GRAPH, "x", to=1), "artifacts.0.x: unknown key"),
     "foreign version": (changed("schema_version", to=2), "schema_version"),
     "no version": (changed("version", to=...), "version"),
+    "no day": (changed("supported_until", to="31.12.2031"), "supported_until: not a day"),
     "version as text": (changed("version", to="3"), "version"),
     "version as a fraction": (changed("version", to=3.0), "version"),
     "version zero": (changed("version", to=0), "version"),

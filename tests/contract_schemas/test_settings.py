@@ -162,6 +162,8 @@ def test_variables_of_other_parts_are_let_be(
     assert load(tmp_path, 'device_id = "d"').device_id == "d"
 
 
+PKCS11 = {"module": "/m", "token": "t", "pin_file": "/p"}
+BROKERS = ("UPLINK", "INPUT", "PROVISION__BROKER")
 # Every key: what the file says, what the variable says, in TOML and in the environment.
 PAIRS: dict[str, tuple[Any, Any]] = {
     "DEVICE_ID": ("d1", "d2"),
@@ -171,15 +173,28 @@ PAIRS: dict[str, tuple[Any, Any]] = {
     "PROFILE": ("generic-x86_64", "mine.toml"),
     "TAGS": ({"hall": "3"}, {"hall": "B"}),
     "STATE_INTERVAL_S": (10.0, 20.5),
+    "HOMEASSISTANT__DISCOVERY_PREFIX": ("ha", "house/ha"),
+    "HOMEASSISTANT__ALARM_OFF_S": (5, 30),
+    "METRICS__LISTEN": ("127.0.0.1:9464", "[::1]:9465"),
+    "PRESSURE__TEMPERATURE_C": (80.0, 85.5),
+    "PRESSURE__MEMORY_AVAILABLE_MB": (64.0, 32.5),
+    "PRESSURE__LOAD_PER_CORE": (2.0, 1.5),
     "LOG_LEVEL": ("info", "debug"),
     **{
         f"{broker}__{key}": pair
-        for broker in ("UPLINK", "INPUT")
+        for broker in BROKERS
         for key, pair in {
             "HOST": ("a", "b"),
             "PORT": (1883, 1884),
             "OTHERS": (["a"], ["b:1884", "[::1]:1885"]),
             "PROTOCOL": ("5", "3.1.1"),
+            "TRANSPORT": ("tcp", "websockets"),
+            "PATH": ("/mqtt", "/a/b"),
+            "PROXY__KIND": ("http", "socks5"),
+            "PROXY__HOST": ("a", "b"),
+            "PROXY__PORT": (3128, 1080),
+            "PROXY__USERNAME": ("a", "b"),
+            "PROXY__PASSWORD_FILE": ("/a", "/b"),
             "USERNAME": ("a", "b"),
             "PASSWORD": ("a", "b"),
             "PASSWORD_FILE": ("/a", "/b"),
@@ -201,8 +216,13 @@ PAIRS: dict[str, tuple[Any, Any]] = {
     "ROUTES__NAME__ENCODING": ("utf-8", "latin-1"),
     "ROUTES__NAME__MAX_BYTES": (1, 2),
     "ROUTES__NAME__SHARE": ("none", "text"),
+    "ROUTES__NAME__LANE": ("alert", "telemetry"),
     "OUTBOX__MAX_RESULTS": (1, 2),
     "OUTBOX__MAX_MB": (1, 2),
+    "OUTBOX__MAX_AGE_S": (60.0, 61.0),
+    "OUTBOX__THIN_SHARE": (0.5, 1.0),
+    "OUTBOX__SUMMARY_S": (60.0, 900.0),
+    "OUTBOX__CATCH_UP_PER_S": (1, 2),
     "OUTBOX__ACK_TIMEOUT_S": (1.0, 2.0),
     "UPDATE__ROOT": ("/a", "/b"),
     "UPDATE__DIR": ("/a", "/b"),
@@ -214,6 +234,12 @@ PAIRS: dict[str, tuple[Any, Any]] = {
     "UPDATE__STALL_S": (1.0, 2.0),
     "UPDATE__LOAD_S": (1.0, 2.0),
     "UPDATE__IDLE_EXIT_S": (1.0, 2.0),
+    **{f"PROVISION__{key}": ("/a", "/b") for key in ("DIR", "TOKEN_FILE", "FACTORY_KEY_FILE")},
+    "PROVISION__GROUP": ("a", "b"),
+    "PROVISION__RENEW_AFTER": (0.5, 0.75),
+    "PROVISION__PKCS11__MODULE": ("/a", "/b"),
+    "PROVISION__PKCS11__TOKEN": ("a", "b"),
+    "PROVISION__PKCS11__PIN_FILE": ("/a", "/b"),
 }
 
 
@@ -266,11 +292,17 @@ def whole(variable: str) -> dict[str, Any]:
     }
     if variable.startswith("ROUTES"):
         base["routes"] = {"name": {"topic": "t", "models": ["name"], "text": "/text"}}
-    head, _, key = variable.partition("__")
+    broker = next((each for each in BROKERS if variable.startswith(f"{each}__")), "")
+    key = variable.removeprefix(f"{broker}__") if broker else ""
+    if key.startswith("PROXY__"):
+        proxy = {"host": "p", "port": 8080, "username": "u", "password_file": "/f"}
+        base = merge(base, nested(broker, {"proxy": proxy}))
     if key in {"PASSWORD", "PASSWORD_FILE"}:
-        base[head.lower()] = {"username": "u"}
+        base = merge(base, nested(broker, {"username": "u"}))
     if key.endswith(("CERT_FILE", "KEY_FILE")):
-        base[head.lower()] = {"tls": {"cert_file": "/c", "key_file": "/k"}}
+        base = merge(base, nested(broker, {"tls": {"cert_file": "/c", "key_file": "/k"}}))
+    if variable.startswith("PROVISION__PKCS11"):
+        base = merge(base, nested("PROVISION__PKCS11", PKCS11))
     return merge(base, nested(variable, PAIRS[variable][0]))
 
 
@@ -354,3 +386,46 @@ def test_routes_of_one_model_that_overlap_in_part_are_refused(tmp_path: Path, se
 def test_a_route_may_lie_within_another(tmp_path: Path) -> None:
     routes = '{a = {topic = "in/a", models = ["m"]}, all = {topic = "in/#", models = ["m"]}}'
     load(tmp_path, f'device_id = "d"\nmodels = {{m = {{bundle = "m"}}}}\nroutes = {routes}')
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:9464", "127.1.2.3:1", "[::1]:9464", "localhost:80"])
+def test_metrics_are_served_on_loopback(tmp_path: Path, listen: str) -> None:
+    metrics = load(tmp_path, f'device_id = "d"\n[metrics]\nlisten = "{listen}"\n').metrics
+    assert metrics is not None
+    assert f"{metrics.address[0]}:{metrics.address[1]}" == listen.replace("[", "").replace("]", "")
+
+
+@pytest.mark.parametrize(
+    ("listen", "why"),
+    [
+        ("0.0.0.0:9464", "0.0.0.0: not on loopback"),
+        ("[::]:9464", "not on loopback"),
+        ("10.0.0.7:9464", "not on loopback"),
+        ("device.plant:9464", "device.plant: not on loopback"),
+        ("127.0.0.1:0", "0: no such port"),
+        ("127.0.0.1", "not HOST:PORT"),
+    ],
+)
+def test_metrics_are_served_nowhere_else(tmp_path: Path, listen: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(why)):
+        load(tmp_path, f'device_id = "d"\n[metrics]\nlisten = "{listen}"\n')
+
+
+@pytest.mark.parametrize(
+    ("tables", "port"),
+    [
+        ("", 1883),
+        ("[uplink.tls]", 8883),
+        ('[uplink]\ntransport = "websockets"', 80),
+        ('[uplink]\ntransport = "websockets"\n[uplink.tls]', 443),
+        ('[uplink]\ntransport = "websockets"\nport = 8083', 8083),
+    ],
+)
+def test_a_port_that_is_not_named_is_the_usual_one(tmp_path: Path, tables: str, port: int) -> None:
+    assert load(tmp_path, f'device_id = "d"\n{tables}').uplink.effective_port == port
+
+
+def test_a_proxys_user_needs_a_password(tmp_path: Path) -> None:
+    proxy = '[uplink.proxy]\nhost = "p"\nport = 1\nusername = "u"'
+    with pytest.raises(ConfigError, match="belong together"):
+        load(tmp_path, f'device_id = "d"\n{proxy}')

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from edgeslm.core.delivery import NO_PROPERTIES, Lane, Parcel, Row, Ticket, Uplink
+from edgeslm.core.delivery import NO_PROPERTIES, Lane, Pace, Parcel, Row, Ticket, Uplink
 
 
 @given(st.permutations(range(8)), st.permutations(range(8)))
@@ -60,14 +60,27 @@ class Delivery(RuleBasedStateMachine):
         self.sent: set[bytes] = set()  # on this connection
         self.received: list[bytes] = []  # by the broker, in order, duplicates included
         self.acked: set[bytes] = set()
+        self.given_up: set[bytes] = set()
+        self.handed: set[bytes] = set()  # to any connection
         self.room = 0
 
-    @initialize(window=st.integers(1, 6), room=st.integers(0, 20), batch=st.integers(1, 4))
-    def begin(self, window: int, room: int, batch: int) -> None:
+    @initialize(
+        window=st.integers(1, 6),
+        room=st.integers(0, 20),
+        batch=st.integers(1, 4),
+        per_s=st.sampled_from([None, 2, 50]),
+    )
+    def begin(self, window: int, room: int, batch: int, per_s: int | None) -> None:
         self.room = room
         self.window = window
         self.uplink = Uplink(
-            window=window, ack_timeout_s=5, rows=0, batch=batch, batch_wait_s=0.2, retry_s=1
+            window=window,
+            ack_timeout_s=5,
+            rows=0,
+            batch=batch,
+            batch_wait_s=0.2,
+            retry_s=1,
+            pace=None if per_s is None else Pace(per_s),
         )
 
     @rule(count=st.integers(1, 5))
@@ -120,12 +133,13 @@ class Delivery(RuleBasedStateMachine):
 
     @rule()
     def send(self) -> None:
-        parcels = self.uplink.to_send()
+        parcels = self.uplink.to_send(now=self.now)
         self.wire += parcels
         assert len(self.wire) <= self.window
         for parcel in parcels:
             assert parcel.payload not in self.sent  # twice on one connection
             self.sent.add(parcel.payload)
+            self.handed.add(parcel.payload)
             self.received.append(parcel.payload)
 
     @rule(works=st.booleans())
@@ -138,7 +152,7 @@ class Delivery(RuleBasedStateMachine):
 
     @rule()
     def fetch(self) -> None:
-        if (wanted := self.uplink.to_fetch()) is not None:
+        if (wanted := self.uplink.to_fetch(now=self.now)) is not None:
             limit, after = wanted
             assert limit > 0
             rows = [r for i, r in sorted(self.disk.items()) if i > after][:limit]
@@ -159,6 +173,19 @@ class Delivery(RuleBasedStateMachine):
                 self.disk[i] = (i, p.topic, p.payload, NO_PROPERTIES)
             self.uplink.committed(part, ids)
 
+    @rule(count=st.integers(1, 3), unsent=st.booleans())
+    def give_up(self, count: int, *, unsent: bool) -> None:
+        """The oldest rows that may go; with `unsent`, of those that nobody can have."""
+        most, after = self.uplink.spare
+        after = max(after, self.uplink.reached) if unsent else after
+        rows = [row for id_, row in sorted(self.disk.items()) if id_ > after][: min(count, most)]
+        for id_, _, payload, _ in rows:
+            assert payload not in self.sent  # on this connection
+            assert not unsent or payload not in self.handed
+            del self.disk[id_]
+            self.given_up.add(payload)
+        self.uplink.gave_up(len(rows))
+
     @rule()
     def pump(self) -> None:
         self.remove(works=True)
@@ -171,12 +198,14 @@ class Delivery(RuleBasedStateMachine):
         on_disk = {row[2] for row in self.disk.values()}
         for parcel, ticket in zip(self.made, self.tickets, strict=True):
             if ticket.settled:
-                assert parcel.payload in self.acked | on_disk
+                assert parcel.payload in self.acked | on_disk | self.given_up
 
     @invariant()
     def first_sendings_are_in_order(self) -> None:
-        firsts = list(dict.fromkeys(self.received))
-        assert firsts == [str(i).encode() for i in range(len(firsts))]
+        firsts = [int(payload) for payload in dict.fromkeys(self.received)]
+        assert firsts == sorted(firsts)
+        passed = {str(i).encode() for i in range(firsts[-1])} if firsts else set()
+        assert passed <= set(self.received) | self.given_up
 
     @invariant()
     def the_count_of_rows_is_right(self) -> None:
@@ -194,7 +223,7 @@ class Delivery(RuleBasedStateMachine):
             self.pump()
             self.broker_confirms(100)
             self.now += 0.3
-        assert self.acked == {p.payload for p in self.made}
+        assert self.acked | self.given_up == {p.payload for p in self.made}
         assert all(t.settled for t in self.tickets)
         assert not self.disk
         assert self.uplink.idle
@@ -219,7 +248,7 @@ def test_a_link_that_confirms_in_time_never_costs_a_write() -> None:
     for i in range(50):
         made = parcels(3, born=float(i))
         up.offer(made)
-        assert up.to_send() == made
+        assert up.to_send(now=0) == made
         assert up.to_commit(now=i + 0.5) == []
         up.confirmed(made, now=i + 0.5)
         assert all(p.ticket is not None and p.ticket.settled for p in made)
@@ -242,14 +271,14 @@ def test_what_is_not_confirmed_in_time_is_written_but_not_sent_twice() -> None:
     up.up()
     made = parcels(2)
     up.offer(made)
-    up.to_send()
+    up.to_send(now=0)
     assert up.to_commit(now=4.9) == []
     assert up.to_commit(now=5.1) == made
     tickets = [p.ticket for p in made]
     up.committed(made, [1, 2])
     assert all(t is not None and t.settled for t in tickets)
-    assert up.to_send() == []
-    assert up.to_fetch() is None
+    assert up.to_send(now=0) == []
+    assert up.to_fetch(now=0) is None
     up.confirmed(made, now=6)
     assert up.to_remove(now=7) == [1, 2]
 
@@ -259,24 +288,24 @@ def test_what_was_in_flight_when_the_link_went_is_sent_again_first() -> None:
     up.up()
     made = parcels(5)
     up.offer(made)
-    assert up.to_send() == made[:3]
+    assert up.to_send(now=0) == made[:3]
     up.confirmed(made[:1], now=0)
     up.down()
     up.confirmed(made[1:2], now=0)  # too late: it speaks of the old connection
     up.up()
-    assert up.to_send() == made[1:4]
+    assert up.to_send(now=0) == made[1:4]
 
 
 def test_nothing_new_overtakes_rows_that_wait() -> None:
     up = Uplink(window=9, ack_timeout_s=5, rows=2)
     up.up()
     up.offer(parcels(1))
-    assert up.to_send() == []
-    assert up.to_fetch() == (9, 0)
+    assert up.to_send(now=0) == []
+    assert up.to_fetch(now=0) == (9, 0)
     up.fetched([(1, "t", b"", NO_PROPERTIES)], now=0)
-    assert [p.row for p in up.to_send()] == [1]
+    assert [p.row for p in up.to_send(now=0)] == [1]
     up.fetched([(2, "t", b"", NO_PROPERTIES)], now=0)
-    assert [p.row for p in up.to_send()] == [2, None]
+    assert [p.row for p in up.to_send(now=0)] == [2, None]
 
 
 class Disk:
@@ -288,11 +317,11 @@ class Disk:
 
     def turn(self) -> list[int | None]:
         """Fetch and send once; return the rows that were sent."""
-        if (wanted := self.up.to_fetch()) is not None:
+        if (wanted := self.up.to_fetch(now=0)) is not None:
             limit, after = wanted
             found = [(i, "t", b"%d" % i, NO_PROPERTIES) for i in self.rows if i > after][:limit]
             self.up.fetched(found, now=0)
-        self.sent = self.up.to_send()
+        self.sent = self.up.to_send(now=0)
         return [p.row for p in self.sent]
 
 
@@ -311,11 +340,11 @@ def test_rows_not_confirmed_when_the_link_goes_are_read_again() -> None:
     disk.up.up()
     assert disk.turn() == [1, 2, 3]
     disk.up.confirmed(disk.sent[:2], now=0)
-    disk.up.to_fetch()
+    disk.up.to_fetch(now=0)
     disk.up.fetched([(4, "t", b"4", NO_PROPERTIES), (5, "t", b"5", NO_PROPERTIES)], now=0)
     disk.up.down()
     disk.up.up()
-    assert disk.up.to_fetch() is None  # 1 and 2 would come back: they are to be removed first
+    assert disk.up.to_fetch(now=0) is None  # 1 and 2 would come back: they are to be removed first
     assert disk.up.to_remove(now=0) == [1, 2]
     disk.rows = [3, 4, 5]
     disk.up.removed()
@@ -328,7 +357,7 @@ def test_rows_written_while_in_flight_are_not_read_back() -> None:
     up.up()
     made = parcels(4)
     up.offer(made)
-    assert up.to_send() == made[:2]
+    assert up.to_send(now=0) == made[:2]
     assert up.to_commit(now=6) == made
     up.committed(made, [1, 2, 3, 4])
     up.confirmed(made[:2], now=6)
@@ -361,11 +390,11 @@ def test_while_rows_wait_writing_is_at_most_half_of_sending() -> None:
         up.offer(parcels(8, born=now))
         if up.to_remove(now=now):
             up.removed()
-        if (wanted := up.to_fetch()) is not None:
+        if (wanted := up.to_fetch(now=0)) is not None:
             rows = [(i, "t", b"", NO_PROPERTIES) for i in range(cursor + 1, row + 1)][: wanted[0]]
             cursor = rows[-1][0]
             up.fetched(rows, now=now)
-        out = up.to_send()
+        out = up.to_send(now=0)
         sent += len(out)
         up.confirmed(out, now=now)
         while batch := up.to_commit(now=now):
@@ -377,3 +406,55 @@ def test_while_rows_wait_writing_is_at_most_half_of_sending() -> None:
             break
     assert disk == 0
     assert 0 < written <= sent / 2 + 8
+
+
+def test_the_disk_empties_at_its_pace_beside_what_comes_in() -> None:
+    """Twenty new results a second and ten from disk: a hundred rows take ten seconds."""
+    up = Uplink(window=100, ack_timeout_s=5, rows=100, batch=4, pace=Pace(10))
+    up.up()
+    rows = list(range(1, 101))
+    sent: list[tuple[float, int | None]] = []
+    now = 0.0
+    while up.rows and now < 30:
+        if gone := up.to_remove(now=now):
+            rows = [row for row in rows if row not in gone]
+            up.removed()
+        up.offer(parcels(2, born=now))
+        while (wanted := up.to_fetch(now=now)) is not None:
+            found = [(i, "t", b"", NO_PROPERTIES) for i in rows if i > wanted[1]][: wanted[0]]
+            up.fetched(found, now=now)
+            out = up.to_send(now=now)
+            sent += [(now, parcel.row) for parcel in out]
+            up.confirmed(out, now=now)
+        while batch := up.to_commit(now=now):
+            ids = [(rows[-1] if rows else 1000) + i + 1 for i in range(len(batch))]
+            rows += ids
+            up.committed(batch, ids)
+        assert up.withheld == 0
+        now += 0.1
+    assert 8 <= now <= 12
+    assert all(sum(now - 1 < at <= now for at, _ in sent) <= 42 for now in range(1, 10))
+    assert sum(2 < at <= 8 for at, _ in sent) == pytest.approx(6 * 30, rel=0.1)
+
+
+def test_a_pace_says_when_there_is_room_again() -> None:
+    up = Uplink(window=100, ack_timeout_s=5, rows=50, pace=Pace(10))
+    up.up()
+    up.fetched([(i, "t", b"", NO_PROPERTIES) for i in range(1, 11)], now=0)
+    assert len(up.to_send(now=0)) == 10
+    assert up.to_fetch(now=0.05) is None
+    assert up.due_at() == pytest.approx(0.1)
+    assert up.to_fetch(now=0.35) == (3, 10)
+
+
+def test_what_came_in_during_the_outage_waits_for_the_pace_like_the_rest() -> None:
+    up = Uplink(window=100, ack_timeout_s=5, rows=0, batch=4, pace=Pace(10))
+    made = parcels(50)
+    up.offer(made)
+    row = 0
+    while batch := up.to_commit(now=1):
+        up.committed(batch, range(row + 1, row + 1 + len(batch)))
+        row += len(batch)
+        up.offer(parcels(2, born=1.0))
+    up.up()
+    assert up.to_fetch(now=1) == (10, 0)

@@ -46,6 +46,20 @@ def flat(args: dict[str, str], task: str = "intent") -> list[str]:
     return [task, *(word for pair in args.items() for word in pair)]
 
 
+def test_a_bundle_says_until_when_somebody_answers_for_it(
+    args: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*flat(args), "--allow-drop"]
+    assert cli.main([*given, "--supported-until", "2031-12-31"]) == 0
+    manifest = Path(args["--out"]) / "bundle" / "manifest.json"
+    assert json.loads(manifest.read_bytes())["supported_until"] == "2031-12-31"
+    assert cli.main(given) == 0
+    assert "supported_until" not in json.loads(manifest.read_bytes()), "older devices read it"
+    with pytest.raises(SystemExit):
+        cli.main([*given, "--supported-until", "2031-02-29"])
+    assert "not a day" in capsys.readouterr().err
+
+
 def test_an_export_prints_its_report_and_no_bars_into_a_pipe(
     args: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 import pytest
 
+from edgeslm.contract.provision import PROVISIONER
 from edgeslm.fleet.broker_config import Access, BrokerConfigError, acl_file, dynamic_security
 from edgeslm.fleet.config import FleetConfig
 from tests.agent.kit import AgentProcess, poll
@@ -24,7 +25,7 @@ from tests.updater.whole import DEVICE, MODEL, PASSPHRASE, Fleet
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
 ROOT: Final = "edgeslm/v1"
 SERVICE: Final = "edgeslm-fleet"
-USERS: Final = ("dev1", "dev2", SERVICE, "eyes")
+USERS: Final = ("dev1", "dev2", SERVICE, "eyes", PROVISIONER)
 ACCESS: Final = Access(ROOT, inputs=["plant/%u/#"], devices=["dev1", "dev2"], viewers=["eyes"])
 SAID: Final = ("status", "state", "events", "update", "results/m")
 BLOB: Final = "a" * 64
@@ -35,6 +36,9 @@ TO_OWN: Final = tuple(f"{ROOT}/dev1/{each}" for each in ("assignment", "command"
 OTHERS: Final = tuple(topic.replace("dev1", "dev2") for topic in (*OWN, *TO_OWN))
 SHARED: Final = tuple(f"{ROOT}/_fleet/{x}" for x in ("index", "meta/7.x.json", f"blob/{BLOB}"))
 ASKED: Final = tuple(f"{ROOT}/_fleet/{each}" for each in ("ask", f"want/{BLOB}"))
+# By client id, which in these tests is the user's; the plug-in knows no such patterns.
+CERTIFICATE: Final = {who: f"{ROOT}/_fleet/provision/{who}" for who in ("dev1", PROVISIONER)}
+REPLIES: Final = {who: f"{topic}/reply" for who, topic in CERTIFICATE.items()}
 ELSEWHERE: Final = (
     "plant/dev1/log",
     "plant/dev2/log",
@@ -46,20 +50,25 @@ ELSEWHERE: Final = (
     f"{ROOT}/_fleet/meta",
     f"{ROOT}/dev1",
 )
-TOPICS: Final = (*OWN, *TO_OWN, *OTHERS, *SHARED, *ASKED, *ELSEWHERE)
+TOPICS: Final = (
+    *(*OWN, *TO_OWN, *OTHERS, *SHARED, *ASKED, *ELSEWHERE),
+    *(*CERTIFICATE.values(), *REPLIES.values()),
+)
 SEEN: Final = frozenset(
     f"{ROOT}/{device}/{each}" for device in ("dev1", "dev2") for each in SAID
 ) | {f"{ROOT}/eyes/status"}
 MAY_PUBLISH: Final = {
-    "dev1": frozenset((*OWN, *ASKED)),
+    "dev1": frozenset((*OWN, *ASKED, CERTIFICATE["dev1"])),
+    PROVISIONER: frozenset((CERTIFICATE[PROVISIONER],)),
     SERVICE: frozenset((*TO_OWN, *(t for t in OTHERS if t.replace("dev2", "dev1") in TO_OWN)))
-    | frozenset(SHARED),
+    | frozenset((*SHARED, *REPLIES.values())),
     "eyes": frozenset[str](),
 }
 MAY_READ: Final = {
-    "dev1": frozenset((*TO_OWN, *SHARED, "plant/dev1/log")),
+    "dev1": frozenset((*TO_OWN, *SHARED, "plant/dev1/log", REPLIES["dev1"])),
+    PROVISIONER: frozenset((REPLIES[PROVISIONER],)),
     SERVICE: SEEN
-    | frozenset((*ASKED, SHARED[1]))
+    | frozenset((*ASKED, SHARED[1], *CERTIFICATE.values()))
     | {t for t in (*OWN, *OTHERS) if t.endswith("/reply/n")},
     "eyes": SEEN,
 }
@@ -88,6 +97,11 @@ def settled(heard: list[tuple[str, bytes]]) -> None:
         time.sleep(0.3)
 
 
+def by_any_client(kind: str, user: str, topics: dict[str, str]) -> frozenset[str]:
+    """Return what the plug-in's rules grant besides, since they cannot name a client id."""
+    return frozenset(topics.values()) if kind != "acl" and user in topics else frozenset()
+
+
 @pytest.mark.parametrize("user", sorted(MAY_PUBLISH))
 def test_what_may_not_be_published_reaches_nobody(broker: tuple[str, Mosquitto], user: str) -> None:
     kind, mosquitto = broker
@@ -98,7 +112,8 @@ def test_what_may_not_be_published_reaches_nobody(broker: tuple[str, Mosquitto],
         arrived = {topic for topic, payload in watcher.heard if payload == b"x"}
     # The patterns of an ACL file hold for the service too: it may ask itself for something.
     patterns = set(ASKED) if (kind, user) == ("acl", SERVICE) else set()
-    assert arrived - patterns == MAY_PUBLISH[user]
+    may = MAY_PUBLISH[user] | by_any_client(kind, user, CERTIFICATE)
+    assert arrived - patterns == may
     assert taken == arrived
 
 
@@ -116,7 +131,7 @@ def test_what_may_not_be_read_is_not_delivered(broker: tuple[str, Mosquitto], us
                 assert watcher.publish(topic, b"now")
             settled(peer.heard)
             now = {topic for topic, payload in peer.heard if payload == b"now"}
-            may = MAY_READ[user]
+            may = MAY_READ[user] | by_any_client(kind, user, REPLIES)
             if (kind, user) == ("acl", SERVICE):  # its patterns hold for the service too
                 may |= set(SHARED)
             if (kind, user) == ("acl", "eyes"):  # and are taken back from who is no device
@@ -138,7 +153,8 @@ def test_a_wildcard_reaches_no_further(broker: tuple[str, Mosquitto], wide: str)
         for topic in TOPICS:
             assert watcher.publish(topic, b"now")
         settled(peer.heard)
-        assert {topic for topic, _ in peer.heard} <= MAY_READ["dev1"]
+        may = MAY_READ["dev1"] | by_any_client(broker[0], "dev1", REPLIES)
+        assert {topic for topic, _ in peer.heard} <= may
 
 
 def test_the_services_processes_may_share(broker: tuple[str, Mosquitto]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from edgeslm.adapters.outbox import SqliteOutbox
 from edgeslm.adapters.ring import Ring, digest
+from edgeslm.core.backlog import Thinner, to_expire
 from edgeslm.ports import OutboxUnavailableError
 from tests.fuzz.harness import fuzz
 
@@ -41,7 +42,9 @@ def test_ring_files(tmp_path: Path, targets: int) -> None:
 def test_outbox_files(tmp_path: Path, targets: int) -> None:
     file = tmp_path / "outbox.db"
     outbox = SqliteOutbox(file, max_rows=100, max_bytes=100_000)
-    outbox.append([("t", b"payload" * 20, {"UserProperty": [["a", "b"]]})] * 20)
+    for alert in (True, False):
+        row = ("t", b"payload" * 20, {"UserProperty": [["a", "b"]]})
+        outbox.append([row] * 20, alert=alert)
     outbox.close()
     whole = file.read_bytes()
 
@@ -51,9 +54,13 @@ def test_outbox_files(tmp_path: Path, targets: int) -> None:
         file.write_bytes(raw)
         opened = SqliteOutbox(file, max_rows=100, max_bytes=100_000)
         try:
-            rows = opened.peek(100, after=0)
-            opened.remove([row[0] for row in rows])
-            assert opened.append([("t", b"x", {})])
+            thinner = Thinner(60.0)
+            opened.thin(thinner.take(opened.peek(10, after=0, alert=False)))
+            to_expire(opened.oldest(100, after=0), max_age_s=60)
+            for alert in (True, False):
+                rows = opened.peek(100, after=0, alert=alert)
+                opened.remove([row[0] for row in rows], alert=alert)
+                assert opened.append([("t", b"x", {})], alert=alert)
         finally:
             opened.close()
 

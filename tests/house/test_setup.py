@@ -207,12 +207,15 @@ class TestProofs:
         script(machine / "strace", "#!/bin/sh\n")
         said = install(checkout, machine, "proofs.sh")
         line = (checkout / "apt.log").read_text().splitlines()[-1]
-        assert line.endswith(" qemu-system-common fuse3 nftables softhsm2 postgresql")
+        expected = (
+            "qemu-system-common fuse3 nftables softhsm2 systemd-container mmdebstrap postgresql"
+        )
+        assert line.endswith(f" {expected}")
         assert "status 0" in said
 
     def test_nothing_is_done_where_all_is_there(self, checkout: Path, machine: Path) -> None:
         for name in ("strace", "qemu-storage-daemon", "fusermount3", "nft", "softhsm2-util",
-                     "postgresql/15/bin/initdb"):  # fmt: skip
+                     "systemd-nspawn", "mmdebstrap", "postgresql/15/bin/initdb"):  # fmt: skip
             script(machine / name, "#!/bin/sh\n")
         assert install(checkout, machine, "proofs.sh") == "\nstatus 0"
         assert not (checkout / "apt.log").exists()
@@ -237,6 +240,35 @@ class TestProofs:
         assert (checkout / "apt.log").read_text() == once
         assert f"to try again: rm {checkout}/.cache/no-proofs" in said
         assert "tests that need them skip" in said
+
+
+AUDIT = """\
+#!/bin/bash
+while [ "$1" != --output ]; do shift; done
+printf '{report}' >"$2"
+echo '{said}'
+exit {status}
+"""
+
+
+class TestAudit:
+    @pytest.mark.parametrize(
+        ("report", "said", "ends", "status"),
+        [
+            ("", "No known vulnerabilities found", 0, 0),
+            ("tuf 7.0.0 PYSEC-1", "Found 1 known vulnerability", 1, 1),
+            ("", "ConnectionError: no route", 1, 0),
+        ],
+        ids=["none", "one", "unreachable"],
+    )
+    def test_only_what_was_found_stops_it(
+        self, checkout: Path, report: str, said: str, ends: int, status: int
+    ) -> None:
+        fake = AUDIT.format(report=report, said=said, status=ends)
+        script(checkout / ".venv" / "bin" / "pip-audit", fake)
+        told = call(checkout, "packaging/audit.sh")
+        assert told.endswith(f"status {status}")
+        assert (report or {0: "no known", 1: "not looked for: ConnectionError"}[ends]) in told
 
 
 def test_a_python_that_is_too_old_is_refused(checkout: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,16 +17,20 @@ import pytest
 from edgeslm.adapters import unix_socket
 from edgeslm.adapters.slot_store import FILE_MODE, FOLDER_MODE
 from edgeslm.agent import agent
+from edgeslm.cli.imaging.units import profile_drop_in
 from edgeslm.cli.main import COMMANDS
 from edgeslm.contract.settings import AgentSettings, UpdateSettings
 from edgeslm.fleet.service import service
+from edgeslm.runtime.profiles import load_profile, profile_names
 from edgeslm.updater import control, mailbox
 
 ROOT = Path(__file__).parents[2]
 AGENT = ROOT / "systemd" / "edgeslm.service"
 UPDATER = ROOT / "systemd" / "edgeslm-updater.service"
 FLEET = ROOT / "systemd" / "edgeslm-fleet.service"
-EXPOSURE_MAX = {AGENT: 20, UPDATER: 15, FLEET: 15}  # tenths, as `systemd-analyze security` counts
+EXPOSURE_MAX = {AGENT: 15, UPDATER: 15, FLEET: 15}  # tenths, as `systemd-analyze security` counts
+ACCELERATED_MAX = 20  # with an accelerator's devices
+ACCELERATORS = sorted((ROOT / "systemd" / "accelerators").glob("*.conf"))
 # prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN): what MemoryDenyWriteExecute= asks for.
 NO_WRITABLE_CODE = """\
 import ctypes, os, sys
@@ -198,15 +202,81 @@ def test_systemd_takes_it_without_a_remark(runnable: Path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+def exposed(unit: Path, most: int) -> str | None:
+    """What systemd finds where a unit is open to more than `most` tenths; None: it is not."""
+    argv = ["systemd-analyze", "security", "--offline=true", "--no-pager", f"--threshold={most}"]
+    done = subprocess.run([*argv, str(unit)], capture_output=True, text=True, check=False)
+    return done.stdout[-3000:] if done.returncode else None
+
+
 def test_it_is_open_to_little(runnable: Path, path: Path) -> None:
-    argv = ["systemd-analyze", "security", "--offline=true", "--no-pager"]
+    assert exposed(runnable, EXPOSURE_MAX[path]) is None
+
+
+@pytest.fixture
+def accelerated(tmp_path: Path) -> Callable[[str], Path]:
+    """Makes a unit of the agent's with a drop-in of this text."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze")
+
+    def make(text: str) -> Path:
+        unit = tmp_path / AGENT.name
+        command = "ExecStart=/usr/bin/edgeslm"
+        unit.write_text(AGENT.read_text().replace(command, "ExecStart=/bin/true"))
+        (tmp_path / f"{AGENT.name}.d").mkdir()
+        (tmp_path / f"{AGENT.name}.d" / "one.conf").write_text(text)
+        return unit
+
+    return make
+
+
+@pytest.mark.parametrize("drop_in", ACCELERATORS, ids=lambda path: path.stem)
+def test_with_an_accelerator_it_is_open_to_little_more(
+    accelerated: Callable[[str], Path], drop_in: Path
+) -> None:
+    unit = accelerated(drop_in.read_text())
+    assert exposed(unit, ACCELERATED_MAX) is None
+    assert exposed(unit, EXPOSURE_MAX[AGENT] - 5), "nothing is measured here"
+    assert f"systemd/accelerators/{drop_in.name} " in drop_in.read_text()
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_what_a_profile_adds_is_taken_without_a_remark(
+    accelerated: Callable[[str], Path], name: str
+) -> None:
+    profile = load_profile(name)
+    unit = accelerated(profile_drop_in(profile))
     done = subprocess.run(
-        [*argv, f"--threshold={EXPOSURE_MAX[path]}", str(runnable)],
-        capture_output=True,
-        text=True,
-        check=False,
+        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout[-3000:]
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    most = EXPOSURE_MAX[AGENT] if profile.providers == ("cpu",) else ACCELERATED_MAX
+    assert exposed(unit, most) is None
+
+
+def test_users_and_folders_are_those_of_the_units(
+    agent_unit: Mapping[str, list[str]], updater_unit: Mapping[str, list[str]]
+) -> None:
+    users = (ROOT / "systemd" / "sysusers.conf").read_text()
+    folders = (ROOT / "systemd" / "tmpfiles.conf").read_text()
+    for unit in (agent_unit, updater_unit):
+        user, group = only(unit, "User"), unit["Group"][0]
+        folder = f"/var/lib/{only(unit, 'StateDirectory')}"
+        assert re.search(rf'^u {user} -:{group} ".*" {folder}$', users, re.MULTILINE)
+        made = f"d {folder} {only(unit, 'StateDirectoryMode')} {user} {group} -"
+        assert made in folders.splitlines()
+
+
+@pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="no systemd-sysusers")
+def test_systemd_makes_the_users(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    given = ["systemd-sysusers", f"--root={tmp_path}", str(ROOT / "systemd" / "sysusers.conf")]
+    done = subprocess.run(given, capture_output=True, text=True, check=False)
+    if "Permission denied" in done.stderr or "not permitted" in done.stderr:
+        pytest.skip("only root makes users")
+    assert done.returncode == 0, done.stderr
+    passwd = (tmp_path / "etc" / "passwd").read_text()
+    assert re.findall(r"^(\S+?):", passwd, re.MULTILINE) == ["edgeslm", "edgeslm-updater"]
 
 
 def test_the_runtime_needs_no_memory_that_it_can_write_and_execute(anomaly_bundle: Path) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 import edgeslm
-from edgeslm.adapters.clock import SystemClock
+from edgeslm.adapters.clock import SystemClock, synchronised
 from edgeslm.cli.checks import Finding, error, ok, warning
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.contract.settings import AgentSettings
@@ -21,6 +21,11 @@ from edgeslm.runtime.profiles import ProfileError, detect_profile, load_profile,
 _LIFE_YEARS: Final = 20  # a clock so far past the release is wrong rather than late
 _YEAR_S: Final = 365.25 * 24 * 3600
 _TELEMETRY: Final = "ORT_DISABLE_TELEMETRY"
+_FOLLOWS: Final = {
+    True: "follows another clock",
+    False: "follows no other clock: results are marked so",
+    None: "whether it follows another clock is not known",
+}
 _YES: Final = frozenset({"1", "true", "yes", "on"})  # what ONNX Runtime takes for yes
 
 
@@ -36,7 +41,7 @@ def clock(_settings: AgentSettings | None, *, of: Clock | None = None) -> Iterat
     elif now > released + _LIFE_YEARS * _YEAR_S:
         yield warning("clock", f"{_day(now)}, {_LIFE_YEARS} years past the release", remedy)
     else:
-        yield ok("clock", _day(now))
+        yield ok("clock", f"{_day(now)}, {_FOLLOWS[synchronised()]}")
 
 
 def cpu(settings: AgentSettings | None, *, device: Device | None = None) -> Iterator[Finding]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 import shlex
 import shutil
 import stat
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeslm.adapters.mqtt_open import password_of
+from edgeslm.agent.folders import foreign_file
 from edgeslm.cli.checks import Finding, error, ok, warning
 from edgeslm.cli.text import megabytes
 from edgeslm.contract.base import read_toml
@@ -38,6 +39,8 @@ def _folder(field: str, folder: Path, *, keeps: int) -> Finding:
     try:
         there = first_there(folder)
         if there == folder:
+            if (foreign := foreign_file(folder)) is not None:
+                return _unusable(field, f"{foreign}: another user's, not writable {who}")
             _write_there(folder)
             can = f"{folder}: writable {who}"
         elif os.access(there, os.W_OK | os.X_OK):
@@ -108,8 +111,8 @@ def _write_there(folder: Path) -> None:
 
 def _user() -> str:
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # no name for this number
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # no name for this number
         return str(os.geteuid())
 
 

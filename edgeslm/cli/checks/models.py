@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
@@ -10,11 +11,13 @@ from edgeslm.agent.desired import Desired, Source
 from edgeslm.agent.shelf import Shelf
 from edgeslm.cli.checks import Finding, guarded, ok, warning
 from edgeslm.contract.settings import AgentSettings
+from edgeslm.core.support import has_ended
 from edgeslm.runtime.model import load_model
 from edgeslm.runtime.placement import placed, proved, remarks
 from edgeslm.runtime.profiles import load_profile
 
 _PLACE: Final = "Export for what this device has; `edgeslm doctor` lists its providers."
+_RENEW: Final = "Export it anew, or ask whoever made it for a newer version."
 _UPDATER: Final = "See that `edgeslm updater` runs; its log says what it does."
 _REMEDY: Final = "Copy a whole bundle for this device there, or export it again."
 
@@ -55,5 +58,8 @@ def _model(name: str, sources: Sequence[Source], profile: str | None) -> Iterato
     where = placed(model.coverage, model.provider)
     found = f"{which}: {model.task}, {where}; golden file answered as expected"
     yield ok(f"model.{name}", f"{found}; verified: {proved(model.verified)}")
+    until = model.supported_until
+    if has_ended(until, wall=time.time()):
+        yield warning(f"model.{name}", f"{which}: supported until {until}, and no longer", _RENEW)
     if told := "; ".join(remarks(model)):
         yield warning(f"model.{name}", told, _PLACE)

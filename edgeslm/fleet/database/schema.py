@@ -303,3 +303,36 @@ leases: Final = Table(
     Column("until", Float, nullable=False),  # by the database's clock
     Column("term", Integer, nullable=False),
 )
+
+# Who may have a certificate: a row for each device that was enrolled. `proof` lets it in.
+identities: Final = Table(
+    "identities",
+    METADATA,
+    Column("device", _DEVICE, primary_key=True),
+    Column("kind", String(16), nullable=False),  # token, factory_key
+    Column("proof", String(64), nullable=False, unique=True),  # sha256 of the token or public key
+    Column("enrolled_at", Float, nullable=False),
+    Column("expires_at", Float),  # of the token
+    Column("used_at", Float),
+    Column("revoked_at", Float),
+    Column("clones", Integer, nullable=False, server_default="0"),  # times a second one was seen
+    Column("cloned_at", Float),
+    Column("cloned_why", String(500), nullable=False, server_default=""),
+)
+
+# Every certificate that was issued to a device.
+certificates: Final = Table(
+    "certificates",
+    METADATA,
+    Column("serial", String(40), primary_key=True),
+    Column("device", _DEVICE, nullable=False, index=True),
+    Column("key", String(64), nullable=False, unique=True),  # sha256 of the public key
+    Column("request", String(64), nullable=False, unique=True),  # sha256 of what asked for it
+    Column("machine", String(64)),  # sha256 of what the hardware is called by
+    Column("not_before", Float, nullable=False),
+    Column("not_after", Float, nullable=False),
+    Column("issued_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("ended", String(16)),  # replaced, revoked; NULL: it is the one in force
+    Column("pem", Text, nullable=False),
+)

@@ -26,6 +26,7 @@ from edgeslm.fleet.server import Served, Server
 from edgeslm.fleet.service.conductor import Conductor
 from edgeslm.fleet.service.crew import Crew
 from edgeslm.fleet.service.ingest import Ingest, Keeps
+from edgeslm.fleet.service.issuer import Answer, Issuer
 from edgeslm.fleet.service.keeper import LEADER, SEATS, Keeper, abandoned, clear
 from edgeslm.fleet.service.orders import Signs
 from edgeslm.fleet.service.preview import Catalogue
@@ -72,6 +73,7 @@ class Parts:
         catalogue: what the repository has.
         keeps: makes what takes what devices say, one for each session.
         prune: removes what is old, and more than there is room for.
+        certifies: answers devices that ask for a certificate.
         connect: makes a session's transport.
         clock: for everything.
         page: serves the web page until the event is set; None: there is none.
@@ -83,6 +85,7 @@ class Parts:
     catalogue: Catalogue
     keeps: Callable[[], Keeps]
     prune: Callable[[], None]
+    certifies: Answer
     connect: Connect
     clock: Clock
     page: Callable[[threading.Event], None] | None = None
@@ -141,6 +144,7 @@ class Service:
         self._hears: Ingest | None = None  # what is retained, while we lead
         self._takes: Ingest | None = None  # our share of the rest
         self._takes_as = ""
+        self._issues: Issuer | None = None
         self._adopted: dict[str, _Adopted] = {}
         self._led_since: float | None = None
         self._adopt_at = 0.0
@@ -176,7 +180,7 @@ class Service:
 
     def refused(self) -> Counter[str]:
         """Return how many messages were refused, by reason; for any thread."""
-        there = [each for each in (self._hears, self._takes) if each is not None]
+        there = [x for x in (self._hears, self._takes, self._issues) if x is not None]
         return sum((each.refused for each in there), Counter())
 
     def _wake(self) -> None:
@@ -188,6 +192,8 @@ class Service:
         for ingest in (self._hears, self._takes, *(each.ingest for each in self._adopted.values())):
             if ingest is not None:
                 ingest.stop()
+        if self._issues is not None:
+            self._issues.stop()
         self.conductor.stop()
         self.server.stop()
         self._crew.join(until)
@@ -243,6 +249,7 @@ class Service:
             self._hears.stop()  # what it had not written is retained
             self._hears = None
         self._take_share(leads=leads)
+        self._issue(leads=leads)
         try:
             if leads and self._shares and now >= self._adopt_at:
                 self._adopt_at = now + ADOPT_S
@@ -270,6 +277,25 @@ class Service:
         self._takes_as = wanted
         if wanted:
             self._takes = self._ingest("results", Session(wanted, keeps=True), filters)
+
+    def _issue(self, *, leads: bool) -> None:
+        """Give certificates, with all workers or as the one that leads."""
+        issues = self._issues
+        if issues is not None and issues.unshared:
+            self._shares = False
+        if issues is not None and (issues.shares != self._shares or not (self._shares or leads)):
+            issues.stop()
+            self._issues = issues = None
+        if issues is None and (self._shares or leads):
+            session = Session(f"{self._name}-{self._holder}-certificates")
+            self._issues = Issuer(
+                self._parts.certifies,
+                lambda sink: self._parts.connect(session, sink),
+                root=self._root,
+                shares=self._shares,
+                clock=self._parts.clock,
+            )
+            self._crew.start("certificates", self._issues.run)
 
     def _plain(self) -> set[str]:
         return {f"{self._root}/+/events", f"{self._root}/+/results/+"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from sqlalchemy import Engine
@@ -12,6 +13,8 @@ from edgeslm.adapters.clock import SystemClock
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig
 from edgeslm.contract.settings import Broker
+from edgeslm.fleet.authority import Authority
+from edgeslm.fleet.issuing import answer
 from edgeslm.fleet.repository import Repository
 from edgeslm.fleet.served import ServedRepository
 from edgeslm.fleet.service.ingest import RECEIVE_MAXIMUM
@@ -51,6 +54,9 @@ def make(  # noqa: PLR0913 -- by name, once
     clock = SystemClock()
     orders = Orders(repository)
     orders.open()  # it may ask for a passphrase: now, and not when the first roll-out begins
+    authority = Authority(repository)
+    if authority.exists:  # where it is made later, it is opened when the first device asks
+        authority.open()
 
     def connect(session: Session, sink: Sink) -> Transport[Letter]:
         config = LinkConfig(
@@ -71,6 +77,7 @@ def make(  # noqa: PLR0913 -- by name, once
         catalogue=RepositoryShelf(repository),
         keeps=lambda: Store(engine),
         prune=lambda: prune(engine, clock.wall()),
+        certifies=partial(answer, engine, authority),
         connect=connect,
         clock=clock,
         page=page,

@@ -460,5 +460,46 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tokens")),
         sa.UniqueConstraint("hash", name=op.f("uq_tokens_hash")),
     )
+    op.create_table(
+        "certificates",
+        sa.Column("serial", sa.String(length=40), nullable=False),
+        sa.Column(
+            "device",
+            sa.String(length=64).with_variant(sa.String(length=64, collation="C"), "postgresql"),
+            nullable=False,
+        ),
+        sa.Column("key", sa.String(length=64), nullable=False),
+        sa.Column("request", sa.String(length=64), nullable=False),
+        sa.Column("machine", sa.String(length=64), nullable=True),
+        sa.Column("not_before", sa.Float(), nullable=False),
+        sa.Column("not_after", sa.Float(), nullable=False),
+        sa.Column("issued_at", sa.Float(), nullable=False),
+        sa.Column("ended_at", sa.Float(), nullable=True),
+        sa.Column("ended", sa.String(length=16), nullable=True),
+        sa.Column("pem", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("serial", name=op.f("pk_certificates")),
+        sa.UniqueConstraint("key", name=op.f("uq_certificates_key")),
+        sa.UniqueConstraint("request", name=op.f("uq_certificates_request")),
+    )
+    op.create_index(op.f("ix_certificates_device"), "certificates", ["device"], unique=False)
+    op.create_table(
+        "identities",
+        sa.Column(
+            "device",
+            sa.String(length=64).with_variant(sa.String(length=64, collation="C"), "postgresql"),
+            nullable=False,
+        ),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("proof", sa.String(length=64), nullable=False),
+        sa.Column("enrolled_at", sa.Float(), nullable=False),
+        sa.Column("expires_at", sa.Float(), nullable=True),
+        sa.Column("used_at", sa.Float(), nullable=True),
+        sa.Column("revoked_at", sa.Float(), nullable=True),
+        sa.Column("clones", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("cloned_at", sa.Float(), nullable=True),
+        sa.Column("cloned_why", sa.String(length=500), server_default="", nullable=False),
+        sa.PrimaryKeyConstraint("device", name=op.f("pk_identities")),
+        sa.UniqueConstraint("proof", name=op.f("uq_identities_proof")),
+    )
     for statement in _APPEND_ONLY[op.get_bind().dialect.name]:
         op.execute(statement)

@@ -1,0 +1,172 @@
+"""Who may have a certificate, and which were issued. Of tokens, hashes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Final, Literal
+
+from sqlalchemy import ColumnElement, Connection, insert, select, update
+
+from edgeslm.fleet.database.engine import upsert
+from edgeslm.fleet.database.parts import parts
+from edgeslm.fleet.database.schema import certificates, identities
+from edgeslm.fleet.database.words import bounded
+
+Kind = Literal["token", "factory_key"]
+_WHY_CHARS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """One device; see `schema.identities`."""
+
+    device: str
+    kind: Kind
+    proof: str
+    enrolled_at: float
+    expires_at: float | None = None
+    used_at: float | None = None
+    revoked_at: float | None = None
+    clones: int = 0
+    cloned_at: float | None = None
+    cloned_why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """One certificate; see `schema.certificates`."""
+
+    serial: str
+    device: str
+    key: str
+    request: str
+    machine: str | None
+    not_before: float
+    not_after: float
+    issued_at: float
+    pem: str
+    ended_at: float | None = None
+    ended: str | None = None
+
+
+def enrol(conn: Connection, rows: Sequence[Enrolled]) -> None:
+    """Let these devices in; those that were enrolled before, anew."""
+    new = ("kind", "proof", "enrolled_at", "expires_at", "used_at", "revoked_at")
+    again = (*new, "clones", "cloned_at", "cloned_why")
+    for part in parts(rows):
+        upsert(conn, identities, [asdict(row) for row in part], keys=["device"], update=again)
+
+
+def some(conn: Connection, ids: Collection[str]) -> dict[str, Enrolled]:
+    """Return those of these devices that are enrolled."""
+    return {each.device: each for each in _found(conn, identities.c.device, ids)}
+
+
+def holders(conn: Connection, proofs: Collection[str]) -> dict[str, str]:
+    """Return the devices that these proofs let in, by proof."""
+    return {each.proof: each.device for each in _found(conn, identities.c.proof, proofs)}
+
+
+def every(conn: Connection) -> list[tuple[Enrolled, Issued | None]]:
+    """Return all devices by id, each with the certificate in force."""
+    live = {
+        row["device"]: Issued(**row)
+        for row in conn.execute(
+            select(certificates).where(certificates.c.ended.is_(None))
+        ).mappings()
+    }
+    rows = conn.execute(select(identities).order_by(identities.c.device)).mappings()
+    return [(Enrolled(**row), live.get(row["device"])) for row in rows]
+
+
+def let_in_by(conn: Connection, proof: str) -> Enrolled | None:
+    """Return whom a proof lets in; nobody else decides about them before this transaction ends."""
+    return _locked(conn, identities.c.proof == proof)
+
+
+def of(conn: Connection, device: str) -> Enrolled | None:
+    """Return the same of a device."""
+    return _locked(conn, identities.c.device == device)
+
+
+def used(conn: Connection, device: str, now: float) -> None:
+    """What let a device in has done so."""
+    conn.execute(update(identities).where(identities.c.device == device).values(used_at=now))
+
+
+def cloned(conn: Connection, device: str, why: str, now: float) -> None:
+    """A second machine was seen under a device's identity."""
+    seen = {"cloned_at": now, "cloned_why": bounded(why, _WHY_CHARS)}
+    row = update(identities).where(identities.c.device == device)
+    conn.execute(row.values(clones=identities.c.clones + 1, **seen))
+
+
+def revoke(conn: Connection, ids: Collection[str], now: float) -> None:
+    """Let these devices in no more, and end their certificates."""
+    for part in parts(sorted(ids)):
+        row = update(identities).where(identities.c.device.in_(part))
+        conn.execute(row.values(revoked_at=now))
+        mine = (certificates.c.device.in_(part), certificates.c.ended != "revoked")
+        ended = update(certificates).where(mine[0], mine[1] | certificates.c.ended.is_(None))
+        conn.execute(ended.values(ended="revoked", ended_at=now))
+
+
+def revoked(conn: Connection) -> list[str]:
+    """Return the devices that were revoked and not enrolled anew, by id."""
+    rows = select(identities.c.device).where(identities.c.revoked_at.is_not(None))
+    return list(conn.execute(rows.order_by(identities.c.device)).scalars())
+
+
+def ended(conn: Connection, now: float) -> list[tuple[str, float]]:
+    """Return serials of certificates that would still be good, and when they were ended."""
+    of_ended = (certificates.c.ended.is_not(None), certificates.c.not_after > now)
+    rows = select(certificates.c.serial, certificates.c.ended_at).where(*of_ended)
+    return [(serial, at) for serial, at in conn.execute(rows.order_by(certificates.c.serial))]
+
+
+def asked_by(conn: Connection, request: str) -> Issued | None:
+    """Return the certificate that a request was answered with."""
+    return _certificate(conn, certificates.c.request == request)
+
+
+def with_key(conn: Connection, key: str) -> Issued | None:
+    """Return the certificate of a key."""
+    return _certificate(conn, certificates.c.key == key)
+
+
+def with_serial(conn: Connection, serial: str) -> Issued | None:
+    """Return a certificate."""
+    return _certificate(conn, certificates.c.serial == serial)
+
+
+def in_force(conn: Connection, device: str) -> Issued | None:
+    """Return a device's."""
+    mine = certificates.c.device == device
+    return _certificate(conn, mine & certificates.c.ended.is_(None))
+
+
+def put(conn: Connection, new: Issued) -> None:
+    """Put a certificate in force, in place of the device's one before."""
+    mine = (certificates.c.device == new.device, certificates.c.ended.is_(None))
+    before = update(certificates).where(*mine)
+    conn.execute(before.values(ended="replaced", ended_at=new.issued_at))
+    conn.execute(insert(certificates).values(asdict(new)))
+
+
+def _locked(conn: Connection, which: ColumnElement[bool]) -> Enrolled | None:
+    row = conn.execute(select(identities).where(which).with_for_update()).mappings().first()
+    return Enrolled(**row) if row is not None else None
+
+
+def _certificate(conn: Connection, which: ColumnElement[bool]) -> Issued | None:
+    row = conn.execute(select(certificates).where(which)).mappings().first()
+    return Issued(**row) if row is not None else None
+
+
+def _found(
+    conn: Connection, column: ColumnElement[str], values: Iterable[str]
+) -> Iterable[Enrolled]:
+    for part in parts(values):
+        for row in conn.execute(select(identities).where(column.in_(part))).mappings():
+            yield Enrolled(**row)

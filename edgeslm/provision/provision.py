@@ -1,0 +1,299 @@
+"""One run of `edgeslm provision`: whatever is due is done, and the next run goes on from there."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from edgeslm.contract.fleet import DeviceId
+from edgeslm.contract.identity import CERT, CURRENT, Identity, read_identity
+from edgeslm.contract.provision import CertificateReply, CertificateRequest
+from edgeslm.contract.settings import (
+    UNPROVISIONED,
+    AgentSettings,
+    Broker,
+    ProvisionSettings,
+    certified,
+)
+from edgeslm.core.provisioning import (
+    CertificateRequestError,
+    KeySharedError,
+    OtherDeviceError,
+    refusal,
+)
+from edgeslm.errors import EdgeSLMError
+from edgeslm.ports import Clock
+from edgeslm.provision import exchange
+from edgeslm.provision.errors import WrongCertificateError, unusable
+from edgeslm.provision.folder import Folder, Pending
+from edgeslm.provision.keys import FACTORY_KEY, FileKeys, Keys, load_key, public_pem, signature
+
+_MAX_TOKEN: Final = 128
+_SECTION: Final = "provision"
+_TOKEN_FILE: Final = f"{_SECTION}.token_file"
+_REMEDY: Final = "docs/provisioning.md shows a whole set-up."
+Ask = Callable[[Broker, str, str, bytes], CertificateReply]
+
+
+class Due(Enum):
+    """What there is to do, and why."""
+
+    FIRST = "it has no certificate yet"
+    SOON = "its certificate ends before long"
+    EXPIRED = "its certificate has expired"
+    ASKED = "somebody asked for it"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the device stands.
+
+    Args:
+        identity: in force.
+        renewed: it is new.
+        clock_behind: by our clock it is not valid yet; that is for the clock to mend.
+    """
+
+    identity: Identity
+    renewed: bool
+    clock_behind: bool
+
+
+def due(identity: Identity | None, now: float, renew_after: float, *, asked: bool) -> Due | None:
+    """Return what is to be done; None: nothing is.
+
+    A clock that is behind, at 1970 say, makes nothing due: the certificate is good all the same.
+    """
+    if identity is None:
+        return Due.FIRST
+    if asked:
+        return Due.ASKED
+    if now > identity.not_after:
+        return Due.EXPIRED
+    life = identity.not_after - identity.not_before
+    return Due.SOON if now > identity.not_before + renew_after * life else None
+
+
+class Provisioner:
+    """Does what is due for one device.
+
+    Args:
+        settings: as `read_settings` has them.
+        clock: of the system.
+        machine: hash of what the hardware is called by.
+        ask: sends a request, and returns its answer.
+    """
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        *,
+        clock: Clock,
+        machine: str | None,
+        ask: Ask = exchange.ask,
+    ) -> None:
+        self._settings = settings
+        self._provision = _provision_of(settings)
+        self._clock = clock
+        self._machine = machine
+        self._ask = ask
+        self._folder = Folder(self._provision.dir, self._provision.group)
+        self._keys = self._keys_of(self._folder)
+
+    def run(self, *, renew: bool = False) -> Outcome:
+        """Get or renew the certificate, where that is due.
+
+        Args:
+            renew: now, whenever it ends.
+
+        Raises:
+            EdgeSLMError: it cannot be had; what was in force still is.
+        """
+        with self._folder.held():
+            self._folder.tidy()
+            identity = read_identity(self._provision.dir)
+            if identity is not None:  # the run that got it may have been killed before
+                self._keys.installed(self._folder.number())
+            now = self._clock.wall()
+            why = due(identity, now, self._provision.renew_after, asked=renew)
+            if why is None:
+                assert identity is not None  # noqa: S101 -- else it is due
+                return Outcome(identity, renewed=False, clock_behind=now < identity.not_before)
+            brokers = self._brokers(why, identity)
+            proof = self._proof(identity)
+            pending = self._folder.pending() or self._folder.prepare(self._new(identity))
+            reply = self._answered(brokers, pending, proof)
+            new = _checked(reply, pending, identity)
+            assert reply.certificate is not None  # noqa: S101 -- as checked
+            self._folder.install(reply.certificate.encode(), new)
+            self._keys.installed(self._folder.number())
+            return Outcome(new, renewed=True, clock_behind=now < new.not_before)
+
+    def _new(self, identity: Identity | None) -> Callable[[Path], Pending]:
+        device = identity.device if identity is not None else self._said
+
+        def make(folder: Path) -> Pending:
+            csr = self._keys.make(folder, device)
+            return Pending(request=secrets.token_hex(16), device=device, csr=csr)
+
+        return make
+
+    @property
+    def _said(self) -> str | None:
+        """Who the settings say that this is."""
+        said = self._settings.device_id
+        return said if said != UNPROVISIONED else None
+
+    def _answered(
+        self, brokers: list[Broker], pending: Pending, proof: Callable[[bytes], dict[str, str]]
+    ) -> CertificateReply:
+        der = x509.load_pem_x509_csr(pending.csr.encode()).public_bytes(Encoding.DER)
+        request = CertificateRequest.model_validate(
+            {
+                "schema": 1,
+                "device": pending.device,
+                "csr": pending.csr,
+                "machine": self._machine,
+                **proof(der),
+            }
+        )
+        payload = request.model_dump_json(by_alias=True, exclude_none=True).encode()
+        failed: EdgeSLMError | None = None
+        for broker in brokers:
+            try:
+                reply = self._ask(broker, self._settings.topic_root, pending.request, payload)
+            except EdgeSLMError as err:
+                failed = failed or err  # of the way that should have worked
+            else:
+                return self._taken(reply)
+        assert failed is not None  # noqa: S101 -- there is a broker
+        raise failed
+
+    def _taken(self, reply: CertificateReply) -> CertificateReply:
+        if reply.error is not None:
+            found = refusal(reply.error["code"], reply.error["message"])
+            if isinstance(found, CertificateRequestError | KeySharedError | OtherDeviceError):
+                self._folder.discard()  # it would never be another answer
+            raise found
+        return reply
+
+    def _proof(self, identity: Identity | None) -> Callable[[bytes], dict[str, str]]:
+        """Return what makes the part of a request that shows who asks.
+
+        Raises:
+            ProvisionConfigError: there is nothing to show.
+        """
+        if identity is not None:
+            current = self._folder.read(CERT).decode("ascii", "replace")
+            folder = self._provision.dir / CURRENT
+            return lambda der: {"current": current, "signature": self._keys.sign(folder, der)}
+        if (file := self._provision.token_file) is not None:
+            token = _token(file)
+            return lambda _: {"token": token}
+        if (file := self._provision.factory_key_file) is not None:
+            private = load_key(file, FACTORY_KEY)
+            return lambda der: {
+                "factory_key": public_pem(private),
+                "signature": signature(private, der),
+            }
+        what = "neither token_file nor factory_key_file: nothing says that the fleet knows this"
+        raise unusable(_SECTION, what, remedy=_REMEDY)
+
+    def _brokers(self, why: Due, identity: Identity | None) -> list[Broker]:
+        """Return where to ask, in order.
+
+        Raises:
+            ProvisionConfigError: what is asked would travel in clear.
+        """
+        uplink, open_to_all = self._settings.uplink, self._provision.broker
+        found = []
+        if identity is not None and why is not Due.EXPIRED:
+            found.append(certified(self._settings))
+        elif open_to_all is None:
+            found.append(uplink)
+        if open_to_all is not None:
+            found.append(open_to_all)
+        for broker in found:
+            if broker.tls is None and not _stays_here(broker):
+                section = "provision.broker.tls" if broker is open_to_all else "uplink.tls"
+                what = f"{broker.address}: a token would cross the network in clear"
+                raise unusable(section, what, remedy=_REMEDY)
+        return found
+
+    def _keys_of(self, folder: Folder) -> Keys:
+        if self._provision.pkcs11 is None:
+            return FileKeys(folder)
+        from edgeslm.provision.hardware import HardwareKeys  # noqa: PLC0415 -- a package of its own
+
+        hardware: Keys = HardwareKeys(folder, self._provision.pkcs11, self._settings.uplink)
+        return hardware
+
+
+def _provision_of(settings: AgentSettings) -> ProvisionSettings:
+    if settings.provision is None:
+        what = "missing: nothing says how this device gets its certificate"
+        raise unusable(_SECTION, what, remedy=_REMEDY)
+    return settings.provision
+
+
+def _token(file: Path) -> str:
+    remedy = "Put the token there that `edgeslm fleet enroll` made for this device."
+    try:
+        token = file.read_text("ascii").strip()
+    except (OSError, ValueError) as err:
+        said = err.strerror if isinstance(err, OSError) and err.strerror else "not ASCII"
+        raise unusable(_TOKEN_FILE, f"{file}: {said}", remedy=remedy) from None
+    if not 0 < len(token) <= _MAX_TOKEN:
+        raise unusable(_TOKEN_FILE, f"{file}: holds no token", remedy=remedy)
+    return token
+
+
+def _stays_here(broker: Broker) -> bool:
+    """Whether nothing that is sent leaves this machine."""
+    return all(_is_here(host) for host, _ in broker.nodes)
+
+
+def _is_here(host: str) -> bool:
+    if host.startswith("/") or host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _checked(reply: CertificateReply, pending: Pending, identity: Identity | None) -> Identity:
+    """Return what a certificate says, if it is one for our key and our id.
+
+    Raises:
+        WrongCertificateError: it is not.
+    """
+    try:
+        found = x509.load_pem_x509_certificate((reply.certificate or "").encode())
+        csr = x509.load_pem_x509_csr(pending.csr.encode())
+        ours = found.public_key() == csr.public_key()
+        names = [(each.oid, each.value) for each in found.subject]
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        msg = "what came is no certificate. Is the broker the fleet's?"
+        raise WrongCertificateError(msg) from None
+    device: DeviceId = reply.device or ""
+    expected = identity.device if identity is not None else pending.device or device
+    if not ours or names != [(NameOID.COMMON_NAME, expected)] or device != expected:
+        msg = f"what came is no certificate of {expected} and its key. Is the broker the fleet's?"
+        raise WrongCertificateError(msg)
+    return Identity(
+        device=expected,
+        serial=f"{found.serial_number:x}",
+        not_before=found.not_valid_before_utc.timestamp(),
+        not_after=found.not_valid_after_utc.timestamp(),
+    )

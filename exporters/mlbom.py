@@ -1,0 +1,118 @@
+"""`bom.cdx.json`: a bundle as CycloneDX describes a model, for who must account for one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import NAMESPACE_URL, uuid5
+
+from edgeslm.contract.manifest import Artifact, BaseModelInfo, Manifest
+
+ML_BOM: Final = "bom.cdx.json"
+# The least that has `modelCard`, and what the packages' own documents are.
+_SPEC: Final = "1.6"
+# CycloneDX's word for each.
+_KINDS: Final = {"anomaly": "anomaly detection", "intent": "text classification"}
+
+
+def ml_bom(manifest: Manifest, bundle_hash: str, report: Mapping[str, Any]) -> str:
+    """Return the document: the model, what it was made from and with, and how good it is.
+
+    It says nothing of when or where: the same bundle, the same bytes.
+
+    Args:
+        manifest: of the bundle.
+        bundle_hash: SHA-256 of its manifest.
+        report: what `quality.json` says.
+    """
+    model, base = manifest.name, manifest.base_model
+    tools = [
+        _library(*pin) for pin in (("edgeslm", manifest.exporter), *sorted(manifest.pins.items()))
+    ]
+    document = {
+        "bomFormat": "CycloneDX",
+        "specVersion": _SPEC,
+        "serialNumber": f"urn:uuid:{uuid5(NAMESPACE_URL, bundle_hash)}",
+        "version": 1,
+        "metadata": {
+            "component": {
+                "type": "machine-learning-model",
+                "bom-ref": model,
+                "name": model,
+                "version": str(manifest.version),
+                "hashes": [_sha256(bundle_hash)],
+                "modelCard": _card(manifest, report),
+                "components": [_file(artifact) for artifact in manifest.artifacts],
+            }
+        },
+        "components": [_base(base), *tools],
+        "dependencies": [
+            {"ref": model, "dependsOn": ["base-model", *(t["bom-ref"] for t in tools)]}
+        ],
+    }
+    return json.dumps(document, indent=1) + "\n"
+
+
+def _card(manifest: Manifest, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model card: its task, what goes in and out, and its figures on held-out rows."""
+    return {
+        "modelParameters": {
+            "approach": {"type": "supervised" if manifest.task == "intent" else "unsupervised"},
+            "task": _KINDS.get(manifest.task, manifest.task),
+            "inputs": [{"format": f"text, up to {manifest.max_tokens} tokens"}],
+            "outputs": [{"format": "JSON"}],
+        },
+        "quantitativeAnalysis": {"performanceMetrics": _metrics(report)},
+        "considerations": {
+            "technicalLimitations": [
+                f"made for {', '.join(manifest.profiles)}",
+                *map(str, report["cautions"]),
+            ]
+        },
+    }
+
+
+def _metrics(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return each number of the original, and of each variant, that is one."""
+    slices = {"fp32": report["fp32"]}
+    slices |= {name: one["artifact"] for name, one in report["variants"].items()}
+    return [
+        {"type": key, "value": f"{value:g}", "slice": name}
+        for name, metrics in slices.items()
+        for key, value in metrics.items()
+        if isinstance(value, int | float)
+    ]
+
+
+def _base(base: BaseModelInfo) -> dict[str, Any]:
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": "base-model",
+        "name": base.source,
+        "hashes": [_sha256(base.sha256)],
+    }
+
+
+def _file(artifact: Artifact) -> dict[str, Any]:
+    return {
+        "type": "file",
+        "bom-ref": f"file:{artifact.path}",
+        "name": artifact.path,
+        "hashes": [_sha256(artifact.sha256)],
+    }
+
+
+def _library(name: str, version: str) -> dict[str, Any]:
+    return {
+        "type": "library",
+        "bom-ref": f"pypi:{name}",
+        "name": name,
+        "version": version,
+        "purl": f"pkg:pypi/{name.lower()}@{version}",
+        "scope": "excluded",  # it was made with them; they are not in it
+    }
+
+
+def _sha256(digest: str) -> dict[str, str]:
+    return {"alg": "SHA-256", "content": digest}

@@ -1,0 +1,1 @@
+"""What a device installs: Debian packages, wheelhouses, and what is in them."""

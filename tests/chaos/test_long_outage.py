@@ -1,0 +1,182 @@
+"""An uplink that is away for long: alerts whole, telemetry summed up, a way back at its pace."""
+
+from __future__ import annotations
+
+import json
+import random
+import sqlite3
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeslm.core.delivery import BURST_S
+from tests.agent.kit import AgentProcess, Plant, poll
+from tests.mosquitto import Mosquitto
+
+pytestmark = pytest.mark.broker
+MakeAgent = Callable[..., AgentProcess]
+SOURCES = ("a", "b", "c")
+MAX_RESULTS = 3000
+CATCH_UP = 150
+ROUTE: dict[str, Any] = {"models": ["m"], "text": "/text", "key": "/n", "id": "/n"}
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A second broker, running, where results go."""
+    broker = Mosquitto(tmp_path / "upstream")
+    broker.start()
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def agent(
+    make_agent: MakeAgent, brittle: Path, mosquitto: Mosquitto, upstream: Mosquitto
+) -> AgentProcess:
+    return make_agent(
+        broker_port=upstream.port,
+        input={"host": "127.0.0.1", "port": mosquitto.port},
+        models={"m": {"bundle": brittle, "workers": 2}},
+        routes={
+            "alarms": {"topic": "alarm/+", "lane": "alert", **ROUTE},
+            "rest": {"topic": "in/+", **ROUTE},
+        },
+        outbox={"max_results": MAX_RESULTS, "catch_up_per_s": CATCH_UP, "summary_s": 86_400},
+        state_interval_s=1,
+    )
+
+
+@pytest.fixture
+def listener(upstream: Mosquitto) -> Iterator[Plant]:
+    made = Plant(upstream.port, name="listener")
+    yield made
+    made.close()
+
+
+class Sent:
+    """Numbered texts to both lanes from several sources, as they were published."""
+
+    def __init__(self, plant: Plant) -> None:
+        self.by: defaultdict[str, list[int]] = defaultdict(list)
+        self._plant = plant
+        self._next = 0
+
+    def send(self, count: int, kind: str = "in") -> None:
+        for _ in range(count):
+            n, self._next = self._next, self._next + 1
+            topic = f"{kind}/{SOURCES[n % len(SOURCES)]}"
+            self.by[topic].append(n)
+            self._plant.publish(topic, json.dumps({"text": f"reading {n}", "n": str(n)}))
+
+
+def on_disk(agent: AgentProcess) -> dict[str, int]:
+    """Rows by lane, and results that the telemetry stands for."""
+    query = "SELECT (SELECT count(*) FROM alert), count(*), coalesce(sum(results), 0) FROM result"
+    with closing(sqlite3.connect(agent.folder / "state" / "outbox.sqlite")) as db:
+        alerts, rows, results = db.execute(query).fetchone()
+    return {"alerts": alerts, "rows": rows, "results": results}
+
+
+def account(results: list[dict[str, Any]], sent: Sent) -> int:
+    """See that each text is in one message, in order of its source; return how many summaries.
+
+    A result may come twice under one id, and a summary too.
+    """
+    by: defaultdict[str, dict[str, tuple[int, int, int]]] = defaultdict(dict)
+    for one in results:
+        summary = one.get("summary")
+        first, last, count = (
+            (int(summary["first_id"]), int(summary["last_id"]), summary["count"])
+            if summary
+            else (int(one["id"]), int(one["id"]), 1)
+        )
+        by[one["topic"]][one["id"]] = (first, last, count)
+    summaries = 0
+    assert by.keys() == sent.by.keys()
+    for topic, found in by.items():
+        numbers = iter(sent.by[topic])
+        for first, last, count in found.values():
+            part = [next(numbers) for _ in range(count)]
+            assert (part[0], part[-1]) == (first, last), topic
+            summaries += count > 1
+        assert next(numbers, None) is None, topic
+        assert topic.startswith("in/") or len(found) == len(sent.by[topic])
+    return summaries
+
+
+@pytest.mark.slow
+def test_a_long_outage_with_kills_loses_no_alert_and_counts_every_result(
+    agent: AgentProcess, plant: Plant, listener: Plant, upstream: Mosquitto
+) -> None:
+    agent.start()
+    sent = Sent(plant)
+    sent.send(30)
+    sent.send(6, "alarm")
+    poll(lambda: len(listener.results) == 36, "the first results")
+    upstream.stop()
+    rng = random.Random(3)  # noqa: S311 -- when to kill
+    for part in range(1, 6):
+        for _ in range(20):
+            sent.send(100)
+            sent.send(3, "alarm")
+        plant.flush()
+        poll(lambda: on_disk(agent)["results"] == part * 2000, "all of it", 60)  # noqa: B023
+        poll(lambda: on_disk(agent)["alerts"] == part * 60, "and the alerts")  # noqa: B023
+        if rng.random() < 0.8:
+            time.sleep(0.5)  # what is on disk is acknowledged next, and nothing here can see it
+            agent.kill()
+            agent.start(until="input_connected")
+    held = on_disk(agent)
+    assert held["alerts"] == 300
+    assert held["rows"] + held["alerts"] < MAX_RESULTS
+    told = {e["event"]: e.get("code") for e in agent.events()}
+    assert told["telemetry_thinned"] == "outbox.thinned"
+
+    arrived: list[tuple[float, int]] = []
+    began = time.monotonic()
+    upstream.start()
+    while on_disk(agent) != {"alerts": 0, "rows": 0, "results": 0}:
+        arrived.append((time.monotonic(), len(listener.results)))
+        assert time.monotonic() - began < 60
+        time.sleep(0.05)
+    lately = [r["topic"] for r in listener.results[36:]]
+    alarms = [i for i, topic in enumerate(lately) if topic.startswith("alarm/")]
+    assert max(alarms) < 400, "alerts first"
+    for at, count in arrived:
+        for then, before in [pair for pair in arrived if pair[0] <= at - 2.0][-1:]:
+            most = CATCH_UP * (at - then + BURST_S)
+            # At first the broker keeps for the listener, which comes back later, what it missed.
+            assert before == 36 or count - before <= 1.1 * most + 20, "no flood"
+    assert account(listener.results, sent) >= len(SOURCES)
+    poll(lambda: listener.last["state"]["outbox"] == 0, "and the state says so")
+    assert set(listener.last["state"]["drops"]) <= {"telemetry_thinned"}
+    assert agent.stop() < 5
+
+
+def test_new_results_flow_while_the_disk_empties_slowly(
+    agent: AgentProcess, plant: Plant, listener: Plant, upstream: Mosquitto
+) -> None:
+    """What comes in meanwhile is not held to the pace, and an alert overtakes all of it."""
+    upstream.stop()
+    agent.settings["outbox"] |= {"thin_share": 1, "catch_up_per_s": 15}
+    agent.start()
+    sent = Sent(plant)
+    sent.send(300)
+    poll(lambda: on_disk(agent)["rows"] == 300, "all on disk")
+    upstream.start()
+    agent.wait_for("uplink_connected")
+    began = time.monotonic()
+    sent.send(600)
+    sent.send(1, "alarm")
+    poll(lambda: len(listener.results) == 901, "all")
+    assert 5 < time.monotonic() - began < 25, "300 rows at 15 a second, however much comes in"
+    topics = [r["topic"] for r in listener.results]
+    assert topics.index("alarm/a") < 890, "before telemetry that is older"
+    assert account(listener.results, sent) == 0
+    assert agent.stop() < 5

@@ -1,0 +1,45 @@
+"""A fleet that gives certificates, on a database of each kind."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from edgeslm.fleet.repository import Repository
+from tests.fleet import kit as fleet_kit
+from tests.provision.kit import Device, Fleet
+
+
+@pytest.fixture(scope="session")
+def fleet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with an authority, to be copied."""
+    folder = tmp_path_factory.mktemp("fleet") / "repository"
+    return fleet_kit.make(folder).folder
+
+
+@pytest.fixture
+def repository(fleet_folder: Path, tmp_path: Path) -> Repository:
+    """A repository of the test's own."""
+    shutil.copytree(fleet_folder, tmp_path / "repository")
+    return Repository(tmp_path / "repository", fleet_kit.passphrases())
+
+
+@pytest.fixture
+def fleet(repository: Repository, database: Engine) -> Fleet:
+    """A fleet on a database of each kind."""
+    return Fleet(repository, database)
+
+
+@pytest.fixture
+def device(fleet: Fleet, tmp_path: Path) -> Callable[..., Device]:
+    """Makes devices."""
+
+    def make(name: str, **more: Any) -> Device:
+        return Device(tmp_path / name, fleet, **more)
+
+    return make

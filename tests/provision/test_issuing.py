@@ -1,0 +1,354 @@
+"""Who gets a certificate: once by a token, again by the key in force, never a second machine."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from cryptography.x509.oid import NameOID
+from sqlalchemy import select
+
+from edgeslm.core import provisioning as refused
+from edgeslm.errors import EdgeSLMError
+from edgeslm.fleet import enrolment
+from edgeslm.fleet.authority import fingerprint_of
+from edgeslm.fleet.database import events, identities
+from edgeslm.fleet.database.engine import reading
+from edgeslm.fleet.database.schema import audit, certificates
+from edgeslm.fleet.database.schema import identities as table
+from tests.provision.kit import DAY_S, WE, Csr, Device, Fleet, request
+
+A, B = "a" * 64, "b" * 64
+Make = Callable[..., Device]
+
+
+def signed(private: Any, csr: Csr) -> str:
+    data = refused.SIGNED + csr.der
+    return base64.b64encode(private.sign(data, ec.ECDSA(hashes.SHA256()))).decode()
+
+
+def public_pem(private: Any) -> str:
+    public = private.public_key()
+    pem: bytes = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return pem.decode()
+
+
+# Tokens.
+
+
+def test_a_token_lets_its_device_in(fleet: Fleet) -> None:
+    token = fleet.enrol("press-1")["press-1"]
+    csr = Csr("press-1")
+    issued = fleet.answer(request(csr, token=token, device="press-1"))
+    found = x509.load_pem_x509_certificate(issued.pem.encode())
+    found.verify_directly_issued_by(fleet.authority.certificate())
+    assert found.subject.rfc4514_string() == "CN=press-1"
+    assert found.public_key() == csr.private.public_key()
+    with reading(fleet.engine) as conn:
+        said = [tuple(row) for row in conn.execute(select(audit.c.what, audit.c.who))]
+        kept = str(conn.execute(select(table)).all())
+    assert ("certificate.issued", "press-1") in said
+    assert token not in kept  # a hash alone
+
+
+def test_a_token_is_good_for_once_and_the_same_request_has_the_same_answer(fleet: Fleet) -> None:
+    token = fleet.enrol("press-1")["press-1"]
+    first = Csr("press-1")
+    issued = fleet.answer(request(first, token=token))
+    assert fleet.answer(request(first, token=token)) == issued
+    with pytest.raises(refused.EnrolTokenUsedError):
+        fleet.answer(request(Csr("press-1"), token=token))
+
+
+def test_of_many_workers_that_see_one_token_one_uses_it(fleet: Fleet) -> None:
+    token = fleet.enrol("press-1")["press-1"]
+    asked = [request(Csr("press-1"), token=token) for _ in range(8)]
+
+    def ask(number: int) -> str:
+        try:
+            return fleet.answer(asked[number]).serial
+        except EdgeSLMError as err:
+            return err.code
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(8)))
+    assert sorted(found)[1:] == ["provision.token_used"] * 7
+    with reading(fleet.engine) as conn:
+        assert len(conn.execute(select(certificates)).all()) == 1
+
+
+def test_of_many_workers_that_see_one_certificate_one_renews_it(fleet: Fleet) -> None:
+    token = fleet.enrol("press-1")["press-1"]
+    first = Csr("press-1")
+    issued = fleet.answer(request(first, token=token))
+    new = [Csr("press-1") for _ in range(6)]
+    asked = [
+        request(each, current=issued.pem, signature=signed(first.private, each)) for each in new
+    ]
+
+    def ask(number: int) -> str:
+        try:
+            return fleet.answer(asked[number]).serial
+        except EdgeSLMError as err:
+            return err.code
+
+    with ThreadPoolExecutor(6) as pool:
+        found = sorted(pool.map(ask, range(6)))
+    assert found[1:] == ["provision.cloned"] * 5
+    assert fleet.seen("press-1").clones == 5
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        ({"token": "edp_" + "x" * 43}, refused.EnrolTokenUnknownError),
+        ({"token": ""}, refused.EnrolTokenUnknownError),
+        ({"device": "press-2"}, refused.OtherDeviceError),
+    ],
+)
+def test_what_lets_nobody_in(fleet: Fleet, more: dict[str, str], error: type[EdgeSLMError]) -> None:
+    tokens = fleet.enrol("press-1", "press-2")
+    with pytest.raises(error):
+        fleet.answer(request(Csr("press-1"), **{"token": tokens["press-1"], **more}))
+    fleet.answer(request(Csr("press-1"), token=tokens["press-1"]))  # nothing was used up
+
+
+def test_a_request_in_anothers_name_is_refused(fleet: Fleet) -> None:
+    token = fleet.enrol("press-1")["press-1"]
+    with pytest.raises(refused.OtherDeviceError):
+        fleet.answer(request(Csr("press-2"), token=token))
+    assert fleet.answer(request(Csr(None), token=token)).device == "press-1"
+
+
+def test_a_token_has_its_time(fleet: Fleet) -> None:
+    token = fleet.enrol("press-1", days=2.0)["press-1"]
+    fleet.clock.now += 3 * DAY_S
+    with pytest.raises(refused.EnrolTokenExpiredError):
+        fleet.answer(request(Csr("press-1"), token=token))
+    fresh = fleet.enrol("press-1", again=True)["press-1"]
+    assert fresh != token
+    fleet.answer(request(Csr("press-1"), token=fresh))
+
+
+# Requests.
+
+
+def subject(*names: tuple[Any, str]) -> x509.Name:
+    return x509.Name([x509.NameAttribute(oid, value) for oid, value in names])
+
+
+WEAK = {
+    "a short RSA key": lambda: Csr("d", private=rsa.generate_private_key(65537, 1024)),  # noqa: S505 -- so
+    "another curve": lambda: Csr("d", private=ec.generate_private_key(ec.SECP521R1())),
+    "a subject of more": lambda: Csr(
+        None, subject=subject((NameOID.COMMON_NAME, "d"), (NameOID.ORGANIZATION_NAME, "x"))
+    ),
+    "two names": lambda: Csr(
+        None, subject=subject((NameOID.COMMON_NAME, "d"), (NameOID.COMMON_NAME, "edgeslm-fleet"))
+    ),
+    "no name of a device": lambda: Csr(None, subject=subject((NameOID.COUNTRY_NAME, "DE"))),
+}
+
+
+@pytest.mark.parametrize("make", WEAK.values(), ids=WEAK)
+def test_a_request_must_hold(fleet: Fleet, make: Callable[[], Csr]) -> None:
+    token = fleet.enrol("d")["d"]
+    with pytest.raises(refused.CertificateRequestError):
+        fleet.answer(request(make(), token=token))
+
+
+def test_a_request_whose_sender_has_not_the_key_is_refused(fleet: Fleet) -> None:
+    token = fleet.enrol("d")["d"]
+    der = bytearray(Csr("d").der)
+    der[-1] ^= 1
+    body = base64.encodebytes(bytes(der)).decode()
+    pem = f"-----BEGIN CERTIFICATE REQUEST-----\n{body}-----END CERTIFICATE REQUEST-----\n"
+    asked = request(Csr("d"), token=token).model_copy(update={"csr": pem})
+    with pytest.raises(refused.CertificateRequestError):
+        fleet.answer(asked)
+
+
+def test_extensions_of_a_request_are_not_in_the_certificate(fleet: Fleet) -> None:
+    token = fleet.enrol("d")["d"]
+    wants = (
+        x509.BasicConstraints(ca=True, path_length=None),
+        x509.SubjectAlternativeName([x509.DNSName("broker.plant")]),
+    )
+    pem = fleet.answer(request(Csr("d", extensions=wants), token=token)).pem
+    found = x509.load_pem_x509_certificate(pem.encode()).extensions
+    assert found.get_extension_for_class(x509.BasicConstraints).value.ca is False
+    with pytest.raises(x509.ExtensionNotFound):
+        found.get_extension_for_class(x509.SubjectAlternativeName)
+
+
+def test_no_two_devices_have_one_key(fleet: Fleet) -> None:
+    tokens = fleet.enrol("d1", "d2")
+    private = ec.generate_private_key(ec.SECP256R1())
+    fleet.answer(request(Csr("d1", private=private), token=tokens["d1"]))
+    with pytest.raises(refused.KeySharedError):
+        fleet.answer(request(Csr("d2", private=private), token=tokens["d2"]))
+
+
+# Factory keys.
+
+
+def test_a_factory_key_names_its_device(fleet: Fleet) -> None:
+    factory = ec.generate_private_key(ec.SECP384R1())
+    fleet.enrol_key("press-9", fingerprint_of(factory.public_key()))
+    csr = Csr(None)
+    proof = {"factory_key": public_pem(factory), "signature": signed(factory, csr)}
+    assert fleet.answer(request(csr, **proof)).device == "press-9"
+    stolen = Csr(None)  # with a signature of another request
+    with pytest.raises(refused.CertificateRequestError):
+        fleet.answer(request(stolen, **proof))
+    other = ec.generate_private_key(ec.SECP256R1())
+    with pytest.raises(refused.FactoryKeyUnknownError):
+        fleet.answer(
+            request(stolen, factory_key=public_pem(other), signature=signed(other, stolen))
+        )
+    same = Csr(None, private=factory)
+    with pytest.raises(refused.CertificateRequestError, match="another"):
+        fleet.answer(
+            request(same, factory_key=public_pem(factory), signature=signed(factory, same))
+        )
+
+
+def test_a_device_that_was_reset_comes_back_by_its_factory_key_and_its_copy_does_not(
+    fleet: Fleet,
+) -> None:
+    factory = ec.generate_private_key(ec.SECP256R1())
+    fleet.enrol_key("d", fingerprint_of(factory.public_key()))
+
+    def ask(machine: str) -> str:
+        csr = Csr("d")
+        proof = {"factory_key": public_pem(factory), "signature": signed(factory, csr)}
+        return fleet.answer(request(csr, machine=machine, **proof)).serial
+
+    assert ask(A) != ask(A)
+    with pytest.raises(refused.DeviceClonedError):
+        ask(B)
+    assert fleet.seen("d").clones == 1
+    fleet.enrol_key("d", fingerprint_of(factory.public_key()), again=True)  # a new board
+    ask(B)
+
+
+def test_ed25519_is_a_factory_key(fleet: Fleet, device: Make) -> None:
+    private = ed25519.Ed25519PrivateKey.generate()
+    fleet.enrol_key("d", fingerprint_of(private.public_key()))
+    made = device("d")
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (made.folder / "factory.pem").write_bytes(pem)
+    made.provision["factory_key_file"] = str(made.folder / "factory.pem")
+    assert made.run().identity.device == "d"
+
+
+# Copies and revocation, by whole devices.
+
+
+def provisioned(fleet: Fleet, device: Make, name: str = "d") -> Device:
+    made = device(name)
+    made.token(fleet.enrol(name)[name])
+    made.run()
+    return made
+
+
+def copied(of: Device, device: Make, **more: Any) -> Device:
+    twin = device("twin", **more)
+    shutil.copytree(of.state, twin.state, symlinks=True)
+    return twin
+
+
+def test_a_copy_on_other_hardware_is_noticed_and_refused(fleet: Fleet, device: Make) -> None:
+    first = provisioned(fleet, device)
+    twin = copied(first, device, machine="b")
+    with pytest.raises(refused.DeviceClonedError, match="hardware"):
+        twin.run(renew=True)
+    seen = fleet.seen("d")
+    assert (seen.clones, "hardware" in seen.cloned_why) == (1, True)
+    with reading(fleet.engine) as conn:
+        told = events.newest(conn, device="d", limit=5)
+    assert [(each.event, each.code) for each in told] == [("identity_cloned", "provision.cloned")]
+    first.run(renew=True)  # the first goes on
+
+
+def test_a_copy_whose_hardware_says_nothing_is_noticed_when_both_have_renewed(
+    fleet: Fleet, device: Make
+) -> None:
+    first = provisioned(fleet, device)
+    twin = copied(first, device)
+    first.run(renew=True)
+    with pytest.raises(refused.DeviceClonedError, match="renewed since"):
+        twin.run(renew=True)
+    assert fleet.seen("d").clones == 1
+    first.run(renew=True)
+
+
+def test_a_copy_of_a_device_that_was_not_provisioned_yet_is_noticed(
+    fleet: Fleet, device: Make
+) -> None:
+    token = fleet.enrol("d")["d"]
+    first, twin = device("d"), device("twin", machine="b")
+    for each in (first, twin):
+        each.token(token)
+    first.run()
+    with pytest.raises(refused.EnrolTokenUsedError, match="other hardware"):
+        twin.run()
+    assert fleet.seen("d").clones == 1
+
+
+def test_who_was_revoked_gets_nothing_until_enrolled_anew(fleet: Fleet, device: Make) -> None:
+    first = provisioned(fleet, device)
+    with reading(fleet.engine) as conn:
+        assert identities.revoked(conn) == []
+        assert identities.ended(conn, fleet.clock.now) == []
+    enrolment.revoke(fleet.engine, ["d"], actor=WE, now=fleet.clock.now)
+    with pytest.raises(refused.DeviceRevokedError):
+        first.run(renew=True)
+    with reading(fleet.engine) as conn:
+        assert identities.revoked(conn) == ["d"]
+        ended = identities.ended(conn, fleet.clock.now)
+    assert [serial for serial, _ in ended] == [first_serial(first)]
+    crl = x509.load_pem_x509_crl(fleet.authority.revoked_list(ended))
+    assert [f"{each.serial_number:x}" for each in crl] == [first_serial(first)]
+    token = fleet.enrol("d", again=True)["d"]
+    with pytest.raises(refused.DeviceRevokedError):  # its old certificate stays revoked
+        first.run(renew=True)
+    shutil.rmtree(first.state)
+    first.token(token)
+    first.run()
+    with reading(fleet.engine) as conn:
+        assert identities.revoked(conn) == []
+
+
+def first_serial(device: Device) -> str:
+    pem = (device.state / "current" / "cert.pem").read_bytes()
+    return f"{x509.load_pem_x509_certificate(pem).serial_number:x}"
+
+
+def test_an_unused_token_of_a_revoked_device_lets_nobody_in(fleet: Fleet) -> None:
+    token = fleet.enrol("d")["d"]
+    enrolment.revoke(fleet.engine, ["d"], actor=WE, now=fleet.clock.now)
+    with pytest.raises(refused.DeviceRevokedError):
+        fleet.answer(request(Csr("d"), token=token))
+
+
+def test_a_certificate_of_another_fleet_renews_nothing(fleet: Fleet, device: Make) -> None:
+    first = provisioned(fleet, device)
+    (fleet.repository.folder / "devices.pem").unlink()
+    fleet.authority.make()
+    fleet.authority = type(fleet.authority)(fleet.repository)
+    with pytest.raises(refused.CertificateUnknownError):
+        first.run(renew=True)
