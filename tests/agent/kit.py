@@ -186,9 +186,14 @@ class Plant:
         self._client.publish(topic, raw, qos, properties=properties, **fields)
         self._sent += 1
 
+    @property
+    def unconfirmed(self) -> int:
+        """How many publications the broker has not confirmed yet."""
+        return self._sent - self._confirmed
+
     def flush(self) -> None:
         """Wait until the broker has everything that was published."""
-        poll(lambda: self._confirmed == self._sent, "the broker confirms")
+        poll(lambda: not self.unconfirmed, "the broker confirms")
 
     def wait_for(self, count: int, *, within_s: float = WAIT_S) -> list[dict[str, Any]]:
         """Wait for that many results, duplicates not counted, and return them."""

@@ -50,7 +50,8 @@ class Flow:
             began, sent = time.monotonic(), 0
             while not ended.wait(0.01):
                 due = int((time.monotonic() - began) * per_s)
-                self.send(min(due - sent, per_s))
+                if self._plant.unconfirmed < per_s:  # else the machine is too busy for more
+                    self.send(min(due - sent, per_s))
                 sent = due
 
         thread = threading.Thread(target=run)
