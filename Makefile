@@ -21,7 +21,7 @@ BASE := $(shell $(INTERPRETER) -c 'import sys; print(sys.version_info[:2], sys.b
 KEY := $(shell { echo "$(CURDIR) $(BASE)"; cat pyproject.toml packaging/constraints.txt packaging/venv.sh; } | sha256sum | cut -c 1-16)
 INSTALLED := .venv/.installed-$(KEY)
 
-.PHONY: help venv mosquitto proofs demo test test-slow check format docs bench packages fuzz clean
+.PHONY: help venv mosquitto proofs demo test test-slow check format docs bench packages container fuzz clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
@@ -68,6 +68,9 @@ bench: venv mosquitto ## measure everything and fill the README's table; ARGS="-
 
 packages: venv ## Debian packages, their SBOMs and wheelhouses, in dist/
 	@PYTHONPATH=packaging $(BIN)/python -m packages $(ARGS)
+
+container: venv ## a container image of the Debian package, by podman or docker
+	@packaging/container.sh $(ARGS)
 
 FUZZ_SECONDS ?= 300
 fuzz: venv ## fuzz every parser for FUZZ_SECONDS, shared among them

@@ -1,7 +1,7 @@
 """A device that boots: Debian's systemd as PID 1 of a container, without a network, on one disk.
 
 Its root is read-only, as a device's should be; what agent and updater write lies in one folder
-outside it. Root is needed, and the first time a package index, from which the root is made.
+outside it. Root is needed, and the first time Debian's packages and Python's, from their indexes.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from importlib.metadata import distribution
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final, Self
-
-from packaging.requirements import Requirement
 
 from benchmarks.errors import MissingToolError, RunFailedError
 from benchmarks.machine import ROOT
@@ -30,8 +28,6 @@ STATES: Final = ("edgeslm", "edgeslm-updater")
 STICK: Final = "/run/stick"
 _SUITE: Final = "bookworm"
 _PYTHON: Final = (3, 11)  # of that suite
-_LIBRARIES: Final = "usr/lib/edgeslm"
-_LAUNCHER: Final = f'#!/bin/sh\nPYTHONPATH=/{_LIBRARIES} exec python3 -m edgeslm "$@"\n'
 _LIMIT_S: Final = 120.0
 _PAUSE_S: Final = 0.05
 # A broker that needs no disk, beside Debian's unit of it, which writes to /var/log.
@@ -51,28 +47,30 @@ def problem() -> str | None:
     """Say what is missing here to boot a container; None: nothing."""
     if os.geteuid() != 0:
         return "needs root"
-    needed = ("systemd-nspawn", "nsenter", "mmdebstrap")
+    needed = ("systemd-nspawn", "nsenter", "mmdebstrap", "dpkg-deb")
     missing = [name for name in needed if shutil.which(name) is None]
     if missing:
         return f"needs {', '.join(missing)}: make proofs"
-    if package() is None and sys.version_info[:2] != _PYTHON:
-        return "needs dist/*.deb, or Python 3.11 as the container has: make packages"
+    if sys.version_info[:2] != _PYTHON:
+        return "needs Python 3.11 as the container has, of which packages are made"
     return None
 
 
-def package() -> Path | None:
-    """Return edgeslm's Debian package for this machine, where it was made."""
-    done = subprocess.run(
-        ["dpkg", "--print-architecture"], capture_output=True, text=True, check=False
-    )
-    found = sorted((ROOT / "dist").glob(f"edgeslm_*_{done.stdout.strip()}.deb"))
-    return found[-1] if found else None
+def package(out: Path) -> Path:
+    """Build this checkout's Debian package for this machine in a folder; return it.
+
+    Raises:
+        RunFailedError: it cannot be built.
+    """
+    arch = _run("dpkg", "--print-architecture").strip()
+    options = ("--only", "edgeslm", "--uncompressed", "--arch", arch, "--out", out)
+    paths = {"PYTHONPATH": str(ROOT / "packaging")}
+    said = _run(sys.executable, "-m", "packages", *options, within_s=1200, env=paths)
+    return Path(said.splitlines()[0])
 
 
 def installed(folder: Path, cache: Path) -> Path:
-    """Make a root file system with a broker and edgeslm in it; return it.
-
-    By the Debian package where it was made; else from this checkout and the packages it runs with.
+    """Make a root file system with a broker and edgeslm in it, by its package; return it.
 
     Args:
         folder: where there is none yet.
@@ -87,11 +85,9 @@ def installed(folder: Path, cache: Path) -> Path:
         raise MissingToolError(msg)
     folder.mkdir(parents=True)
     _run("tar", "-C", folder, "-xf", _debian(cache))
-    if (deb := package()) is not None:
-        shutil.copyfile(deb, folder / "tmp" / deb.name)
-        _run("chroot", folder, "dpkg", "--install", f"/tmp/{deb.name}")  # noqa: S108 -- in there
-    else:
-        _copy_in(folder)
+    with tempfile.TemporaryDirectory(prefix="edgeslm-package-", dir=folder / "tmp") as out:
+        deb = package(Path(out)).relative_to(folder)
+        _run("chroot", folder, "dpkg", "--install", f"/{deb}")
     units = folder / "etc" / "systemd" / "system"
     (units / "plant.service").write_text(_BROKER)
     (units / "multi-user.target.wants" / "plant.service").symlink_to(
@@ -222,47 +218,21 @@ def _debian(cache: Path) -> Path:
     return tar
 
 
-def _copy_in(root: Path) -> None:
-    """Lay this checkout into a root, with what it runs with, compiled."""
-    libraries = root / _LIBRARIES
-    for name in _needed("edgeslm", ("update",), set()):
-        for file in distribution(name).files or ():
-            if ".." not in file.parts and file.suffix != ".pyc":
-                target = libraries / file
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(str(file.locate()), target)
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "edgeslm", libraries / "edgeslm", ignore=ignored)
-    for name in ("device-profiles", "systemd"):
-        shutil.copytree(ROOT / name, libraries / "edgeslm" / name)
-    launcher = root / "usr" / "bin" / "edgeslm"
-    launcher.write_text(_LAUNCHER)
-    launcher.chmod(0o755)
-    compiled = ("python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash")
-    subprocess.run(["chroot", str(root), *compiled, f"/{_LIBRARIES}"], check=False, stdout=-3)
-
-
-def _needed(name: str, extras: Sequence[str], seen: set[str]) -> Iterator[str]:
-    """Yield what a package needs, each once."""
-    for line in distribution(name).requires or ():
-        wanted = Requirement(line)
-        marker = wanted.marker
-        if marker is not None and not any(marker.evaluate({"extra": e}) for e in ("", *extras)):
-            continue
-        if wanted.name not in seen:
-            seen.add(wanted.name)
-            yield wanted.name
-            yield from _needed(wanted.name, tuple(wanted.extras), seen)
-
-
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _run(*argv: str | Path, within_s: float = _LIMIT_S) -> str:
+def _run(
+    *argv: str | Path, within_s: float = _LIMIT_S, env: Mapping[str, str] | None = None
+) -> str:
     done = subprocess.run(
-        [str(word) for word in argv], capture_output=True, text=True, timeout=within_s, check=False
+        [str(word) for word in argv],
+        capture_output=True,
+        text=True,
+        timeout=within_s,
+        check=False,
+        env={**os.environ, **(env or {})},
     )
     if done.returncode:
         said = (done.stderr + done.stdout)[-1500:]

@@ -72,3 +72,10 @@ class ConfigError(InvalidFileError):
 
     code = "config.invalid"
     exit_status = EXIT_CONFIG
+
+
+class NotProvisionedError(ConfigError):
+    """This device has not been told who it is: `edgeslm provision` has not got it yet."""
+
+    code = "config.not_provisioned"
+    exit_status = EXIT_UNAVAILABLE

@@ -221,7 +221,8 @@ class Publication(Protocol):
     """What a transport sends.
 
     At QoS 1 it is confirmed when the broker has acknowledged it. At QoS 0 when it has been written
-    to the connection: it may be lost there, and by a broker that has no room for it.
+    to the connection: it may be lost there, and by a broker that has no room for it. One that is an
+    alert goes before all that wait and are none.
     """
 
     @property
@@ -234,6 +235,8 @@ class Publication(Protocol):
     def retain(self) -> bool: ...
     @property
     def qos(self) -> int: ...
+    @property
+    def alert(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -245,6 +248,7 @@ class Letter:
     retain: bool = False
     qos: int = 1
     properties: Mapping[str, object] = field(default_factory=dict)
+    alert: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +351,9 @@ class Transport(Protocol[P_contra]):
     def join(self, timeout_s: float) -> bool:
         """Wait for the end; return whether it came. The sink is not called after it."""
 
+    def silent_s(self) -> float:
+        """For how many seconds its thread has not come round; 0 where it has none, or has ended."""
+
 
 Report = Up | Down | Arrived | Confirmed[Any] | Subscribed
 Sink = Callable[[Report], None]
@@ -370,6 +377,12 @@ class OutboxUnavailableError(UnavailableError):
     """The disk refused; nothing was written."""
 
     code = "outbox.unavailable"
+
+
+class OutboxDamagedError(OutboxUnavailableError):
+    """Results on disk cannot be read; the message names the file that holds them."""
+
+    code = "outbox.damaged"
 
 
 OutboxRow = tuple[int, str, bytes, Mapping[str, object]]
@@ -421,6 +434,20 @@ class Outbox(Protocol):
             OutboxUnavailableError: the disk cannot be read.
         """
 
+    def newest(self, limit: int, *, alert: bool) -> list[bytes]:
+        """Payloads of the newest rows, at most `limit`, in no order.
+
+        Raises:
+            OutboxUnavailableError: the disk cannot be read.
+        """
+
+    def set_away(self) -> Path:
+        """Keep what is held under another name, which is returned, and hold nothing until `open`.
+
+        Raises:
+            OutboxUnavailableError: the disk refused.
+        """
+
     def remove(self, ids: Sequence[int], *, alert: bool) -> None:
         """Forget rows that the broker has acknowledged; unknown ids are ignored.
 
@@ -428,8 +455,8 @@ class Outbox(Protocol):
             OutboxUnavailableError: the disk refused; none was removed.
         """
 
-    def oldest(self, limit: int, *, after: int) -> list[Stored]:
-        """What is known of the oldest rows of telemetry with an id above `after`.
+    def oldest(self, limit: int, *, after: int, alert: bool = False) -> list[Stored]:
+        """What is known of the oldest rows with an id above `after`, of telemetry or of alerts.
 
         Raises:
             OutboxUnavailableError: the disk cannot be read.

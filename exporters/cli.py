@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -289,6 +290,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--version", required=True, type=_positive, metavar="N", help="of the model, from 1")
     add("--supported-until", type=_day, metavar="DATE",
         help="last day on which you answer for it: 2031-12-31; devices warn later")  # fmt: skip
+    add("--base-license", type=_license, metavar="SPDX",
+        help="of the source, for the ML-BOM: Apache-2.0")  # fmt: skip
+    add("--base-supplier", metavar="NAME", help="who passes the source on, for the ML-BOM")
     add("--out", required=True, type=Path, metavar="DIR", help="where the export goes")
     add("--allow-drop", action="store_true", help="export even where quality falls too far")
     add("--seed", type=int, default=0, help="of every random choice (default 0)")
@@ -313,6 +317,13 @@ def _day(text: str) -> str:
     except ValueError:
         msg = f"{text!r} is not a day, such as 2031-12-31"
         raise argparse.ArgumentTypeError(msg) from None
+
+
+def _license(text: str) -> str:
+    if re.fullmatch(r"[\w.+()-]+( [\w.+()-]+)*", text, re.ASCII) is None:
+        msg = f"{text!r} is not SPDX's, such as Apache-2.0, or LicenseRef-ours"
+        raise argparse.ArgumentTypeError(msg)
+    return text
 
 
 def _share(text: str) -> float:

@@ -24,7 +24,7 @@ from exporters.budget import check_latency, size_bytes
 from exporters.bundle import MANIFEST, write_bundle, write_tar
 from exporters.cache import kept, key_of
 from exporters.folders import beside, check_out, replace_folder
-from exporters.mlbom import ML_BOM, ml_bom
+from exporters.mlbom import ML_BOM, Origins, ml_bom
 from exporters.quality import tidy
 from exporters.report import write_reports
 from exporters.report.content import Content, Judgement
@@ -69,6 +69,8 @@ class Job:
     tune_minutes: float | None = None
     lock: Path | None = None
     supported_until: str | None = None
+    base_license: str | None = None
+    base_supplier: str | None = None
 
 
 class IdentityError(RejectedError):
@@ -248,7 +250,15 @@ def make(order: Order, out: Path, common: Common) -> dict[str, Any]:
     (fresh / QUALITY).write_text(json.dumps(report, indent=2) + "\n")
     (fresh / MEASUREMENTS).write_text(json.dumps(measured, indent=2) + "\n")
     opened = open_bundle(bundle, verify=False)
-    (fresh / ML_BOM).write_text(ml_bom(opened.manifest, opened.hash, report))
+    origins = Origins(
+        base_license=job.base_license,
+        base_supplier=job.base_supplier,
+        data=decisions.lock.data,
+        evaluation=decisions.lock.evaluation,
+        rows=len(bench.split.train),
+        held_out=len(bench.split.held_out),
+    )
+    (fresh / ML_BOM).write_text(ml_bom(opened.manifest, opened.hash, report, origins))
     write_reports(fresh, _content(opened, order.profile, report, chosen, bench))
     replace_folder(fresh, out)
     return report

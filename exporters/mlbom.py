@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
@@ -16,7 +17,30 @@ _SPEC: Final = "1.6"
 _KINDS: Final = {"anomaly": "anomaly detection", "intent": "text classification"}
 
 
-def ml_bom(manifest: Manifest, bundle_hash: str, report: Mapping[str, Any]) -> str:
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """Where a model comes from, besides what its manifest says.
+
+    Args:
+        base_license: of the base model, in SPDX's terms; None: nobody has said.
+        base_supplier: who passes the base model on; None: nobody has said.
+        data: SHA-256 of the training examples.
+        evaluation: SHA-256 of the examples to judge by; None: some of the former were held out.
+        rows: how many it learnt from.
+        held_out: by how many it was judged.
+    """
+
+    base_license: str | None
+    base_supplier: str | None
+    data: str
+    evaluation: str | None
+    rows: int
+    held_out: int
+
+
+def ml_bom(
+    manifest: Manifest, bundle_hash: str, report: Mapping[str, Any], origins: Origins
+) -> str:
     """Return the document: the model, what it was made from and with, and how good it is.
 
     It says nothing of when or where: the same bundle, the same bytes.
@@ -25,6 +49,7 @@ def ml_bom(manifest: Manifest, bundle_hash: str, report: Mapping[str, Any]) -> s
         manifest: of the bundle.
         bundle_hash: SHA-256 of its manifest.
         report: what `quality.json` says.
+        origins: what was said of the base model, and the examples.
     """
     model, base = manifest.name, manifest.base_model
     tools = [
@@ -42,11 +67,11 @@ def ml_bom(manifest: Manifest, bundle_hash: str, report: Mapping[str, Any]) -> s
                 "name": model,
                 "version": str(manifest.version),
                 "hashes": [_sha256(bundle_hash)],
-                "modelCard": _card(manifest, report),
+                "modelCard": _card(manifest, report, origins),
                 "components": [_file(artifact) for artifact in manifest.artifacts],
             }
         },
-        "components": [_base(base), *tools],
+        "components": [_base(base, origins), *tools],
         "dependencies": [
             {"ref": model, "dependsOn": ["base-model", *(t["bom-ref"] for t in tools)]}
         ],
@@ -54,12 +79,13 @@ def ml_bom(manifest: Manifest, bundle_hash: str, report: Mapping[str, Any]) -> s
     return json.dumps(document, indent=1) + "\n"
 
 
-def _card(manifest: Manifest, report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the model card: its task, what goes in and out, and its figures on held-out rows."""
+def _card(manifest: Manifest, report: Mapping[str, Any], origins: Origins) -> dict[str, Any]:
+    """Return the model card: its task, examples, what goes in and out, its figures."""
     return {
         "modelParameters": {
             "approach": {"type": "supervised" if manifest.task == "intent" else "unsupervised"},
             "task": _KINDS.get(manifest.task, manifest.task),
+            "datasets": _datasets(origins),
             "inputs": [{"format": f"text, up to {manifest.max_tokens} tokens"}],
             "outputs": [{"format": "JSON"}],
         },
@@ -85,13 +111,33 @@ def _metrics(report: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _base(base: BaseModelInfo) -> dict[str, Any]:
-    return {
+def _datasets(origins: Origins) -> list[dict[str, Any]]:
+    """Return what it learnt from, and by what it was judged: a file each, or one for both."""
+    held_out = origins.evaluation or origins.data
+    return [
+        _dataset("training examples", origins.rows, origins.data),
+        _dataset("held-out examples", origins.held_out, held_out),
+    ]
+
+
+def _dataset(name: str, rows: int, sha256: str) -> dict[str, Any]:
+    said = {"rows": str(rows), "sha256 of the file": sha256}
+    properties = [{"name": key, "value": value} for key, value in said.items()]
+    return {"type": "dataset", "name": name, "contents": {"properties": properties}}
+
+
+def _base(base: BaseModelInfo, origins: Origins) -> dict[str, Any]:
+    found: dict[str, Any] = {
         "type": "machine-learning-model",
         "bom-ref": "base-model",
         "name": base.source,
         "hashes": [_sha256(base.sha256)],
     }
+    if origins.base_supplier is not None:
+        found["supplier"] = {"name": origins.base_supplier}
+    if origins.base_license is not None:
+        found["licenses"] = [{"expression": origins.base_license}]
+    return found
 
 
 def _file(artifact: Artifact) -> dict[str, Any]:

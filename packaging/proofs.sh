@@ -12,6 +12,9 @@ need qemu-storage-daemon qemu-system-common
 need fusermount3 fuse3
 need nft nftables
 need softhsm2-util softhsm2
+need stunnel4 stunnel4
+engine=("${EDGESLM_ENGINES:-/usr/lib}"/*/engines-3/pkcs11.so)
+[ -e "${engine[0]}" ] || missing+=(libengine-pkcs11-openssl)
 need systemd-nspawn systemd-container
 need mmdebstrap mmdebstrap
 # Debian keeps the programs of each version of it in a folder of their own.

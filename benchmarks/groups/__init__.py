@@ -37,6 +37,8 @@ MODULES: Final = {
     "push_head": "push",
     "idle": "idle",
     "flash": "flash",
+    "soak": "soak",
+    "long": "long",
     "package": "package",
     "boot": "boot",
     "fleet": "fleet",

@@ -87,6 +87,9 @@ def _measure(setup: Setup, memory: Path, seconds: float) -> dict[str, Measured]:
         _wait(lambda: _rows(state) == 0, "the outbox is not emptied")
         time.sleep(1.0)
         down = (_written(agent) - begun) / count
+    if down <= 0:
+        msg = f"{state}: nothing was written to a disk; it lies in memory"
+        raise RunFailedError(msg)
     day_mb = down * _PER_S * _DAY_S / 2**20
     note = f"{away:.0f} B until the uplink is back; a day of it is {day_mb:.0f} MB"
     return {

@@ -1,4 +1,4 @@
-"""What a device that has nothing to do says in a day, and what is said to it."""
+"""What a device that has nothing to do says in a day, what is said to it, and what it costs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from benchmarks.figures import Measured
 from benchmarks.groups.push import serving
 from benchmarks.meter import Meter
 from benchmarks.setup import Setup
+from benchmarks.watch import Activity
 from edgeslm.contract.settings import AgentSettings
 from edgeslm.contract.settings import Broker as BrokerSettings
 from edgeslm.contract.topics import DEFAULT_ROOT, Topics
@@ -35,44 +37,113 @@ _STATES: Final = 2  # in a window
 _WINDOWS: Final = 2
 _REFRESHES: Final = 2  # a day: `timestamp` lives for one, and is signed anew at half of it
 _SETTLE_S: Final = 15.0
+_WINDOW_S: Final = 180.0
+_QUICK_WINDOW_S: Final = 15.0
 _LIMIT_S: Final = 120.0
 _DEVICE: Final = "press-hall-7"
 _PASSPHRASE: Final = "of no fleet that exists"  # noqa: S105
 
 
 def idle(setup: Setup) -> dict[str, Measured]:
-    """Agent and updater of one model, without inputs; each byte of their connections, both ways.
+    """Agent and updater of one model, without inputs: what they say, and what they cost.
 
-    A day of the default intervals is what is counted while they are a twelfth as long, in a twelfth
-    of a day. Metadata are counted as they come, and added, and one start of both beside.
+    A day of the default intervals is what is counted of their traffic while they are a twelfth as
+    long, in a twelfth of a day; what they cost is counted at the default intervals.
     """
-    profile = detect_profile().name
-    bundle = bundles.small(setup, "snips", profile=profile)
-    repository = _repository(setup, bundle)
+    found: dict[str, Measured] = {}
+    if "idle-traffic" in setup.wanted:
+        found["idle-traffic"] = _traffic(setup)
+    if setup.wanted & {"idle-cpu", "idle-wakeups"}:
+        found |= _awake(setup)
+    return {name: measured for name, measured in found.items() if name in setup.wanted}
+
+
+@dataclass(frozen=True, slots=True)
+class _Idle:
+    """A device at work that has nothing to do."""
+
+    repository: Repository
+    meter: Meter
+    states: list[float]
+    agent: Child
+    updater: Child
+
+
+def _traffic(setup: Setup) -> Measured:
+    """Each byte of their connections, both ways.
+
+    Metadata are counted as they come, and added, and one start of both beside.
+    """
     interval_s = AgentSettings.model_fields["state_interval_s"].default / _FASTER
-    with (
-        Broker(setup.work / "broker") as broker,
-        Meter(broker.port) as meter,
-        serving(setup, repository, broker, setup.work / "server.log"),
-        listening(broker, Topics(DEFAULT_ROOT, _DEVICE).state) as (_, states),
-    ):
-        config = _configure(setup, bundle, meter.port, profile)
-        with _running(setup, "run", config), _running(setup, "updater", config):
-            _wait(lambda: bool(states), "the agent says nothing")
-            time.sleep(_SETTLE_S)
-            begun = meter.passed
-            repository.refresh(force=True)
-            time.sleep(_SETTLE_S)
-            refreshed = meter.passed - begun
-            days = []
-            for number in range(1 if setup.quick else _WINDOWS):
-                setup.tell(f"window {number + 1}: {_STATES * interval_s:.0f} s")
-                rate = _rate(meter, states, interval_s)
-                days.append((rate * _DAY_S / _FASTER + _REFRESHES * refreshed + begun) / 1e3)
+    with _device(setup, "traffic", faster=_FASTER) as device:
+        begun = device.meter.passed
+        device.repository.refresh(force=True)
+        time.sleep(_SETTLE_S)
+        refreshed = device.meter.passed - begun
+        days = []
+        for number in range(1 if setup.quick else _WINDOWS):
+            setup.tell(f"window {number + 1}: {_STATES * interval_s:.0f} s")
+            rate = _rate(device.meter, device.states, interval_s)
+            days.append((rate * _DAY_S / _FASTER + _REFRESHES * refreshed + begun) / 1e3)
     note = (
         f"of these {begun / 1e3:.1f} kB a start, {_REFRESHES} x {refreshed / 1e3:.1f} kB metadata"
     )
-    return {"idle-traffic": Measured(max(days), 0, (min(days), max(days)), note=note)}
+    return Measured(max(days), 0, (min(days), max(days)), note=note)
+
+
+def _awake(setup: Setup) -> dict[str, Measured]:
+    """How much processor time both take, and how often a thread of theirs is woken."""
+    shares: list[float] = []
+    rates: list[float] = []
+    window_s = _QUICK_WINDOW_S if setup.quick else _WINDOW_S
+    with _device(setup, "awake", faster=1) as device:
+        both = (device.agent, device.updater)
+        before = [Activity.of(each) for each in both]
+        whole_at = begun = time.perf_counter()
+        first = before
+        for number in range(_WINDOWS):
+            setup.tell(f"at rest, window {number + 1}: {window_s:.0f} s")
+            time.sleep(window_s)
+            after = [Activity.of(each) for each in both]
+            took_s = time.perf_counter() - begun
+            cpu_s = sum(b.cpu_s - a.cpu_s for a, b in zip(before, after, strict=True))
+            waits = sum(sum(b.since(a)) for a, b in zip(before, after, strict=True))
+            shares.append(100 * cpu_s / took_s)
+            rates.append(waits / took_s)
+            before, begun = after, time.perf_counter()
+        whole_s = time.perf_counter() - whole_at
+    parts = [
+        f"{each.name}: " + " + ".join(f"{count / whole_s:.2f}" for count in b.since(a) if count)
+        for each, a, b in zip(both, first, after, strict=True)
+    ]
+    return {
+        "idle-cpu": Measured(max(shares), 0, (min(shares), max(shares)), note="of one core"),
+        "idle-wakeups": Measured(
+            max(rates), 0, (min(rates), max(rates)), note=f"by thread: {'; '.join(parts)}"
+        ),
+    }
+
+
+@contextmanager
+def _device(setup: Setup, name: str, *, faster: int) -> Iterator[_Idle]:
+    """Run a fleet's server, a device, and a broker; intervals are a share of their defaults."""
+    work = setup.work / name
+    work.mkdir()
+    here = replace(setup, work=work)
+    profile = detect_profile().name
+    bundle = bundles.small(setup, "snips", profile=profile)
+    repository = _repository(here, bundle)
+    with (
+        Broker(work / "broker") as broker,
+        Meter(broker.port) as meter,
+        serving(here, repository, broker, work / "server.log"),
+        listening(broker, Topics(DEFAULT_ROOT, _DEVICE).state) as (_, states),
+    ):
+        config = _configure(here, bundle, meter.port, profile, faster=faster)
+        with _running(here, "run", config) as agent, _running(here, "updater", config) as updater:
+            _wait(lambda: bool(states), "the agent says nothing")
+            time.sleep(_SETTLE_S)
+            yield _Idle(repository, meter, states, agent, updater)
 
 
 def _rate(meter: Meter, states: list[float], interval_s: float) -> float:
@@ -93,8 +164,8 @@ def _repository(setup: Setup, bundle: Path) -> Repository:
     return repository
 
 
-def _configure(setup: Setup, bundle: Path, port: int, profile: str) -> Path:
-    keepalive_s = BrokerSettings().keepalive_s // _FASTER
+def _configure(setup: Setup, bundle: Path, port: int, profile: str, *, faster: int) -> Path:
+    keepalive_s = BrokerSettings().keepalive_s // faster
     model = json.loads((bundle / MANIFEST).read_bytes())["name"]
     root = setup.work / "root.json"
     root.write_bytes((setup.work / "fleet" / "metadata" / "1.root.json").read_bytes())
@@ -103,7 +174,7 @@ def _configure(setup: Setup, bundle: Path, port: int, profile: str) -> Path:
         "profile": profile,
         "state_dir": setup.work / "state",
         "runtime_dir": setup.work / "runtime",
-        "state_interval_s": AgentSettings.model_fields["state_interval_s"].default / _FASTER,
+        "state_interval_s": AgentSettings.model_fields["state_interval_s"].default / faster,
     }
     lines = [f"{key} = {json.dumps(value, default=str)}" for key, value in said.items()]
     lines += [
@@ -119,10 +190,10 @@ def _configure(setup: Setup, bundle: Path, port: int, profile: str) -> Path:
 
 
 @contextmanager
-def _running(setup: Setup, command: str, config: Path) -> Iterator[None]:
+def _running(setup: Setup, command: str, config: Path) -> Iterator[Child]:
     argv = [sys.executable, "-m", "edgeslm", command, "--config", str(config)]
     with Child(command, argv, log=setup.work / f"{command}.log") as child:
-        yield
+        yield child
         if child.status is not None:
             msg = f"edgeslm {command} ended: {child.last_words()}"
             raise RunFailedError(msg)

@@ -88,7 +88,8 @@ def _device(folder: Path, token: str, port: int) -> Provisioner:
     text += f"dir = {json.dumps(str(folder / 'state'))}\n"
     text += f"token_file = {json.dumps(str(folder / 'token'))}\n"
     file.write_text(text, "utf-8")
-    return Provisioner(read_settings(file), clock=SystemClock(), machine=secrets.token_hex(32))
+    machine = (secrets.token_hex(32),)
+    return Provisioner(read_settings(file), clock=SystemClock(), machine=machine)
 
 
 def _repository(work: Path) -> Repository:

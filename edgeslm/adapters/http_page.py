@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import selectors
 import socket
 import threading
@@ -21,6 +22,7 @@ MAX_CLIENTS: Final = 16  # at a time; for another, the one that has been there l
 MAX_REQUEST_BYTES: Final = 8192
 CLIENT_S: Final = 5.0  # for a whole exchange
 FRESH_S: Final = 1.0  # what is younger is shown again
+DEAF_S: Final = 1.0  # without descriptors, until the next attempt to let somebody in
 PATIENCE_S: Final = 2.0  # for something fresh; then what there is
 _END: Final = b"\r\n\r\n"
 _REASONS: Final = {
@@ -82,6 +84,7 @@ class PageServer(Generic[T]):
         self._shown: tuple[float, T] | None = None  # since when, monotonic seconds; what
         self._wanted = False
         self._stopping = False
+        self._deaf_until: float | None = None  # nobody is let in: there were no descriptors
         self._clients: dict[_Client, None] = {}  # oldest first
         self._ear, self._bell = socket.socketpair()
         for own in (self._ear, self._bell, self._listener):
@@ -132,10 +135,15 @@ class PageServer(Generic[T]):
     def _wait_s(self) -> float | None:
         moments = [client.until for client in self._clients]
         moments += [c.asked_at + PATIENCE_S for c in self._clients if c.asked_at is not None]
+        if self._deaf_until is not None:
+            moments.append(self._deaf_until)
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _tend(self, now: float) -> None:
         """Answer those for whom the page is there, and leave those who take too long."""
+        if self._deaf_until is not None and now >= self._deaf_until:
+            self._deaf_until = None
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         fresh = self._shown is not None and now - self._shown[0] < FRESH_S
         for client in list(self._clients):
             if now >= client.until:
@@ -164,8 +172,12 @@ class PageServer(Generic[T]):
     def _accept(self, _: object) -> None:
         try:
             connection, _address = self._listener.accept()
-        except OSError:  # it has gone already, or we are out of descriptors
-            return
+        except OSError as err:
+            if err.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+                # It stays at the door, and would wake us without end.
+                self._selector.unregister(self._listener)
+                self._deaf_until = time.monotonic() + DEAF_S
+            return  # else: it has gone already
         connection.settimeout(0)
         if len(self._clients) >= MAX_CLIENTS:
             self._close(next(iter(self._clients)))

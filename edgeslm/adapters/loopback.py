@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from edgeslm.contract.topics import matches
@@ -224,7 +225,7 @@ class Loopback(Generic[P]):
         if not self._up or epoch != self._epoch:
             return
         confirmed: list[P] = []
-        for item in publications:
+        for item in sorted(publications, key=lambda item: not item.alert):
             message = Message(item.topic, item.payload, item.qos, item.retain, item.properties)
             self._bus.publish(message)
             at_once = self._bus.confirming or not item.qos
@@ -249,6 +250,9 @@ class Loopback(Generic[P]):
     def join(self, timeout_s: float) -> bool:
         del timeout_s  # nothing of ours runs
         return True
+
+    def silent_s(self) -> float:
+        return 0.0
 
     def _subscribe(self) -> None:
         self._bus.subscribe(self._name, set(self._filters))
@@ -299,10 +303,19 @@ class MemoryOutbox:
     def peek(self, limit: int, *, after: int, alert: bool) -> list[OutboxRow]:
         return [row for id_, row in self._lanes[alert].items() if id_ > after][:limit]
 
-    def oldest(self, limit: int, *, after: int) -> list[Stored]:
+    def newest(self, limit: int, *, alert: bool) -> list[bytes]:
+        rows = list(self._lanes[alert].values())
+        return [payload for _, _, payload, _ in rows[max(0, len(rows) - limit) :]]
+
+    def set_away(self) -> Path:
+        for lane in self._lanes.values():
+            lane.clear()
+        return Path("nowhere")
+
+    def oldest(self, limit: int, *, after: int, alert: bool = False) -> list[Stored]:
         return [
             Stored(id_, len(topic) + len(payload), self._results.get(id_, 1), 0.0)
-            for id_, topic, payload, _ in self.peek(limit, after=after, alert=False)
+            for id_, topic, payload, _ in self.peek(limit, after=after, alert=alert)
         ]
 
     def remove(self, ids: Sequence[int], *, alert: bool) -> None:

@@ -66,6 +66,7 @@ class MqttLink(Generic[P]):
         self._epoch = 0
         self._node = 0  # of the broker's: the one that is tried
         self._asleep = False
+        self._round_at = time.monotonic()  # when our thread came round last
         self._ear, self._bell = socket.socketpair()
         self._ear.settimeout(0)
         self._thread = threading.Thread(
@@ -103,8 +104,13 @@ class MqttLink(Generic[P]):
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def silent_s(self) -> float:
+        begun = self._thread.ident is not None
+        return time.monotonic() - self._round_at if begun and not self.stopping.is_set() else 0.0
+
     def sleep(self, poller: select.poll, timeout_s: float) -> list[int]:
         """Wait for a descriptor of `poller` or for the owner; return what is ready."""
+        self._round_at = time.monotonic()
         self._asleep = True
         if self.to_publish or self.to_settle:  # put there before we were seen to sleep
             timeout_s = 0.0
@@ -138,7 +144,7 @@ class MqttLink(Generic[P]):
         attempt = 0
         while not self.stopping.is_set():
             self._epoch += 1
-            began = time.monotonic()
+            began = self._round_at = time.monotonic()
             try:
                 client = open_client(self.config, epoch=self._epoch, node=self._node)
                 try:
@@ -171,10 +177,11 @@ class MqttLink(Generic[P]):
         poller = self._poller()
         while not self.stopping.is_set():
             self.take_settled()
+            self.to_publish.clear()  # for a connection that is gone: `sleep` would not sleep
             left = until - time.monotonic()
             if left <= 0 and self.outstanding <= self.config.receive_maximum // 2:
                 return
-            self.sleep(poller, max(left, 0.05))
+            self.sleep(poller, left if left > 0 else TICK_S)  # what settles inputs wakes us
 
 
 class _Connection(Generic[P]):
@@ -185,6 +192,7 @@ class _Connection(Generic[P]):
         self._client = client
         self._poller = poller
         self._up = False
+        self._alerts: deque[P] = deque()
         self._queue: deque[P] = deque()
         self._in_flight: dict[int, P] = {}
         self._asked: dict[int, list[str]] = {}  # packet id of a subscription: its filters
@@ -266,8 +274,11 @@ class _Connection(Generic[P]):
             if link.last is not None:
                 self._queue.append(link.last)
         room = min(link.config.window, client.quota) - len(self._in_flight)
-        if self._queue and room > 0:
-            items = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
+        for queue in (self._alerts, self._queue):
+            if not queue or room <= 0:
+                continue
+            items = [queue.popleft() for _ in range(min(room, len(queue)))]
+            room -= len(items)
             self._in_flight.update(zip(client.send(items), items, strict=True))
         if link.to_settle:
             epoch = client.epoch
@@ -279,7 +290,7 @@ class _Connection(Generic[P]):
             known = frozenset[str]() if self._wanted is None else link.held
             self._wanted = link.wanted
             self._subscribe(known)
-        on_the_way = bool(self._queue or self._in_flight)
+        on_the_way = bool(self._alerts or self._queue or self._in_flight)
         if self._stop_at is not None and (now > self._stop_at or not on_the_way):
             client.disconnect()
 
@@ -291,7 +302,8 @@ class _Connection(Generic[P]):
             why = f"longer than the {largest} bytes that the broker takes"
             self._link.sink(Confirmed([], [(item, why) for item in long]))
             publications = [item for item in publications if item not in long]
-        self._queue.extend(publications)
+        for item in publications:
+            (self._alerts if item.alert else self._queue).append(item)
 
     def _subscribe(self, known: frozenset[str]) -> None:
         link, client = self._link, self._client

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,12 +17,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeslm.core.backlog import Stored, Thinned
-from edgeslm.ports import OutboxFullError, OutboxRow, OutboxUnavailableError, Rows
+from edgeslm.ports import (
+    OutboxDamagedError,
+    OutboxFullError,
+    OutboxRow,
+    OutboxUnavailableError,
+    Rows,
+)
 
 BUSY_S: Final = 0.1  # for another process that reads the file; the caller tries again later
 _SCHEMA: Final = 2  # 1, which had alerts and telemetry in one table, is taken over
 _MOST: Final = 2**53  # seconds: what is more was damaged
 _ROW_OVERHEAD: Final = 64  # bytes that SQLite adds to a row, about
+_MOVE_COPIES: Final = 3  # of what moves: in the log from where it was and to where it is, and there
 _LOG_LIMIT: Final = "PRAGMA journal_size_limit = 4194304"
 _TABLES: Final = {True: "alert", False: "result"}
 # AUTOINCREMENT: an id is never given twice, so a late removal cannot hit a new row. `at` is the
@@ -82,8 +90,7 @@ class SqliteOutbox:
         try:
             db = _open(self._path)
         except _DamagedError:
-            self.set_aside = self._path.with_name(f"{self._path.name}.damaged-{time.time_ns()}")
-            _move_aside(self._path, self.set_aside)
+            self.set_aside = _move_aside(self._path)
             db = _open(self._path)
         try:
             alerts = _connect(self._path)
@@ -125,8 +132,7 @@ class SqliteOutbox:
                     done = db.execute(insert, (topic, payload, _pack(properties), at))
                     ids.append(done.lastrowid or 0)
         except sqlite3.Error as err:
-            msg = f"outbox: {err}; free disk space or replace the disk"
-            raise OutboxUnavailableError(msg) from None
+            raise _refusal(err, "; free disk space or replace the disk") from None
         self._rows[alert] += len(rows)
         self._bytes += size
         return ids
@@ -140,24 +146,35 @@ class SqliteOutbox:
         )
         return [(id_, topic, payload, _unpack(packed)) for id_, topic, payload, packed in rows]
 
-    def oldest(self, limit: int, *, after: int) -> list[Stored]:
+    def oldest(self, limit: int, *, after: int, alert: bool = False) -> list[Stored]:
         now = self._now()
         rows = self._all(
             f"SELECT id, coalesce(length(payload) + length(topic), 0) + {_ROW_OVERHEAD}, "  # noqa: S608 -- ours
             "coalesce(CAST(results AS INTEGER), 1), ? - coalesce(CAST(at AS INTEGER), 0) "
-            f"FROM {_TABLES[False]} WHERE id > ? ORDER BY id LIMIT ?",
+            f"FROM {_TABLES[alert]} WHERE id > ? ORDER BY id LIMIT ?",
             (now, after, limit),
-            alert=False,
+            alert=alert,
         )
         return [Stored(*row) for row in rows]
+
+    def newest(self, limit: int, *, alert: bool) -> list[bytes]:
+        query = f"SELECT CAST(payload AS BLOB) FROM {_TABLES[alert]} ORDER BY id DESC LIMIT ?"  # noqa: S608 -- ours
+        return [row[0] for row in self._all(query, (limit,), alert=alert)]
+
+    def set_away(self) -> Path:
+        aside = _move_aside(self._path)
+        self.close()
+        self._opened = {}
+        self._rows = {True: 0, False: 0}
+        self._bytes = 0
+        return aside
 
     def remove(self, ids: Sequence[int], *, alert: bool) -> None:
         try:
             with _transaction(self._db(alert=alert)) as db:
                 rows, size = _delete(db, _TABLES[alert], ids)
         except sqlite3.Error as err:
-            msg = f"outbox: {err}"
-            raise OutboxUnavailableError(msg) from None
+            raise _refusal(err) from None
         self._rows[alert] -= rows
         self._bytes -= size
 
@@ -166,15 +183,15 @@ class SqliteOutbox:
         grow = f"UPDATE {table} SET payload = ?, properties = NULL, results = ? WHERE id = ?"  # noqa: S608 -- ours
         growth = 0
         try:
-            with _transaction(self._db(alert=False)) as db:
+            # As durable as an alert: a summary that was sent must not become its results again.
+            with _transaction(self._db(alert=True)) as db:
                 rows, size = _delete(db, table, thinned.gone)
                 for id_, payload, results in thinned.grown:
                     measure = f"SELECT length(payload) FROM {table} WHERE id = ?"  # noqa: S608 -- ours
                     growth += len(payload) - db.execute(measure, (id_,)).fetchone()[0]
                     db.execute(grow, (payload, results, id_))
         except sqlite3.Error as err:
-            msg = f"outbox: {err}"
-            raise OutboxUnavailableError(msg) from None
+            raise _refusal(err) from None
         self._rows[False] -= rows
         self._bytes += growth - size
 
@@ -204,8 +221,7 @@ class SqliteOutbox:
         try:
             return self._db(alert=alert).execute(query, values).fetchall()
         except sqlite3.Error as err:
-            msg = f"outbox: {err}"
-            raise OutboxUnavailableError(msg) from None
+            raise _refusal(err) from None
 
 
 @contextlib.contextmanager
@@ -213,6 +229,13 @@ def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     with db:
         db.execute("BEGIN IMMEDIATE")
         yield db
+
+
+def _refusal(err: sqlite3.Error, advice: str = "") -> OutboxUnavailableError:
+    """Return what the caller is told of `err`."""
+    code = getattr(err, "sqlite_errorcode", 0) & 0xFF
+    damaged = code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+    return (OutboxDamagedError if damaged else OutboxUnavailableError)(f"outbox: {err}{advice}")
 
 
 def _delete(db: sqlite3.Connection, table: str, ids: Sequence[int]) -> tuple[int, int]:
@@ -289,6 +312,7 @@ def _upgrade(db: sqlite3.Connection) -> None:
         db.execute(f"CREATE TABLE {alerts} ({_COLUMNS})")
         held = {column[1] for column in db.execute(f"PRAGMA table_info({telemetry})")}
         if "at" not in held:
+            _see_room(db, telemetry)
             for column in _COLUMNS.split(", ")[-2:]:
                 db.execute(f"ALTER TABLE {telemetry} ADD COLUMN {column}")
             alarms = f"FROM {telemetry} WHERE instr(payload, ?)"
@@ -301,16 +325,36 @@ def _upgrade(db: sqlite3.Connection) -> None:
         db.execute(f"PRAGMA user_version = {_SCHEMA}")
 
 
-def _move_aside(path: Path, aside: Path) -> None:
+def _see_room(db: sqlite3.Connection, table: str) -> None:
+    """Fail before a byte is written where the alerts of schema 1 cannot be moved."""
+    query = f"SELECT coalesce(sum(length(payload) + length(topic)), 0) FROM {table}"  # noqa: S608 -- ours
+    size = db.execute(f"{query} WHERE instr(payload, ?)", (_ALARM,)).fetchone()[0]
+    path = db.execute("PRAGMA database_list").fetchone()[2]
+    if shutil.disk_usage(path).free < (needed := _MOVE_COPIES * size):
+        msg = f"taking over the file of an earlier release needs {needed >> 20} MiB"
+        raise sqlite3.OperationalError(msg)
+
+
+def _move_aside(path: Path) -> Path:
+    """Return where the file is now; of those moved before, none is kept: they would fill the disk.
+
+    Raises:
+        OutboxUnavailableError: the disk refuses.
+    """
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
     try:
         path.rename(aside)
         for suffix in ("-wal", "-shm"):
             log = path.with_name(path.name + suffix)
             if log.exists():
                 log.rename(aside.with_name(aside.name + suffix))
+        for old in path.parent.glob(f"{path.name}.damaged-*"):
+            if not old.name.startswith(aside.name):
+                old.unlink()
     except OSError as err:
         msg = f"{path} is damaged and cannot be set aside: {err.strerror or err}"
         raise OutboxUnavailableError(msg) from None
+    return aside
 
 
 def _decode(raw: bytes) -> str:

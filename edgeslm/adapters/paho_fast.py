@@ -68,7 +68,8 @@ class FastClient(StockClient):
             data = self._sock_recv(READ_AHEAD if self._need <= READ_AHEAD else READ_MOST)
         except BlockingIOError:
             return MQTTErrorCode.MQTT_ERR_SUCCESS
-        except OSError:
+        except OSError as err:
+            self.trouble = self.trouble or _alert(err)
             return self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
         if not data:
             return self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
@@ -223,6 +224,12 @@ class FastClient(StockClient):
 
 _HEADS: Final = (bytes([PUBLISH | _QOS_1]), bytes([PUBLISH | _QOS_1 | 1]))  # by retain
 _HEADS_0: Final = (bytes([PUBLISH]), bytes([PUBLISH | 1]))
+
+
+def _alert(err: OSError) -> str:
+    """Return what the broker's TLS has said before it hung up; "" where it said nothing."""
+    _, said, what = (getattr(err, "reason", None) or "").partition("ALERT_")
+    return f"the broker's TLS: {what.replace('_', ' ').lower()}" if said else ""
 
 
 def _encode_length(size: int) -> bytes:

@@ -93,6 +93,17 @@ def rss_mb() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
+def written_mb() -> float | None:
+    """Return what this process wrote to storage, MiB; None where the system does not say."""
+    try:
+        fields = dict(
+            line.split(": ") for line in (PROC / "self/io").read_text("ascii").splitlines()
+        )
+        return int(fields["write_bytes"]) / 2**20
+    except (OSError, ValueError, KeyError):  # no /proc, or a kernel that does not count
+        return None
+
+
 def _smaps() -> str:
     try:
         return (PROC / "self/smaps").read_text("utf-8", "replace")

@@ -26,7 +26,7 @@ from edgeslm.agent.metrics import Endpoint, Snapshot
 from edgeslm.agent.parts import Office, Parts
 from edgeslm.agent.roster import Roster
 from edgeslm.agent.session import Job
-from edgeslm.agent.vitals import STUCK_S, Vitals
+from edgeslm.agent.vitals import Vitals
 from edgeslm.agent.voice import Voice
 from edgeslm.agent.workers import Pool, Responder
 from edgeslm.contract.messages import SCHEMA_VERSION, State
@@ -120,6 +120,7 @@ class Agent:
             parts.uplink(settings, self._sink(None), self._voice.status("lost")),
             parts.outbox,
             settings=settings.outbox,
+            unacknowledged=settings.unacknowledged,
             on_trouble=self._trouble,
         )
         self._office = Office(
@@ -308,7 +309,7 @@ class Agent:
 
     def _live_by(self, settings: AgentSettings) -> None:
         self._settings = settings
-        self._forwarder.live_by(settings.outbox)
+        self._forwarder.live_by(settings.outbox, unacknowledged=settings.unacknowledged)
         self._vitals.live_by(settings.pressure)
         self._endpoint.live_by(settings.metrics)
         due_at = self._clock.monotonic() + settings.state_interval_s
@@ -363,7 +364,7 @@ class Agent:
             log.info("ready", models=sorted(roster.slots))
         interval_s = notifier.interval_s
         if interval_s is not None and now >= self._feed_at:
-            if all(pool.longest_s() < STUCK_S for pool in roster.pools):
+            if self._vitals.all_turn(forwarder.link, self._loader):
                 notifier.feed()
             self._feed_at = now + interval_s
 
@@ -423,8 +424,11 @@ class Agent:
             state["tags"] = tags
         if forwarder.rows:
             with contextlib.suppress(OutboxUnavailableError):
-                if oldest := self._parts.outbox.oldest(1, after=0):
-                    state["outbox_oldest_s"] = oldest[0].age_s
+                outbox = self._parts.outbox
+                lanes = [outbox.oldest(1, after=0, alert=alert) for alert in (True, False)]
+                ages = [lane[0].age_s for lane in lanes if lane]
+                if ages:
+                    state["outbox_oldest_s"] = max(ages)
         self._vitals.add_to(state)
         return state
 

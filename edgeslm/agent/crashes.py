@@ -31,6 +31,7 @@ RUNNING: Final = "running"  # in the runtime directory
 NAME: Final = "crash-{at}.json"
 UNTOLD: Final = "crash-{at}.untold.json"
 KEPT: Final = 8  # reports; the oldest give way
+OFTEN_S: Final = 3600.0  # as many within it: an agent that ends again and again writes no more
 MAX_BYTES: Final = 32_768  # of one
 _MAX_FAULT_BYTES: Final = 262_144  # of what `faulthandler` wrote
 
@@ -188,7 +189,16 @@ class Crashes:
         while len(raw := json.dumps(about, indent=1).encode()) > MAX_BYTES and about["stacks"]:
             about["stacks"].pop()
         try:
-            path = self._folder / UNTOLD.format(at=time.time_ns())
+            now, before = time.time_ns(), self._reports()
+            found = [crash for path in before if (crash := _read(path)) is not None]
+            lately = [crash for crash in found if 0 <= now / 1e9 - crash.time < OFTEN_S]
+            if len(lately) >= KEPT:  # they must not wear the flash
+                log.warning("crash_not_saved", reason=f"{KEPT} reports within {OFTEN_S:.0f} s")
+                return
+            at = max(
+                [now, *(_at(path) + 1 for path in before)]
+            )  # the newest, whatever the clock says
+            path = self._folder / UNTOLD.format(at=at)
             write_durably(path, raw + b"\n", mode=0o640)
             for old in self._reports()[:-KEPT]:
                 old.unlink(missing_ok=True)
@@ -198,6 +208,12 @@ class Crashes:
     def _reports(self) -> list[Path]:
         """Reports, oldest first."""
         return sorted(self._folder.glob("crash-*.json"), key=lambda path: path.name.split(".")[0])
+
+
+def _at(report: Path) -> int:
+    """The number in a report's name, about ns since 1970; 0 where it has none."""
+    digits = report.name.split(".")[0].removeprefix("crash-")
+    return int(digits) if digits.isdecimal() else 0
 
 
 def _read(path: Path) -> Crash | None:

@@ -8,15 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from edgeslm.agent.relief import Relief
 from edgeslm.contract.messages import Result, encode, stamp
 from edgeslm.contract.settings import OutboxSettings
-from edgeslm.core.backlog import Stored, Thinner, to_evict, to_expire
 from edgeslm.core.delivery import Pace, Parcel, Uplink
 from edgeslm.logs import Log
 from edgeslm.ports import (
     Confirmed,
     Down,
     Outbox,
+    OutboxDamagedError,
     OutboxFullError,
     OutboxUnavailableError,
     Report,
@@ -25,15 +26,16 @@ from edgeslm.ports import (
 )
 
 log = Log(__name__)
-WINDOW: Final = 1024  # results of one lane handed to the link and not confirmed
+WINDOW: Final = 512  # results of one lane handed to the link and not confirmed
+MAX_GONE: Final = 256  # results of one lane that are confirmed and not removed from disk
 BATCH: Final = 128  # results of telemetry in one commit: its cost to flash is mostly the commit's
 BATCH_S: Final = 0.5  # and how long it waits for company
-THIN: Final = 512  # rows that are summed up together
-EXPIRE_S: Final = 60.0  # between two looks at the age of what is on disk
 MAX_NOTES: Final = 100  # events kept for an uplink that is down
 NEVER: Final = float("inf")
 EPISODE_S: Final = 60.0  # trouble that comes again within it has been told
-REOPEN_S: Final = 5.0  # between two attempts at an outbox that could not be opened
+REOPEN_S: Final = 5.0  # after an attempt at an outbox that cannot be opened; twice as long, up to
+REOPEN_CAP_S: Final = 60.0
+UNREADABLE_S: Final = 60.0  # rows that cannot be read for so long stand in nobody's way
 RESUME_S: Final = 1.0  # after results were deferred; twice as long each time, up to
 RESUME_CAP_S: Final = 30.0
 MAX_CUTS: Final = 3  # connections in a row that ended with the same result unconfirmed
@@ -48,6 +50,7 @@ class Forwarder:
         link: the uplink; not started yet.
         outbox: where results go that the uplink would not take.
         settings: of the outbox.
+        unacknowledged: most inputs whose acknowledgement the broker may not have.
         on_trouble: called with an event's name, a code and a message when the disk or the broker
             refuses, once for each time it begins.
 
@@ -62,6 +65,7 @@ class Forwarder:
         outbox: Outbox,
         *,
         settings: OutboxSettings,
+        unacknowledged: int,
         on_trouble: Callable[[str, str, str], None],
     ) -> None:
         self.link = link
@@ -70,16 +74,30 @@ class Forwarder:
         self._outbox = outbox
         self._settings = settings
         self._pace = Pace(settings.catch_up_per_s)
-        self._alerts = self._lane(outbox.rows.alerts)
+        self._alerts = self._lane(outbox.rows.alerts, alert=True)
         self._telemetry = self._lane(outbox.rows.telemetry, batch=BATCH, batch_wait_s=BATCH_S)
-        self._thinner: Thinner | None = None  # begun at the first row that it is to take
-        self._unthinned = outbox.rows.telemetry
-        self._expire_at = 0.0
+        self._unacknowledged = unacknowledged
+        self._relief = Relief(
+            outbox,
+            self._telemetry,
+            settings,
+            sent=WINDOW + MAX_GONE,
+            unacknowledged=unacknowledged,
+            drops=self.drops,
+            tell=self._tell,
+        )
+        self._now = 0.0  # of this turn
+        # By lane, ids of the newest rows of agents before this one.
+        self._written: set[tuple[bool, str]] = set()
+        self._find_written()
         self._on_trouble = on_trouble
         self._epoch = 0
         self._notes: dict[Parcel, None] = {}  # events not confirmed
         self._open = False  # the outbox is ready
         self._open_at = 0.0
+        self._reopen_s = REOPEN_S
+        self._unread: dict[Uplink, float] = {}  # whose rows cannot be read, since when
+        self._fitting = False  # the bound is lower now than what is held
         self._told = False  # that the disk refuses
         self._last: dict[str, float] = {}  # event -> when its cause was last seen
         self._resume_at: float | None = None  # results are held back until then
@@ -111,15 +129,16 @@ class Forwarder:
         """Whether no result is in memory alone."""
         return self._alerts.idle and self._telemetry.idle
 
-    def live_by(self, settings: OutboxSettings) -> None:
+    def live_by(self, settings: OutboxSettings, *, unacknowledged: int) -> None:
         """Bound the outbox by these from now on."""
         self._settings = settings
+        self._unacknowledged = unacknowledged
         self._outbox.limit(max_rows=settings.max_results, max_bytes=settings.max_mb * 2**20)
         self._pace.per_s = settings.catch_up_per_s
         for uplink in self._lanes:
             uplink.ack_timeout_s = settings.ack_timeout_s
-        if self._thinner is not None:
-            self._thinner.period_s = settings.summary_s
+        self._relief.live_by(settings, unacknowledged=unacknowledged)
+        self._fitting = True
 
     @property
     def _lanes(self) -> tuple[Uplink, Uplink]:
@@ -128,10 +147,18 @@ class Forwarder:
 
     def _lane(self, rows: int, **commits: Any) -> Uplink:
         timeout_s, pace = self._settings.ack_timeout_s, self._pace
-        return Uplink(window=WINDOW, ack_timeout_s=timeout_s, rows=rows, pace=pace, **commits)
+        return Uplink(
+            window=WINDOW,
+            ack_timeout_s=timeout_s,
+            rows=rows,
+            max_gone=MAX_GONE,
+            pace=pace,
+            **commits,
+        )
 
     def take(self, report: Report, *, now: float) -> None:
         """Take what the link reports."""
+        self._now = now
         match report:
             case Confirmed():
                 if report.publications:
@@ -152,11 +179,14 @@ class Forwarder:
                 self._suspect()
                 for uplink in self._lanes:
                     uplink.down()
+                self._unread.clear()
             case _:
                 pass
 
     def offer(self, parcels: Sequence[Parcel]) -> None:
         """Take results in the order in which they shall leave."""
+        if self._written:
+            parcels = [parcel for parcel in parcels if not self._is_written(parcel)]
         if alerts := [parcel for parcel in parcels if parcel.alert]:
             self._alerts.offer(alerts)
             parcels = [parcel for parcel in parcels if not parcel.alert]
@@ -177,6 +207,7 @@ class Forwarder:
 
     def pump(self, *, now: float) -> None:
         """Send, write and remove what is due."""
+        self._now = now
         if self._resume_at is not None and now >= self._resume_at:
             self._resume_at = None
             for uplink in self._lanes:
@@ -185,9 +216,10 @@ class Forwarder:
             self._open_disk(now=now)
         for uplink in self._lanes:
             self._pump(uplink, now=now)
-        if self._telemetry.rows and now >= self._expire_at:
-            self._expire(now=now)
-        if self._told and self._open and self.idle:  # all that waited for the disk is through
+        self._fitting = self._relief.fit()
+        self._relief.expire(now=now)
+        served = self._open and not self._unread
+        if self._told and served and self.idle:  # all that waited for the disk is through
             self._told = False
             self.changed = True
             log.info("outbox_unblocked", rows=self.rows)
@@ -203,10 +235,14 @@ class Forwarder:
             while (wanted := uplink.to_fetch(now=now)) is not None:
                 limit, after = wanted
                 rows = self._outbox.peek(limit, after=after, alert=uplink is self._alerts)
+                self._unread.pop(uplink, None)
                 uplink.fetched(rows, now=now)
                 self._send(uplink, now=now)
         except OutboxUnavailableError as err:
+            uplink.not_fetched(now=now)
             self._block(uplink, err, now=now)
+            if now >= self._unread.setdefault(uplink, now) + UNREADABLE_S:
+                self._begin_anew(err, now=now)
         self._send(uplink, now=now)
         while parcels := uplink.to_commit(now=now):
             if not self._commit(uplink, parcels, now=now):
@@ -223,6 +259,8 @@ class Forwarder:
     def due_at(self) -> float | None:
         """When `pump` has something to do though nothing happens."""
         moments = [self._resume_at, *(uplink.due_at() for uplink in self._lanes)]
+        if self._fitting:
+            moments.append(self._now)
         return min((moment for moment in moments if moment is not None), default=None)
 
     def _confirm(self, parcels: Sequence[Parcel], *, now: float) -> None:
@@ -238,10 +276,11 @@ class Forwarder:
         for parcel in large:
             self.drops["result_too_large"] += 1
             why = f"{parcel.topic}: {len(parcel.payload)} bytes; the broker takes {limit:.0f}"
-            self._tell("result_replaced", "result.too_large", why, now=now)
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # bits flipped on disk
+            self._tell("result_replaced", "result.too_large", why)
+            with contextlib.suppress(Exception):  # bits flipped on disk
                 parcel.payload = _too_large(parcel.payload)
         hopeless = [p for p in large if _packet_bytes(p) > limit]
+        # Another form (Sparkplug B, CloudEvents) would be made here: the disk has ours, to sum up.
         self.link.publish([p for p in parcels if p not in hopeless], epoch=self._epoch)
         self._drop([(p, "larger than the broker takes") for p in hopeless], now=now)
 
@@ -249,14 +288,51 @@ class Forwarder:
         try:
             rows = self._outbox.open()
         except OutboxUnavailableError as err:
-            self._open_at = now + REOPEN_S
+            self._open_at = now + self._reopen_s
+            self._reopen_s = min(REOPEN_CAP_S, 2 * self._reopen_s)
             for uplink in self._lanes:
                 self._block(uplink, err, now=now)
         else:
             self._open = True
+            self._reopen_s = REOPEN_S
             self._alerts.found(rows.alerts)
             self._telemetry.found(rows.telemetry)
-            self._unthinned += rows.telemetry
+            self._relief.written(rows.telemetry)
+            if sum(rows):
+                self._find_written()
+
+    def _begin_anew(self, err: OutboxUnavailableError, *, now: float) -> None:
+        """Move the file away: rows that cannot be read would hold up all others for good."""
+        self._unread.clear()
+        try:
+            aside = self._outbox.set_away()
+        except OutboxUnavailableError:  # nor can it be moved: in a minute once more
+            return
+        self._on_trouble("outbox_set_aside", "outbox.damaged", f"{err}; {self.rows} are in {aside}")
+        for uplink in self._lanes:
+            uplink.lost()
+        self._relief.begin_anew()
+        self._written.clear()
+        self._open = False
+        self._open_at = now
+
+    def _find_written(self) -> None:
+        """Learn what agents before this one wrote last: its inputs may come again."""
+        with contextlib.suppress(OutboxUnavailableError):
+            for alert in (True, False):
+                for payload in self._outbox.newest(self._unacknowledged, alert=alert):
+                    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+                        self._written.add((alert, str(json.loads(payload)["id"])))
+
+    def _is_written(self, parcel: Parcel) -> bool:
+        """Whether `parcel` is on disk already, and so safe; its input is settled then."""
+        if not parcel.again:
+            return False
+        if (parcel.alert, json.loads(parcel.payload)["id"]) not in self._written:
+            return False
+        if parcel.ticket is not None:
+            parcel.ticket.settled = True
+        return True
 
     def _suspect(self) -> None:
         """Learn the largest packet of a broker that names none but cuts us off.
@@ -286,16 +362,16 @@ class Forwarder:
         for uplink in self._lanes:
             uplink.defer(parcel for parcel, _ in results)
         parcel, why = results[0]
-        self._tell("results_deferred", "uplink.deferred", f"{parcel.topic}: {why}", now=now)
+        self._tell("results_deferred", "uplink.deferred", f"{parcel.topic}: {why}")
         if self._resume_at is None:
             self._resume_at = now + min(RESUME_CAP_S, RESUME_S * 2.0**self._resumed)
             self._resumed = min(self._resumed + 1, 10)
 
-    def _tell(self, event: str, code: str, message: str, *, now: float) -> None:
+    def _tell(self, event: str, code: str, message: str) -> None:
         """Tell of trouble when it begins, and again when it begins anew."""
-        if now >= self._last.get(event, -NEVER) + EPISODE_S:
+        if self._now >= self._last.get(event, -NEVER) + EPISODE_S:
             self._on_trouble(event, code, message)
-        self._last[event] = now
+        self._last[event] = self._now
 
     def _commit(self, uplink: Uplink, parcels: list[Parcel], *, now: float) -> bool:
         """Write as many of `parcels` as there is room for; return whether it was any."""
@@ -308,7 +384,7 @@ class Forwarder:
                 ids = self._outbox.append(rows, alert=alert)
             except OutboxFullError as err:
                 trouble: OutboxFullError | OutboxUnavailableError = err
-                if not self._evict(err, now=now):
+                if not self._relief.evict(err):
                     size //= 2
             except OutboxUnavailableError as err:
                 size = 0
@@ -316,8 +392,8 @@ class Forwarder:
             else:
                 uplink.committed(part, ids)
                 if not alert:
-                    self._unthinned += size
-                self._thin(now=now)
+                    self._relief.written(size)
+                self._relief.thin()
                 return True
         self._block(uplink, trouble, now=now)
         return False
@@ -328,81 +404,10 @@ class Forwarder:
                 self._outbox.remove(ids, alert=uplink is self._alerts)
             except OutboxUnavailableError as err:
                 self._block(uplink, err, now=now)
+                uplink.not_removed(now=now)
             else:
                 uplink.removed()
                 self.changed = self.changed or self.rows == 0
-
-    def _thin(self, *, now: float) -> None:
-        """Sum up the oldest telemetry, where there is much."""
-        settings, uplink = self._settings, self._telemetry
-        most = min(THIN, max(2, settings.max_results // 8))
-        spare, after = uplink.spare
-        full = settings.thin_share < 1 and self._outbox.share > settings.thin_share
-        if not full or min(spare, self._unthinned) < most:
-            return
-        try:
-            thinner = self._thinner or self._begin_thinner()
-            thinner.forget(max(after, uplink.reached))
-            rows = self._outbox.peek(most, after=thinner.after, alert=False)
-            self._unthinned = self._unthinned - most if len(rows) == most else 0
-            thinned = thinner.take(rows)
-            if thinned.grown:
-                self._outbox.thin(thinned)
-        except OutboxUnavailableError:  # the next commit says so
-            self._thinner = None
-            return
-        uplink.gave_up(len(thinned.gone))
-        if thinned.gone:
-            self.drops["telemetry_thinned"] += thinned.results
-            why = f"{self.rows} results and summaries wait on disk"
-            self._tell("telemetry_thinned", "outbox.thinned", why, now=now)
-
-    def _begin_thinner(self) -> Thinner:
-        """Begin behind what an earlier life may have sent: nobody is to get it in two forms."""
-        rows = self._outbox.peek(WINDOW, after=0, alert=False)
-        self._thinner = Thinner(self._settings.summary_s, rows[-1][0] if rows else 0)
-        return self._thinner
-
-    def _evict(self, err: OutboxFullError, *, now: float) -> bool:
-        """Give up the oldest telemetry to make room; return whether there is enough."""
-        rows, size = err.rows, err.size
-        most, after = self._telemetry.spare
-        try:
-            found = self._outbox.oldest(max(0, min(most, 2 * WINDOW)), after=after)
-            evicted = to_evict(found, rows=rows, size=size)
-            enough = len(evicted) >= rows and sum(stored.size for stored in evicted) >= size
-            if not (enough and evicted):
-                return False
-            self.drops["telemetry_evicted"] += self._give_up(evicted)
-        except OutboxUnavailableError:
-            return False
-        why = f"{self.rows} results wait on disk"
-        self._tell("telemetry_evicted", "outbox.evicted", why, now=now)
-        return True
-
-    def _expire(self, *, now: float) -> None:
-        """Give up telemetry that has waited for too long."""
-        most, after = self._telemetry.spare
-        try:
-            found = self._outbox.oldest(max(0, min(most, WINDOW)), after=after)
-            expired = to_expire(found, max_age_s=self._settings.max_age_s)
-            if expired:
-                self.drops["telemetry_expired"] += self._give_up(expired)
-        except OutboxUnavailableError:
-            expired = []
-        if not expired:
-            self._expire_at = now + EXPIRE_S
-            return
-        why = f"{self.rows} results wait on disk"
-        self._tell("telemetry_expired", "outbox.evicted", why, now=now)
-
-    def _give_up(self, stored: Sequence[Stored]) -> int:
-        """Remove these rows of telemetry; return how many results that were."""
-        self._outbox.remove([one.row for one in stored], alert=False)
-        self._telemetry.gave_up(len(stored))
-        if self._thinner is not None:
-            self._thinner.forget(stored[-1].row)
-        return sum(one.results for one in stored)
 
     def _block(
         self, uplink: Uplink, err: OutboxFullError | OutboxUnavailableError, *, now: float
@@ -412,6 +417,8 @@ class Forwarder:
             self.changed = True
             self._on_trouble("outbox_blocked", err.code, str(err))
         uplink.refused(now=now)
+        if isinstance(err, OutboxDamagedError):
+            self._begin_anew(err, now=now)
 
     def _drop(self, refused: Iterable[tuple[Parcel, str]], *, now: float) -> None:
         """Give up results that the broker refuses: it would refuse them again."""
@@ -419,7 +426,7 @@ class Forwarder:
             self._notes.pop(parcel, None)
             self._confirm([parcel], now=now)
             self.drops["result_refused"] += 1
-            self._tell("result_refused", "uplink.refused", f"{parcel.topic}: {why}", now=now)
+            self._tell("result_refused", "uplink.refused", f"{parcel.topic}: {why}")
 
 
 def _packet_bytes(parcel: Parcel) -> int:

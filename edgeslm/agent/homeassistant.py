@@ -8,7 +8,6 @@ its place takes back all entities of a model that goes.
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +16,7 @@ from edgeslm import __version__
 from edgeslm.adapters.fs import write_durably
 from edgeslm.contract.messages import ModelState
 from edgeslm.contract.settings import AgentSettings, HomeAssistantSettings
+from edgeslm.contract.topics import discovery_base, discovery_level
 from edgeslm.core.delivery import Parcel
 from edgeslm.logs import Log
 
@@ -220,17 +220,12 @@ def _diagnostic(settings: AgentSettings, name: str, template: str) -> dict[str, 
 
 
 def _own(settings: AgentSettings) -> str:
-    return f"edgeslm_{_level(settings.device_id)}"
+    return f"edgeslm_{discovery_level(settings.device_id)}"
 
 
 def _topic(settings: AgentSettings, told: HomeAssistantSettings, name: str) -> str:
-    return f"{told.discovery_prefix}/device/{_own(settings)}/{_level(name)}/config"
-
-
-def _level(name: str) -> str:
-    """Return a name in the letters that such a topic may have; of different ones, different."""
-    plain = name.replace(".", "_")
-    return plain if plain == name else f"{plain}-{zlib.crc32(name.encode()):08x}"
+    base = discovery_base(told.discovery_prefix, settings.device_id)
+    return f"{base}/{discovery_level(name)}/config"
 
 
 def _read(path: Path) -> frozenset[str]:

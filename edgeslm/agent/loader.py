@@ -28,6 +28,7 @@ NICER: Final = 10  # is a thread that loads than those who answer meanwhile
 MAX_NICE: Final = 19
 FREED_S: Final = 2.0  # for a model that is not needed any more to be gone
 LET_GO_S: Final = 60.0  # and for one whose room another needs: for what it is answering
+STUCK_S: Final = 3600.0  # at one model for so long, whatever its provider compiles: it hangs
 POLL_S: Final = 0.01
 ROOM_S: Final = 0.1  # between two looks whether the agent ends, while it is asked for room
 
@@ -158,6 +159,7 @@ class Loader:
         self._done = done
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._ended = False
+        self._since: float | None = None  # at work
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
         self._thread.start()
 
@@ -182,6 +184,14 @@ class Loader:
         self._ended = True
         self._jobs.put(None)
 
+    @property
+    def hangs(self) -> bool:
+        """Whether it has ended unasked, or is at one model for too long."""
+        since = self._since
+        return not self._thread.is_alive() or (
+            since is not None and time.monotonic() - since >= STUCK_S
+        )
+
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread; return whether it has ended."""
         self._thread.join(timeout_s)
@@ -189,8 +199,10 @@ class Loader:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None and not self._ended:
+            self._since = time.monotonic()
             job()
             del job  # it may hold a model
+            self._since = None
 
     def _load_one(self, wanted: Wanted) -> None:
         errors: list[ErrorInfo] = []

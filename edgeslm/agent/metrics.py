@@ -185,9 +185,16 @@ METRICS: Final = (
         _one(lambda s: s.state["outbox"]),
     ),
     Metric(
+        "edgeslm_outbox_alerts",
+        "gauge",
+        "Alerts among them.",
+        (),
+        _one(lambda s: s.state.get("outbox_alerts")),
+    ),
+    Metric(
         "edgeslm_outbox_oldest_seconds",
         "gauge",
-        "Age of the oldest telemetry there; absent where there is none.",
+        "Age of the oldest result there; absent where there is none.",
         (),
         _one(lambda s: s.state.get("outbox_oldest_s")),
     ),

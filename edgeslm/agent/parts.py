@@ -14,7 +14,7 @@ from edgeslm.agent.desired import Source
 from edgeslm.agent.homeassistant import Discovery
 from edgeslm.agent.retained import Retained
 from edgeslm.agent.workers import Model, Pool, Responder
-from edgeslm.contract.profile import PressureLimits
+from edgeslm.contract.profile import FlashBudget, PressureLimits
 from edgeslm.contract.settings import AgentSettings
 from edgeslm.core.delivery import Parcel
 from edgeslm.core.pressure import Reading
@@ -67,6 +67,10 @@ class Parts(RosterParts, Protocol):
     @property
     def limits(self) -> PressureLimits:
         """When the device's profile says that it is hard pressed."""
+
+    @property
+    def flash(self) -> FlashBudget:
+        """What the device's profile says that may be written."""
 
     @property
     def crashes(self) -> Crashes:

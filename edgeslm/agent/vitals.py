@@ -6,18 +6,23 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from edgeslm.adapters.process import rss_mb
+from edgeslm.adapters.process import rss_mb, written_mb
 from edgeslm.adapters.stacks import of_thread
+from edgeslm.agent.loader import Loader
 from edgeslm.agent.parts import Office, Parts
 from edgeslm.agent.roster import Roster
 from edgeslm.contract.messages import State
 from edgeslm.contract.profile import PressureLimits
 from edgeslm.contract.settings import PressureSettings
+from edgeslm.core.delivery import Parcel
 from edgeslm.core.growth import Growth
 from edgeslm.core.pressure import CAUSES, Level, Limits, Pressure, Reading, unjudged
+from edgeslm.core.wear import Wear
+from edgeslm.ports import Transport
 
 STUCK_S: Final = 60.0  # at one input, or those taken with it, for so long: the watchdog is not fed
 LOOK_S: Final = 5.0  # between two looks at threads
+SILENT_S: Final = 180.0  # a link's thread, which looks up names and connects, in seconds
 WEIGH_S: Final = 60.0  # between two readings of our memory
 SHOWN: Final = 12  # positions of a stack that an event names
 
@@ -46,6 +51,7 @@ class Vitals:
         self._last = Reading()
         self._not_judged: set[str] = set()  # told
         self._growth = Growth()
+        self._wear = Wear(parts.flash.budget_mb_day)
         self._served: dict[str, str] = {}
         self._stuck: set[tuple[int, float]] = set()  # told: thread, since when
         self._look_at = self._weigh_at = 0.0
@@ -85,10 +91,22 @@ class Vitals:
             self._look_at = now + LOOK_S
             self._look(now)
 
+    def all_turn(self, uplink: Transport[Parcel], loader: Loader) -> bool:
+        """Whether no thread hangs that the agent cannot do without: else systemd is to end it."""
+        slots = self._roster.slots.values()
+        links = [uplink, *(slot.session.link for slot in slots)]
+        return (
+            all(pool.longest_s() < STUCK_S for pool in self._roster.pools)
+            and all(link.silent_s() < SILENT_S for link in links)
+            and not loader.hangs
+        )
+
     def add_to(self, state: State) -> None:
         """Say in the `state` message how things are."""
         if self._growth.mb_per_h is not None:
             state["rss_mb_per_h"] = round(self._growth.mb_per_h, 2)
+        if (mb := written_mb()) is not None:
+            state["written_mb"] = round(mb, 2)
         if (crashes := self._parts.crashes.state()) is not None:
             state["crashes"] = crashes
         if not self._limits.named:
@@ -146,6 +164,9 @@ class Vitals:
         if now >= self._weigh_at:
             self._weigh_at = now + WEIGH_S
             self._weigh(now)
+            if (mb := written_mb()) is not None and self._wear.take(now, mb):
+                why = f"{self._wear.mb:.1f} MiB; [flash] says {self._wear.budget_mb:.1f}"
+                self._office.trouble("flash_budget_passed", "agent.wrote", why, None)
 
     def _weigh(self, now: float) -> None:
         served = self._roster.served()

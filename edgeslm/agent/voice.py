@@ -73,5 +73,5 @@ class Voice:
     def _parcel(self, topic: str, message: Status | State | Event, *, retain: bool) -> Parcel:
         clock = self._clock
         now = clock.monotonic()
-        stamp(message, mono=now, boot=clock.boot, trust=clock.trust)
+        stamp(message, mono=round(now, 3), boot=clock.boot, trust=clock.trust)
         return Parcel(topic, encode(message), now, retain=retain)

@@ -25,7 +25,7 @@ from edgeslm.agent.desired import Source
 from edgeslm.agent.folders import hold, make_folder
 from edgeslm.agent.homeassistant import Discovery
 from edgeslm.agent.retained import Retained
-from edgeslm.contract.profile import DeviceProfile, PressureLimits
+from edgeslm.contract.profile import DeviceProfile, FlashBudget, PressureLimits
 from edgeslm.contract.settings import AgentSettings, ModelSettings, load_settings
 from edgeslm.core.delivery import Parcel
 from edgeslm.core.pressure import Reading
@@ -83,6 +83,7 @@ class RealParts:
         profile = _profile(settings.profile)
         self.profile = None if profile is None else profile.name
         self.limits = PressureLimits() if profile is None else profile.pressure
+        self.flash = FlashBudget() if profile is None else profile.flash
         self.crashes = Crashes(self._state_dir, self._runtime_dir)
         self._update = settings.update
         broker = settings.input_broker

@@ -185,8 +185,7 @@ class Responder:
     def _send(self, job: Job, result: Result) -> None:
         clock = self._clock
         now = clock.monotonic()
-        stamp(result, mono=now, boot=clock.boot, trust=clock.trust)
-        # Results in another form (Sparkplug B, CloudEvents) would be made here, from this one.
+        stamp(result, mono=round(now, 3), boot=clock.boot, trust=clock.trust)
         payload = encode(result)
         properties = job.message.properties
         if properties and "CorrelationData" in properties:
@@ -197,7 +196,8 @@ class Responder:
         job.alarm = result.get("label") == ALARM
         lane = job.route.lane if job.route else None
         alert = job.alarm if lane is None else lane == "alert"
-        job.parcel = Parcel(self._topic, payload, now, job, properties, alert=alert)
+        again = job.message.dup
+        job.parcel = Parcel(self._topic, payload, now, job, properties, alert=alert, again=again)
 
     def _result(
         self, job: Job, model: Model, request: Request, own_id: str | None, answer: Answer

@@ -14,8 +14,14 @@ from typing import Final
 from edgeslm import __version__
 from edgeslm.cli.checks import Finding, guarded, raised
 from edgeslm.cli.text import printable
-from edgeslm.contract.settings import AgentSettings, load_settings
-from edgeslm.errors import EXIT_CONFIG, EXIT_REJECTED, EXIT_UNAVAILABLE, ConfigError
+from edgeslm.contract.settings import AgentSettings, load_settings, read_settings
+from edgeslm.errors import (
+    EXIT_CONFIG,
+    EXIT_REJECTED,
+    EXIT_UNAVAILABLE,
+    ConfigError,
+    NotProvisionedError,
+)
 
 _EPILOG: Final = """\
 Without --config only the device is looked at. Look as the user that the agent runs as, or as root.
@@ -93,6 +99,9 @@ def examine(config: Path | None) -> Iterator[Finding]:
             settings = load_settings(config)
         except ConfigError as err:
             yield from raised("config", err, remedy=err.remedy)
+            if isinstance(err, NotProvisionedError):  # what lets it in lies there already
+                unnamed = read_settings(config)
+                yield from guarded("secrets", partial(_find, "files", "secrets", unnamed))
         else:
             find = partial(_find, "files", "settings_file", settings, path=config)
             yield from guarded("config", find)

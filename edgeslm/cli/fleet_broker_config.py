@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from edgeslm.fleet.repository import Repository
 
+HOME_ASSISTANT: Final = "homeassistant"
 _EPILOG: Final = """\
 kinds:
   acl               file for `acl_file` of mosquitto: patterns, for every device there will be
@@ -53,6 +54,14 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument(
         "--device", action="append", default=[], metavar="ID", help="for kinds without patterns"
     )
+    options.add_argument(
+        "--homeassistant",
+        nargs="?",
+        const=HOME_ASSISTANT,
+        metavar="PREFIX",
+        help=f"devices may announce themselves there (default prefix: {HOME_ASSISTANT}); with "
+        "--device for each whose id has a dot",
+    )
     options.add_argument("--service", metavar="USER", help="default: edgeslm-fleet")
     options.add_argument(
         "--viewer", action="append", default=[], metavar="USER", help="sees what devices say"
@@ -66,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
             sys.stdout.write(_of_authority(args.kind, repository, engine))
             return 0
         revoked = _revoked(engine)
+        _check_no_devices(engine, [args.service, *args.viewer])
     from edgeslm.fleet import broker_config as made  # noqa: PLC0415 -- needs the extra
 
     access = made.Access(
@@ -75,6 +85,7 @@ def main(argv: Sequence[str]) -> int:
         service=args.service or made.SERVICE,
         viewers=args.viewer,
         revoked=revoked,
+        discovery=args.homeassistant,
     )
     kinds = {
         "acl": made.acl_file,
@@ -106,6 +117,26 @@ def _revoked(engine: Engine | None) -> list[str]:
         return []
     with reading(engine) as conn:
         return identities.revoked(conn)
+
+
+def _check_no_devices(engine: Engine | None, users: Sequence[str | None]) -> None:
+    """Refuse users that are devices, too: whose certificate says that name would be both.
+
+    Raises:
+        BrokerConfigError: names them.
+    """
+    from edgeslm.fleet.broker_config import BrokerConfigError  # noqa: PLC0415 -- as above
+    from edgeslm.fleet.database import identities  # noqa: PLC0415
+    from edgeslm.fleet.database.engine import reading  # noqa: PLC0415
+
+    names = [user for user in users if user is not None]
+    if engine is None or not names:
+        return
+    with reading(engine) as conn:
+        taken = identities.among(conn, names)
+    if taken:
+        msg = f"{', '.join(taken)}: an enrolled device; --service and --viewer are others' names"
+        raise BrokerConfigError(msg)
 
 
 def _of_authority(kind: str, repository: Repository, engine: Engine | None) -> str:

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error("--bundle and --root-of-trust need --config")
     require_extra()
     from edgeslm.cli.imaging.plan import Given, plan  # noqa: PLC0415 -- needs the extra
-    from edgeslm.cli.imaging.root import lay  # noqa: PLC0415
+    from edgeslm.cli.imaging.root import lay, restore  # noqa: PLC0415
 
     given = Given(
         root=args.root,
@@ -71,6 +71,7 @@ def main(argv: Sequence[str]) -> int:
         bundles=args.bundle,
         root_of_trust=args.root_of_trust,
     )
+    restore(args.root)
     made = plan(given)
     lay(args.root, made.items, time=_time(parser))
     lines = [f"laid      /{item.path}" for item in made.items]

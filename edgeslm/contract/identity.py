@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
 
-from edgeslm.contract.base import Typed, problems_of, spelled
+from edgeslm.contract.base import Sha256, Typed, problems_of, spelled
 from edgeslm.errors import ConfigError
 
 CURRENT: Final = "current"
@@ -17,6 +17,8 @@ KEY: Final = "key.pem"
 IDENTITY: Final = "identity.json"
 SOCKET: Final = "tunnel/socket"
 """In `provision.dir`: where a key in hardware is reached, by way of stunnel."""
+TUNNEL_PID: Final = "tunnel/pid"
+"""In `provision.dir`: of that stunnel, for who tells it to read its configuration again."""
 _MAX_BYTES: Final = 4096
 
 
@@ -30,6 +32,10 @@ class Identity(Typed):
     serial: Annotated[str, Field(pattern=r"^[0-9a-f]{1,40}$", description="Of the certificate.")]
     not_before: Annotated[float, Field(ge=0, description="Seconds since 1970, UTC.")]
     not_after: Annotated[float, Field(ge=0, description="The same.")]
+    machine: Annotated[
+        tuple[Sha256, ...],
+        Field(max_length=16, description="What the hardware was called by then, each hashed."),
+    ] = ()
 
 
 def read_identity(directory: Path) -> Identity | None:

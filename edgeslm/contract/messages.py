@@ -254,7 +254,9 @@ class CrashState(TypedDict):
     """What is kept of agents before this one that ended badly."""
 
     count: Annotated[int, Field(ge=1, description="Reports in `state_dir`; the oldest give way.")]
-    time: Annotated[UnixTime, Field(description="Of the last; of a killed one, when it began.")]
+    time: Annotated[
+        UnixTime, Field(description="Of the last; of a killed one, when that was noticed.")
+    ]
     kind: Annotated[Literal["exception", "fault", "killed"], Field(description="Of the last.")]
     reason: Annotated[str, Field(description="An exception's type, or what the system called it.")]
 
@@ -279,6 +281,9 @@ class State(Timed):
     rss_mb_per_h: NotRequired[
         Annotated[float, Field(description="Its slope over the last hours; absent: not known yet.")]
     ]
+    written_mb: NotRequired[
+        Annotated[float, Field(description="To storage, MiB, since the agent began; Linux.")]
+    ]
     pressure: NotRequired[Annotated[PressureState, Field(description="Where there are limits.")]]
     crashes: NotRequired[CrashState]
     models: list[ModelState]
@@ -287,7 +292,7 @@ class State(Timed):
         Annotated[int, Field(description="Of these, alerts.")]
     ]
     outbox_oldest_s: NotRequired[
-        Annotated[float, Field(description="Age of the oldest telemetry there, while agents ran.")]
+        Annotated[float, Field(description="Age of the oldest result there, while agents ran.")]
     ]
     withheld: Annotated[
         int, Field(description="Inputs whose acknowledgement waits for the outbox.")

@@ -156,6 +156,14 @@ class PressureLimits(Typed):
     )
 
 
+class FlashBudget(Typed):
+    """What the device's flash is to outlast."""
+
+    budget_mb_day: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="MiB that the agent may write in a day: more is told, once a day."
+    )
+
+
 class DeviceProfile(Typed):
     """One device type."""
 
@@ -182,6 +190,7 @@ class DeviceProfile(Typed):
     trial: Trial = Trial()
     limits: Limits = Limits()
     pressure: PressureLimits = PressureLimits()
+    flash: FlashBudget = FlashBudget()
     tolerance: Tolerance | None = Field(
         None, description="Used where the exporter cannot run the target itself."
     )

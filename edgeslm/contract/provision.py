@@ -20,6 +20,11 @@ MAX_BYTES: Final = 16 * 1024
 PROVISIONER: Final = "edgeslm-provision"
 """User of devices that have no certificate yet, where the broker wants a password."""
 
+MAX_NAMES: Final = 16
+Machine = Annotated[tuple[Sha256, ...], Field(max_length=MAX_NAMES)]
+"""Hashes of serials and addresses, each by itself: hardware that has one of them in common with
+what was said before is the same, though a part was changed, or could not be read this time."""
+
 Pem = Annotated[str, Field(max_length=6000)]
 Signature = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]{8,1024}$", description="Base64.")]
 
@@ -31,7 +36,7 @@ class CertificateRequest(Wire):
         None, description="Who asks; absent: whoever the token or the factory key is for."
     )
     csr: Pem = Field(description="PKCS#10; its subject is CN=device, or empty.")
-    machine: Sha256 | None = Field(None, description="Of what the hardware is called by.")
+    machine: Machine = Field((), description="Of what the hardware is called by; see there.")
     token: Annotated[str, Field(max_length=128)] | None = Field(None, description="Good for once.")
     factory_key: Pem | None = Field(None, description="Public; with `signature`.")
     current: Pem | None = Field(None, description="The certificate in force; with `signature`.")

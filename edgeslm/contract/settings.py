@@ -30,7 +30,7 @@ from edgeslm.contract.base import Name, problems_of, read_toml, spelled
 from edgeslm.contract.identity import CERT, CURRENT, KEY, SOCKET, read_identity
 from edgeslm.contract.messages import MAX_TAG_CHARS, MAX_TAGS
 from edgeslm.contract.topics import DEFAULT_ROOT, Topics, covers, filter_problem, overlap
-from edgeslm.errors import ConfigError
+from edgeslm.errors import ConfigError, NotProvisionedError
 
 Share = Literal["none", "explanation", "text"]
 Lane = Literal["alert", "telemetry"]
@@ -172,6 +172,11 @@ class Broker(_Section):
             msg = f"others: {wrong[0]}: no such port"
             raise ValueError(msg)
         return self
+
+    @property
+    def stays_here(self) -> bool:
+        """Whether nothing that is sent leaves this machine."""
+        return all(_is_here(host) for host, _ in self.nodes)
 
     @property
     def nodes(self) -> tuple[tuple[str, int], ...]:
@@ -572,7 +577,7 @@ class AgentSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if problem := self.contradiction():
+        if problem := _unprotected(self) or self.contradiction():
             raise ValueError(problem)
         return self
 
@@ -610,6 +615,11 @@ class AgentSettings(BaseSettings):
     def topics(self) -> Topics:
         return Topics(self.topic_root, self.device_id)
 
+    @property
+    def unacknowledged(self) -> int:
+        """Most inputs that were taken and whose acknowledgement the broker may not have."""
+        return sum(model.receive_maximum for model in self.models.values())
+
 
 def load_settings(path: Path) -> AgentSettings:
     """Return the settings in the TOML file `path`, with `EDGESLM_*` over it.
@@ -629,8 +639,36 @@ def load_settings(path: Path) -> AgentSettings:
     elif settings.device_id == UNPROVISIONED:
         problems = [("device_id", "missing, and this device has not been told who it is")]
         remedy = "Give `edgeslm provision` first, or say it here."
-        raise ConfigError(str(path), problems, remedy=remedy)
+        raise NotProvisionedError(str(path), problems, remedy=remedy)
     return settings.model_copy(update={"uplink": certified(settings)})
+
+
+def _is_here(host: str) -> bool:
+    if host.startswith("/") or host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _unprotected(settings: AgentSettings) -> str | None:
+    """Say by what a device that gets a certificate would not use it, or could get it only once."""
+    uplink, provision = settings.uplink, settings.provision
+    if provision is None or uplink.host.startswith("/"):  # a tunnel, or what is beside us
+        return None
+    if uplink.tls is None:
+        if uplink.stays_here:
+            return None
+        return "uplink.tls: missing; with [provision], what is said is encrypted"
+    if provision.pkcs11 is not None and (uplink.proxy or uplink.transport != "tcp"):
+        return "uplink: stunnel, which has the key of provision.pkcs11, knows no proxy or WebSocket"
+    if provision.broker is None and uplink.username is None and uplink.tls.cert_file is None:
+        return (
+            "provision.broker: missing; [uplink] lets in who has a certificate, and this is where "
+            "to get the first, and another where it has ended"
+        )
+    return None
 
 
 def certified(settings: AgentSettings) -> Broker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -118,6 +119,22 @@ class FleetTopics:
     def shared(topic_filter: str) -> str:
         """`topic_filter` for servers that share the work."""
         return f"$share/edgeslm-fleet/{topic_filter}"
+
+
+def discovery_base(prefix: str, device: str) -> str:
+    """Return below what a device tells Home Assistant of itself and its models.
+
+    Args:
+        prefix: of discovery, as Home Assistant has it.
+        device: the device's id.
+    """
+    return f"{prefix}/device/edgeslm_{discovery_level(device)}"
+
+
+def discovery_level(name: str) -> str:
+    """Return a name in the letters that such a topic may have; of different ones, different."""
+    plain = name.replace(".", "_")
+    return plain if plain == name else f"{plain}-{zlib.crc32(name.encode()):08x}"
 
 
 def filter_problem(topic_filter: str) -> str | None:

@@ -27,12 +27,12 @@ BROKER_ERRORS: Final = {
     "uplink.deferred": "The uplink broker does not take results now, by quota or by its rules.",
     "outbox.thinned": "The uplink is away for long: telemetry on disk is summed up.",
     "outbox.evicted": "The outbox passed a bound: the oldest telemetry was given up.",
-    "outbox.damaged": "Results on disk cannot be read; the message names the file that holds them.",
 }
 # In an event: what the agent finds wrong with itself.
 SELF_ERRORS: Final = {
     "agent.crashed": "The agent before this one did not end as it should.",
     "agent.grew": "The agent's memory has grown for hours; docs/metrics.md says how to watch it.",
+    "agent.wrote": "The agent wrote more in a day than [flash] of the profile allows.",
     "worker.stuck": "An input has kept a thread for a minute; the watchdog, where there is one, "
     "ends the agent.",
     "pressure.not_judged": "A limit of [pressure] cannot be judged: the device gives no reading.",
@@ -75,6 +75,7 @@ EVENTS: Final = {
     "pressure_fell": "Less is given up, or nothing: `detail.level`.",
     "limit_not_judged": "See pressure.not_judged; told once of each limit.",
     "memory_grew": "See agent.grew; told once.",
+    "flash_budget_passed": "See agent.wrote; told once a day.",
     "worker_stuck": "See worker.stuck; `error` says where it is: file, line, function.",
     "crash_found": "See agent.crashed; `error` has kind, reason, place and the report's name.",
     "metrics_unavailable": "Nothing is served to Prometheus; `error` says why.",
@@ -86,6 +87,6 @@ EVENTS: Final = {
     "telemetry_thinned": "See outbox.thinned; told when it begins, and counted in `drops`.",
     "telemetry_evicted": "See outbox.evicted; told when it begins, and counted in `drops`.",
     "telemetry_expired": "See outbox.evicted; told when it begins, and counted in `drops`.",
-    "outbox_set_aside": "The outbox could not be read at the start: moved away, begun anew.",
+    "outbox_set_aside": "The outbox cannot be read: `error` says where it was moved; begun anew.",
     "outbox_blocked": "The outbox cannot be written; acknowledgements wait. `error` says why.",
 }

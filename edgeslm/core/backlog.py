@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from edgeslm.contract.messages import Result, Scores, Summary, encode
+from edgeslm.contract.messages import ClockTrust, Result, Scores, Summary, encode, stamp
 from edgeslm.core.delivery import Row
 
 MAX_OPEN: Final = 4096  # summaries that may yet grow
 SUMMARY: Final = "summary"  # what a reader of such a result must understand
+UNTRUSTED: Final = "untrusted"
 
 _Key = tuple[str, str | None, str | None, str, int]
 
@@ -96,7 +97,7 @@ class _Open:
     period: int
     result: Result
     counted: int  # of its results, those that were in a summary before
-    grown: bool = False
+    payload: bytes = b""  # once it has grown
 
 
 @dataclass(slots=True)
@@ -128,25 +129,29 @@ class Thinner:
             self._open.clear()
         for row, topic, payload, _ in rows:
             self.after = row
-            if (read := _read(topic, payload, self.period_s)) is None:
-                continue  # damaged on disk, or by somebody else: it goes as it is
-            key, period, result = read
-            one = self._open.get(key)
-            if one is None or one.period != period:
-                if one is not None and key in touched:
-                    done.append(one)
-                self._open[key] = touched[key] = _Open(row, period, result, _summed(result))
-                continue
             try:
-                one.result = _added(one.result, result)
-            except (KeyError, TypeError):  # damaged further in
+                key, period, result = _read(topic, payload, self.period_s)
+                one = self._open.get(key)
+                if one is None or one.period != period or result is None:
+                    if one is not None and key in touched:
+                        done.append(touched.pop(key))
+                    self._open.pop(key, None)
+                    if result is not None:
+                        encode(_added(result, result))  # else it would hold up what follows it
+                        one = _Open(row, period, result, _summed(result))
+                        self._open[key] = touched[key] = one
+                    continue
+                whole = _added(one.result, result)
+                one.payload = encode(whole)
+                one.counted += _summed(result)
+            except Exception:  # noqa: BLE001, S112 -- damaged on disk, however: it goes as it is
                 continue
-            one.counted += _summed(result)
+            one.result = whole
             gone.append(one.row)
-            one.row, one.grown = row, True
+            one.row = row
             touched[key] = one
-        grown = [one for one in (*done, *touched.values()) if one.grown]
-        out = [Grown(one.row, encode(one.result), _count(one.result)) for one in grown]
+        grown = [one for one in (*done, *touched.values()) if one.payload]
+        out = [Grown(one.row, one.payload, _count(one.result)) for one in grown]
         results = sum(_count(one.result) - one.counted for one in grown)
         for one in grown:
             one.counted = _count(one.result)
@@ -163,21 +168,23 @@ def _summed(result: Result) -> int:
     return count if count > 1 else 0
 
 
-def _read(topic: str, payload: bytes, period_s: float) -> tuple[_Key, int, Result] | None:
-    """Return a row's kind, its period and its result; None where it has none to sum up."""
-    try:
-        result: Result = json.loads(payload)
-        model = result["model"]
-        key = (topic, result["topic"], result["source"], model["hash"], model["version"])
-        hash(key)
-        if SUMMARY not in result:
-            result = _summary_of_one(result)
-        found = result["summary"]
-        period = int(float(found["last_time"]) // period_s)
-        int(found["count"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, AttributeError):
-        return None
-    return key, period, result
+def _read(topic: str, payload: bytes, period_s: float) -> tuple[_Key, int, Result | None]:
+    """Return a row's kind, its period, and its result where that may be summed up.
+
+    One whose input the broker sent before may have come through by itself, or be on disk twice.
+
+    Raises:
+        Exception: of any kind, where it was damaged.
+    """
+    result: Result = json.loads(payload)
+    model = result["model"]
+    key = (topic, result["topic"], result["source"], model["hash"], model["version"])
+    hash(key)
+    if SUMMARY not in result:
+        if result.get("redelivered"):
+            return key, 0, None
+        result = _summary_of_one(result)
+    return key, int(result["summary"]["last_time"] // period_s), result
 
 
 def _summary_of_one(result: Result) -> Result:
@@ -186,7 +193,7 @@ def _summary_of_one(result: Result) -> Result:
         "count": 1,
         "labels": {},
         "errors": 0,
-        "redelivered": 1 if result.get("redelivered") else 0,
+        "redelivered": 0,
         "first_id": result["id"],
         "last_id": result["id"],
         "first_time": result["time_out"],
@@ -198,7 +205,7 @@ def _summary_of_one(result: Result) -> Result:
         summary["errors"] = 1
     if (score := result.get("score")) is not None:
         summary["score"] = {"count": 1, "min": score, "mean": score, "max": score}
-    return {
+    of_one: Result = {
         "schema": result["schema"],
         "requires": [SUMMARY],
         "id": result["id"],
@@ -212,6 +219,8 @@ def _summary_of_one(result: Result) -> Result:
         "model": result["model"],
         "summary": summary,
     }
+    _date(of_one, result, trust=result.get("clock"))
+    return of_one
 
 
 def _added(first: Result, second: Result) -> Result:
@@ -232,13 +241,25 @@ def _added(first: Result, second: Result) -> Result:
     }
     if (score := _together(a.get("score"), b.get("score"))) is not None:
         summary["score"] = score
-    return {
+    whole: Result = {
         **first,
         "id": f"{a['first_id']}..{b['last_id']}",
         "time_out": second["time_out"],
         "latency_ms": max(first["latency_ms"], second["latency_ms"]),
         "summary": summary,
     }
+    doubted = UNTRUSTED in {first.get("clock"), second.get("clock")}
+    _date(whole, second, trust=UNTRUSTED if doubted else second.get("clock"))
+    return whole
+
+
+def _date(result: Result, last: Result, *, trust: ClockTrust | None) -> None:
+    """Give a summary the monotonic time of its last result."""
+    result.pop("time_mono", None)
+    result.pop("boot", None)
+    result.pop("clock", None)
+    if "time_mono" in last and "boot" in last:
+        stamp(result, mono=last["time_mono"], boot=last["boot"], trust=trust)
 
 
 def _together(a: Scores | None, b: Scores | None) -> Scores | None:

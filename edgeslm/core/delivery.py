@@ -83,6 +83,7 @@ class Parcel:
         row: its id on disk; None while it is in memory only.
         alert: it leaves with the alerts, not with the telemetry.
         tried: it was on its way when the link went, and may have come through.
+        again: the broker sent its input before: what an agent before this one wrote may be of it.
     """
 
     topic: str
@@ -95,6 +96,7 @@ class Parcel:
     qos: int = 1
     alert: bool = False
     tried: bool = False
+    again: bool = False
 
 
 Row = tuple[int, str, bytes, Mapping[str, object]]
@@ -146,8 +148,10 @@ class Uplink:
         window: most results handed to the link and not yet confirmed.
         ack_timeout_s: a result that has not been confirmed for so long goes to disk.
         rows: results that are on disk already.
+        alert: they are alerts.
         batch: results in one commit.
         batch_wait_s: longest time a commit waits for company.
+        max_gone: while so many confirmed rows cannot be removed, none is read back.
         retry_s: time after which a refused commit is tried again.
         pace: of what leaves the disk; None: as fast as the broker takes it.
 
@@ -161,13 +165,16 @@ class Uplink:
         window: int,
         ack_timeout_s: float,
         rows: int,
+        alert: bool = False,
         batch: int = 64,
         batch_wait_s: float = 0.2,
+        max_gone: int = 256,
         retry_s: float = 1.0,
         pace: Pace | None = None,
     ) -> None:
         self.connected = False
         self.rows = rows
+        self._alert = alert
         self.reached = 0
         self._pace = pace
         self._paced = False  # it is the pace that holds rows back
@@ -178,6 +185,7 @@ class Uplink:
         self.ack_timeout_s = ack_timeout_s
         self._batch = batch
         self._batch_wait_s = batch_wait_s
+        self._max_gone = max_gone
         self._retry_s = retry_s
         self._retry_at = 0.0
         self._waiting: deque[Parcel] = deque()  # in memory, not handed to the link
@@ -190,6 +198,9 @@ class Uplink:
         self._held = False  # the broker takes nothing for now
         self._gone: list[int] = []  # confirmed rows, to be removed
         self._gone_since: float | None = None
+        self._remove_at = self._fetch_at = 0.0
+        self._late = 0  # rows found late, below all others, and not read back yet
+        self._late_cursor = 0  # the highest of them that was
 
     @property
     def withheld(self) -> int:
@@ -216,7 +227,7 @@ class Uplink:
 
         Nobody has been handed them since the link came up.
         """
-        if self._gone_blocks():
+        if self._gone_blocks() or self._late:
             return 0, 0
         return self._unsent - len(self._fetched), self._cursor
 
@@ -268,7 +279,7 @@ class Uplink:
         self._in_flight.clear()
         self._loose.clear()
         self._fetched.clear()
-        self._cursor = 0
+        self._cursor = self._late = self._late_cursor = 0
         self._unsent = self.rows - len(self._gone)
 
     def confirmed(self, parcels: Iterable[Parcel], *, now: float) -> None:
@@ -296,7 +307,7 @@ class Uplink:
         most = min(room, self._allowed(now)) if behind else room
         while len(out) < most and self._fetched:
             parcel = self._fetched.popleft()
-            self.reached = parcel.row or 0
+            self.reached = max(self.reached, parcel.row or 0)
             out.append(parcel)
         self._unsent -= len(out)
         self._credit = min(self._credit + len(out), 2 * self._batch)
@@ -329,20 +340,34 @@ class Uplink:
         return self._window if self._pace is None else self._given + self._pace.room(now=now)
 
     def to_fetch(self, *, now: float) -> tuple[int, int] | None:
-        """(limit, after): rows to read back from disk now; answer with `fetched`."""
+        """(limit, after): rows to read back now; answer with `fetched` or `not_fetched`."""
         if not self._taking or self._fetched or self._unsent == 0 or self._gone_blocks():
             return None
+        if now < self._fetch_at or len(self._gone) >= self._max_gone:
+            return None  # the disk refuses, or removes nothing: that is not to become ever more
         room = min(self._window - len(self._in_flight), self._allowed(now))
-        return (room, self._cursor) if room > 0 else None
+        if room <= 0:
+            return None
+        return (min(room, self._late), self._late_cursor) if self._late else (room, self._cursor)
 
     def fetched(self, rows: Sequence[Row], *, now: float) -> None:
         """Take rows that `to_fetch` asked for."""
         for row, topic, payload, properties in rows:
-            self._fetched.append(Parcel(topic, payload, now, None, properties, row=row))
-            self._cursor = row
+            parcel = Parcel(topic, payload, now, None, properties, row=row, alert=self._alert)
+            self._fetched.append(parcel)
+            if self._late:
+                self._late -= 1
+                self._late_cursor = row
+                self._cursor = self._cursor if self._late else max(self._cursor, row)
+            else:
+                self._cursor = row
         if not rows:  # the disk holds fewer than we counted: somebody removed them
             self.rows -= self._unsent
-            self._unsent = 0
+            self._unsent = self._late = 0
+
+    def not_fetched(self, *, now: float) -> None:
+        """The disk could not be read."""
+        self._fetch_at = now + self._retry_s
 
     def to_commit(self, *, now: float, flush: bool = False) -> list[Parcel]:
         """Results to write to disk now, in order; answer with `committed` or `refused`.
@@ -355,6 +380,8 @@ class Uplink:
         if oldest is None or (self.blocked and now < self._retry_at):
             return []
         due = now >= oldest.born + self._batch_wait_s
+        if self._taking and self._loose and now < oldest.born + self.ack_timeout_s:
+            return []  # on its way: what waits behind it must not overtake it on disk
         if not self._taking or self._paced:
             due = due or len(self._waiting) >= self._batch
         elif now < oldest.born + self.ack_timeout_s:
@@ -378,10 +405,11 @@ class Uplink:
             parcel.row = row
             self.rows += 1
             if parcel.tried:
-                self.reached = row
+                self.reached = max(self.reached, row)
             if parcel in self._in_flight:
                 del self._loose[parcel]
-                self._cursor = self.reached = row
+                self._cursor = row
+                self.reached = max(self.reached, row)
             else:
                 self._waiting.popleft()
                 self._unsent += 1
@@ -391,13 +419,24 @@ class Uplink:
                 parcel.ticket = None
 
     def found(self, rows: int) -> None:
-        """The disk serves, and that many results were on it.
-
-        Where newer ones are in flight from memory, they wait for the next connection.
-        """
+        """The disk serves, and that many results were on it, older than all that we wrote."""
         self.rows += rows
-        if not self._loose:
-            self._unsent += rows
+        self._unsent += rows
+        if self._cursor or self._loose:  # newer ones are on their way: these go as soon as they can
+            self._late = rows
+        self.blocked = False
+
+    def lost(self) -> None:
+        """The disk has begun anew, without our rows: what of them is in memory is all there is."""
+        for parcel in [*self._in_flight, *self._fetched]:
+            parcel.row = None
+        self._loose = dict.fromkeys(self._in_flight)
+        self._waiting.extendleft(reversed(self._fetched))
+        self._fetched.clear()
+        self._gone = []
+        self._gone_since = None
+        self.rows = self._unsent = self._cursor = self.reached = 0
+        self._late = self._late_cursor = 0
         self.blocked = False
 
     def gave_up(self, rows: int) -> None:
@@ -413,9 +452,9 @@ class Uplink:
         self._retry_at = now + self._retry_s
 
     def to_remove(self, *, now: float, flush: bool = False) -> list[int]:
-        """Rows to remove from disk now, together; answer with `removed`."""
+        """Rows to remove from disk now, together; answer with `removed` or `not_removed`."""
         since = self._gone_since
-        if since is None:
+        if since is None or (now < self._remove_at and not flush):
             return []
         due = len(self._gone) >= self._batch or now >= since + self._batch_wait_s
         return self._gone if due or flush or self._gone_blocks() else []
@@ -426,22 +465,26 @@ class Uplink:
         self._gone = []
         self._gone_since = None
         self.blocked = False
-        self._retry_at = 0.0
+        self._retry_at = self._remove_at = 0.0
+
+    def not_removed(self, *, now: float) -> None:
+        """The disk removed nothing."""
+        self.refused(now=now)
+        self._remove_at = self._retry_at
 
     def due_at(self) -> float | None:
         """When a `to_*` method may have something new though nothing happened; None if never."""
         moments: list[float] = []
         oldest = self._oldest()
         if oldest is not None:
-            held = not self._taking or self._paced
-            late = held or (self._unsent > 0 and self._credit >= 2 * self._batch)
+            held = not self._taking or (self._paced and not self._loose)
+            some = self._unsent > 0 and not self._loose
+            late = held or (some and self._credit >= 2 * self._batch)
             wait_s = self._batch_wait_s if late else self.ack_timeout_s
-            moments.append(oldest.born + wait_s)
+            moments.append(max(oldest.born + wait_s, self._retry_at if self.blocked else 0.0))
         if self._gone_since is not None:
-            moments.append(self._gone_since + self._batch_wait_s)
-        due = None
-        if moments:
-            due = max(min(moments), self._retry_at if self.blocked else 0.0)
+            moments.append(max(self._gone_since + self._batch_wait_s, self._remove_at))
+        due = min(moments, default=None)
         if self._paced and self._pace is not None:
             more = self._pace.due_at()
             due = more if due is None else min(due, more)

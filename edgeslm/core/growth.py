@@ -11,6 +11,7 @@ Source:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from itertools import combinations
 from statistics import median
 from typing import Final
@@ -58,7 +59,7 @@ class Growth:
             self._spans.append((self._open_at + SPAN_S / 2, median(self._open)))
             self._open.clear()
             if len(self._spans) >= ENOUGH:
-                self.mb_per_h = 3600.0 * _slope(self._spans)
+                self.mb_per_h = 3600.0 * slope(self._spans)
         if not self._open:
             self._open_at = now
         self._open.append(mb)
@@ -67,6 +68,6 @@ class Growth:
         return self._told and not told
 
 
-def _slope(points: deque[tuple[float, float]]) -> float:
-    """Return the median slope between any two points, which are in order of time."""
+def slope(points: Iterable[tuple[float, float]]) -> float:
+    """Return the median slope between any two points, two or more, which are in order of time."""
     return median((y - x) / (then - at) for (at, x), (then, y) in combinations(points, 2))

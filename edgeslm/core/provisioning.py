@@ -10,6 +10,15 @@ SIGNED: Final = b"edgeslm provision 1\0"
 """Comes before what a factory key or a key in force signs, so that it is good for nothing else."""
 
 
+RESERVED: Final = ("edgeslm", "unprovisioned")
+"""As these begin, whatever the case, no device is called: users of the broker are."""
+
+
+def reserved(device: str) -> bool:
+    """Whether an id is kept for others than devices."""
+    return device.lower().startswith(RESERVED)
+
+
 class ProvisionRefusedError(RejectedError):
     """The fleet gives this device no certificate, for a reason that this build does not know."""
 

@@ -11,7 +11,6 @@ import base64
 import binascii
 import datetime as dt
 import hashlib
-import secrets
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from edgeslm.core.provisioning import (
     CertificateUnknownError,
     FactoryKeyUnknownError,
     IssuingUnavailableError,
+    reserved,
 )
 from edgeslm.fleet.errors import FleetDamagedError, KeyInvalidError
 from edgeslm.fleet.repository import Repository
@@ -45,6 +45,11 @@ RSA_BITS: Final = range(2048, 4097)
 _DAY_S: Final = 86_400.0
 _READABLE: Final = 0o644
 _RESTORE: Final = "Restore it from a copy."
+# Of whatever cryptography cannot read; a version that it does not know is no ValueError.
+_UNREADABLE: Final = (
+    *(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm),
+    x509.InvalidVersion,
+)
 _NOT_HOLDING: Final = "the signature of the request does not hold"
 
 
@@ -105,14 +110,19 @@ class Authority:
     def make(self) -> None:
         """Make key and certificate, unless they are there.
 
+        A certificate that was lost is made again of its key: what it had signed still holds.
+
         Raises:
             EdgeSLMError: no passphrase, the disk refused, or another command writes for long.
         """
         with self._repository.store.locked():
             if self.exists:
                 return
-            private = ec.generate_private_key(ec.SECP256R1())
-            self._repository.keys.keep(KEY, private)
+            if self._repository.keys.kept(KEY):
+                private = self._private()
+            else:
+                private = ec.generate_private_key(ec.SECP256R1())
+                self._repository.keys.keep(KEY, private)
             certificate = _own(private, self._repository.now())
             write_durably(
                 self._repository.folder / CERTIFICATE,
@@ -130,11 +140,8 @@ class Authority:
         with self._lock:
             if self._opened is None:
                 certificate = self.certificate()
-                private = self._repository.keys.private(KEY)
-                if (
-                    not isinstance(private, ec.EllipticCurvePrivateKey)
-                    or private.public_key() != certificate.public_key()
-                ):
+                private = self._private()
+                if private.public_key() != certificate.public_key():
                     msg = f"keys/{KEY}.pem: another key than {CERTIFICATE} is of. {_RESTORE}"
                     raise KeyInvalidError(msg)
                 self._opened = certificate, private
@@ -156,15 +163,19 @@ class Authority:
             raise FleetDamagedError(
                 str(file), [("", err.strerror or str(err))], remedy=_RESTORE
             ) from None
-        except ValueError:
+        except (ValueError, x509.InvalidVersion):
             raise FleetDamagedError(str(file), [("", "no certificate")], remedy=_RESTORE) from None
 
     def issue(self, device: str, public: PublicKeyTypes, now: float) -> Certificate:
         """Sign a certificate for a device's key.
 
         Raises:
+            CertificateRequestError: its name is that of a user who is no device.
             EdgeSLMError: as `open`.
         """
+        if reserved(device):  # whoever enrolled it: on the broker it would be that user
+            msg = f"{device}: no device is called so. Enrol it by another id."
+            raise CertificateRequestError(msg)
         own, private = self._pair()
         until = min(
             now + self._repository.config.days.certificate * _DAY_S,
@@ -211,7 +222,7 @@ class Authority:
             found = x509.load_pem_x509_certificate(pem.encode())
             found.verify_directly_issued_by(own)
             return f"{found.serial_number:x}", found.public_key()
-        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        except _UNREADABLE:
             msg = "the certificate to renew is not of this fleet. Enrol the device anew."
             raise CertificateUnknownError(msg) from None
 
@@ -238,6 +249,13 @@ class Authority:
             builder = builder.add_revoked_certificate(revoked.revocation_date(_utc(at)).build())
         return builder.sign(private, hashes.SHA256()).public_bytes(Encoding.PEM)
 
+    def _private(self) -> ec.EllipticCurvePrivateKey:
+        private = self._repository.keys.private(KEY)
+        if not isinstance(private, ec.EllipticCurvePrivateKey):
+            msg = f"keys/{KEY}.pem: no key of an elliptic curve. {_RESTORE}"
+            raise KeyInvalidError(msg)
+        return private
+
     def _pair(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         self.open()
         assert self._opened is not None  # noqa: S101 -- just opened
@@ -257,7 +275,7 @@ def read_csr(pem: str) -> Csr:
         holds = found.is_signature_valid
         names = [(each.oid, each.value) for each in found.subject]
         der = found.public_bytes(Encoding.DER)
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
+    except _UNREADABLE:
         msg = "not a request for a certificate (PKCS#10, PEM)"
         raise CertificateRequestError(msg) from None
     if not holds:
@@ -322,9 +340,10 @@ def _strong(public: PublicKeyTypes) -> bool:
 
 
 def _own(private: ec.EllipticCurvePrivateKey, now: float) -> x509.Certificate:
-    # No two fleets' authorities have the same name: a broker may hold several.
-    name = _named(f"edgeslm devices {secrets.token_hex(4)}")
+    # No two fleets' authorities have the same name, since a broker may hold several; one that is
+    # made again has the one it had.
     public = private.public_key()
+    name = _named(f"edgeslm devices {fingerprint_of(public)[:8]}")
     usage = _usage(key_cert_sign=True, crl_sign=True)
     return (
         x509.CertificateBuilder()

@@ -14,7 +14,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from edgeslm.contract.provision import PROVISIONER
-from edgeslm.contract.topics import FleetTopics, Topics, filter_problem, overlap
+from edgeslm.contract.topics import (
+    FleetTopics,
+    Topics,
+    discovery_base,
+    discovery_level,
+    filter_problem,
+    overlap,
+)
 from edgeslm.errors import RejectedError
 
 USER: Final = "%u"  # in a pattern: whoever is connected
@@ -56,11 +63,14 @@ class Access:
     Args:
         root: topic levels that the fleet's devices share.
         inputs: filters that devices read their inputs from; `%u` in them is the device's id.
-        devices: ids; a role for each is made where the broker knows no patterns.
+        devices: ids; a role for each is made where the broker knows no patterns, or where none
+            says what a device may do: in Home Assistant's topics an id with a dot is spelled
+            differently.
         service: user of the fleet's service.
         viewers: users that see what devices say.
         provisioner: user of devices that have no certificate yet.
         revoked: ids of devices that may do nothing any more.
+        discovery: Home Assistant's prefix, where devices may tell it of themselves.
 
     Raises:
         BrokerConfigError: see there.
@@ -73,6 +83,7 @@ class Access:
     viewers: Sequence[str] = ()
     provisioner: str = PROVISIONER
     revoked: Sequence[str] = ()
+    discovery: str | None = None
     _users: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -84,7 +95,7 @@ class Access:
         if twice := [name for name in users if users.count(name) > 1]:
             msg = f"{twice[0]}: given twice; each device, viewer and service is a user of its own"
             raise BrokerConfigError(msg)
-        for each in (self.root, *self.inputs):
+        for each in (self.root, self.discovery or self.root, *self.inputs):
             if not each.isprintable() or each != each.strip() or '"' in each:
                 msg = f"{each!r}: has what a line of a configuration cannot hold"
                 raise BrokerConfigError(msg)
@@ -95,6 +106,8 @@ class Access:
             if overlap(each, f"{self.root}/#"):
                 msg = f"--input {each}: would let a device read what is under {self.root}"
                 raise BrokerConfigError(msg)
+        if self.discovery is not None:
+            _expect_apart(self.discovery, self.root)
         object.__setattr__(self, "_users", users)
 
     def of_device(self, device: str) -> Grants:
@@ -105,10 +118,17 @@ class Access:
         shared = (fleet.index, fleet.metadata("+"), fleet.blob("+"))
         inputs = tuple(_unshared(each).replace(USER, device) for each in self.inputs)
         asks = self.of_provisioner(CLIENT if device == USER else "+")
+        told = self.told_by(device)
         return Grants(
-            (*said, fleet.want("+"), fleet.ask, *asks.publish),
+            (*said, fleet.want("+"), fleet.ask, *asks.publish, *told),
             (*heard, *shared, *inputs, *asks.subscribe),
         )
+
+    def told_by(self, device: str) -> tuple[str, ...]:
+        """Return where a device tells Home Assistant of itself, if it may."""
+        if self.discovery is None:
+            return ()
+        return (f"{discovery_base(self.discovery, device)}/+/config",)
 
     def of_provisioner(self, client: str) -> Grants:
         """Return what somebody may do who asks for a certificate, by their client id."""
@@ -138,6 +158,20 @@ class Access:
         return Grants((), (each.status, each.state, each.update, each.events, each.results("+")))
 
 
+def _expect_apart(prefix: str, root: str) -> None:
+    """Hold Home Assistant's prefix against the topics of the fleet.
+
+    Raises:
+        BrokerConfigError: it is none, or devices would write among those.
+    """
+    problem = filter_problem(prefix) or ("a wildcard" if {"+", "#"} & set(prefix) else None)
+    if problem is None and overlap(f"{prefix}/device/#", f"{root}/#"):
+        problem = f"would let a device write under {root}"
+    if problem is not None:
+        msg = f"--homeassistant {prefix}: {problem}"
+        raise BrokerConfigError(msg)
+
+
 def acl_file(access: Access) -> str:
     """Return an `acl_file` of mosquitto. Its patterns hold for every device there will be."""
     lines = [
@@ -149,6 +183,10 @@ def acl_file(access: Access) -> str:
         f"user {access.service}",
         *_topics("topic", access.of_service()),
     ]
+    for device in access.devices:
+        if access.discovery is not None and discovery_level(device) != device:
+            lines += ["", f"user {device}"]
+            lines += [f"topic write {each}" for each in access.told_by(device)]
     for viewer in access.viewers:
         own = Topics(access.root, viewer)
         lines += [
@@ -158,6 +196,7 @@ def acl_file(access: Access) -> str:
             f"topic deny {own.base}/#",
             f"topic deny {FleetTopics(access.root).base}/#",
             *(f"topic deny {_unshared(each).replace(USER, viewer)}" for each in access.inputs),
+            *(f"topic deny {each.replace(USER, viewer)}" for each in access.told_by(USER)),
             *_topics("topic", access.of_viewer()),
         ]
     grants = access.of_device(access.provisioner)
@@ -198,7 +237,8 @@ Command = dict[str, object]
 def _commands(access: Access) -> Iterator[Command]:
     defaults = [{"acltype": kind, "allow": allow} for kind, allow in _DEFAULTS.items()]
     yield {"command": "setDefaultACLAccess", "acls": defaults}
-    # The plug-in of mosquitto 2.0 knows no patterns: a role for each device.
+    # The plug-in of mosquitto 2.0 knows no patterns: a role for each device. Nor can it name a
+    # client id: who asks for a certificate may hear the others' answers, which hold no secret.
     grants = {f"{_PREFIX}-device-{name}": access.of_device(name) for name in access.devices}
     grants[f"{_PREFIX}-service"] = access.of_service()
     if access.viewers:
@@ -220,6 +260,8 @@ def _commands(access: Access) -> Iterator[Command]:
         # One that is there already stays as it is; a new one has no password until it is given one.
         yield {"command": "createClient", "username": user}
         yield {"command": "addClientRole", "username": user, "rolename": role, "priority": 0}
+    for device in access.devices:  # that was revoked once, and enrolled anew
+        yield {"command": "enableClient", "username": device}
     for device in access.revoked:
         yield {"command": "disableClient", "username": device}
 

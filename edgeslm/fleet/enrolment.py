@@ -6,12 +6,15 @@ gives the command again: what is in the file counts, and nothing is made twice.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import io
+import os
 import re
 import secrets
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,7 +22,7 @@ from typing import Final
 from sqlalchemy import Engine
 
 from edgeslm.adapters.fs import write_durably
-from edgeslm.core.provisioning import FactoryKeyUnknownError
+from edgeslm.core.provisioning import RESERVED, FactoryKeyUnknownError, reserved
 from edgeslm.errors import InvalidFileError, RejectedError
 from edgeslm.fleet.authority import factory_key, fingerprint_of
 from edgeslm.fleet.database import audit, identities
@@ -34,7 +37,6 @@ MAX_BYTES: Final = 64 * 2**20
 MAX_DEVICES: Final = 1_000_000
 SHOWN: Final = 1000  # lines of a file that are named as wrong
 HEAD: Final = ("device", "factory_key")
-_RESERVED: Final = frozenset({"unprovisioned"})
 _DEVICE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHA256: Final = re.compile(r"(sha256:)?[0-9a-f]{64}")
 _TOKEN: Final = re.compile(r"edp_[A-Za-z0-9_-]{43}")
@@ -157,6 +159,20 @@ def enrol(  # noqa: PLR0913 -- by name
         BatchError, FleetDiskError: the file of tokens cannot be read or written.
         DatabaseError: not now.
     """
+    with contextlib.nullcontext() if to is None else _alone(to.parent):
+        return _enrol(engine, wanted, actor=actor, now=now, days=days, to=to, again=again)
+
+
+def _enrol(  # noqa: PLR0913 -- as above
+    engine: Engine,
+    wanted: Sequence[Wanted],
+    *,
+    actor: audit.Actor,
+    now: float,
+    days: float,
+    to: Path | None,
+    again: bool,
+) -> Done:
     kept = read_tokens(to) if to is not None else {}
     with reading(engine) as conn:
         there = identities.some(conn, [each.device for each in wanted])
@@ -192,6 +208,29 @@ def enrol(  # noqa: PLR0913 -- by name
             detail = {"count": len(new), "devices": names}
             audit.record(conn, actor, "devices.enrolled", now=now, **detail)
     return Done(len(new), len(rows) - len(new), tokens)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder of tokens: two that wrote one file would each forget the other's.
+
+    Raises:
+        FleetDiskError: there is none, or it cannot be read.
+    """
+    try:
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+        except OSError:
+            os.close(held)
+            raise
+    except OSError as err:
+        msg = f"{folder}: {err.strerror or err}. Give --to a place that can be read and written."
+        raise FleetDiskError(msg) from None
+    try:
+        yield
+    finally:
+        os.close(held)
 
 
 def _plan(
@@ -292,8 +331,11 @@ def _wanted(cells: list[str], line: int) -> Wanted:
         msg = f"{len(cells)} columns: device, and factory_key where it has one"
         raise ValueError(msg)
     device, key = (*cells, "")[:2]
-    if not _DEVICE.fullmatch(device) or device in _RESERVED:
+    if not _DEVICE.fullmatch(device):
         msg = "not an id: letters, digits, '.', '_', '-', up to 64, the first a letter or digit"
+        raise ValueError(msg)
+    if reserved(device):
+        msg = f"no device's: ids that begin with {' or '.join(RESERVED)} are not given"
         raise ValueError(msg)
     if not key:
         return Wanted(device, line=line)

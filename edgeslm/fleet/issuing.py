@@ -38,9 +38,12 @@ from edgeslm.fleet.authority import (
     read_csr,
 )
 from edgeslm.fleet.database import audit, events, identities
+from edgeslm.fleet.database.engine import reading
 from edgeslm.fleet.database.identities import Enrolled, Issued
 
 CLONED: Final = "identity_cloned"
+TELL_S: Final = 3600.0
+"""In each of these, one event on copies of a device: who has copied it may ask without end."""
 _ANEW: Final = "Revoke the device (`edgeslm fleet revoke`) and enrol it anew."
 
 
@@ -77,6 +80,8 @@ def answer(engine: Engine, authority: Authority, request: CertificateRequest, no
         RejectedError: it gets none; `edgeslm.core.provisioning` has the reasons.
         EdgeSLMError: not now: the database is down, or the authority's key is not there.
     """
+    if request.token is not None:  # before what is costly: anybody may send any
+        _check_known(engine, fingerprint(request.token))
     csr = read_csr(request.csr)
     proof = _proved(request, csr, authority)
     try:
@@ -87,6 +92,12 @@ def answer(engine: Engine, authority: Authority, request: CertificateRequest, no
     if isinstance(found, _Clone):
         raise found.refusal
     return found
+
+
+def _check_known(engine: Engine, token: str) -> None:
+    with reading(engine) as conn:
+        if not identities.known(conn, token):
+            raise _no_token()
 
 
 def _proved(request: CertificateRequest, csr: Csr, authority: Authority) -> _Proof:
@@ -127,7 +138,8 @@ def _decided(  # noqa: PLR0913, PLR0917 -- the parts of one decision
     same = identities.asked_by(conn, csr.hash)
     if same is not None and same.device == device and same.ended is None:
         return same  # the answer was lost
-    if clone := _second(conn, request, enrolled, before, same, now):
+    machine = frozenset(request.machine)
+    if clone := _second(conn, machine, enrolled, before, same, now):
         return clone
     _let_in(proof, enrolled, before, now)
     key = fingerprint_of(csr.public)
@@ -139,13 +151,14 @@ def _decided(  # noqa: PLR0913, PLR0917 -- the parts of one decision
         device,
         key,
         csr.hash,
-        request.machine,
         made.not_before,
         made.not_after,
         now,
         made.pem,
     )
     identities.put(conn, new)
+    if enrolled.machine is None and machine:
+        identities.bound(conn, device, " ".join(sorted(machine)))
     if proof.kind != "current":
         identities.used(conn, device, now)
     who = audit.Actor(device, "service")
@@ -168,8 +181,7 @@ def _enrolled(conn: Connection, proof: _Proof) -> tuple[Enrolled, Issued | None]
     found = identities.let_in_by(conn, proof.value)
     if found is None or found.kind != proof.kind:
         if proof.kind == "token":
-            msg = "no such token. Take the one that `edgeslm fleet enroll` wrote for this device."
-            raise EnrolTokenUnknownError(msg)
+            raise _no_token()
         msg = "no device with this factory key. Enrol it: `edgeslm fleet enroll --csv`."
         raise FactoryKeyUnknownError(msg)
     return found, None
@@ -177,7 +189,7 @@ def _enrolled(conn: Connection, proof: _Proof) -> tuple[Enrolled, Issued | None]
 
 def _second(  # noqa: PLR0913, PLR0917 -- as above
     conn: Connection,
-    request: CertificateRequest,
+    machine: frozenset[str],
     enrolled: Enrolled,
     before: Issued | None,
     same: Issued | None,
@@ -185,19 +197,13 @@ def _second(  # noqa: PLR0913, PLR0917 -- as above
 ) -> _Clone | None:
     """Return what shows that this is a second machine, once it is noted."""
     device = enrolled.device
-    known = before or identities.in_force(conn, device)
-    moved = (
-        known is not None
-        and None not in {known.machine, request.machine}
-        and known.machine != request.machine
-    )
+    # Who says nothing is another one, too: else what was copied would have to say nothing.
+    moved = enrolled.machine is not None and machine.isdisjoint(enrolled.machine.split())
     if same is not None and same.device == device and same.ended == "replaced":
         why = "it asks with a request that another has been renewed from since"
     elif before is not None and before.ended == "replaced":
         why = "it renews from a certificate that another has renewed since"
-    elif moved and not (
-        before is None and enrolled.used_at is None
-    ):  # another board, enrolled anew
+    elif moved:
         why = "its hardware is not that of the device that got the certificate before"
     else:
         return None
@@ -207,8 +213,9 @@ def _second(  # noqa: PLR0913, PLR0917 -- as above
     else:
         refusal = DeviceClonedError(f"{device}: {why}. One was copied from the other. {_ANEW}")
     identities.cloned(conn, device, why, now)
-    told = {"event": CLONED, "time": now, "error": {"code": refusal.code, "message": why}}
-    events.note(conn, [events.Told(device, told, now)])
+    if enrolled.cloned_at is None or now // TELL_S != enrolled.cloned_at // TELL_S:
+        told = {"event": CLONED, "time": now, "error": {"code": refusal.code, "message": why}}
+        events.note(conn, [events.Told(device, told, now)])
     return _Clone(device, refusal)
 
 
@@ -225,6 +232,11 @@ def _let_in(proof: _Proof, enrolled: Enrolled, before: Issued | None, now: float
     elif before is not None and before.ended is not None:
         msg = f"{device}: the certificate was revoked. Enrol it anew, if it is to be let in."
         raise DeviceRevokedError(msg)
+
+
+def _no_token() -> EnrolTokenUnknownError:
+    msg = "no such token. Take the one that `edgeslm fleet enroll` wrote for this device."
+    return EnrolTokenUnknownError(msg)
 
 
 def _shared() -> KeySharedError:

@@ -123,6 +123,10 @@ class KeyFolder:
         self._keys.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._keep(name, name, private)
 
+    def kept(self, name: str) -> bool:
+        """Whether there is such a key, or fleet.toml says where one is."""
+        return name in self._where or (self._keys / f"{name}.pem").exists()
+
     def private(self, name: str) -> PrivateKeyTypes:
         """Return a key that was kept so.
 

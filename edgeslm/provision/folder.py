@@ -12,7 +12,9 @@ import fcntl
 import grp
 import os
 import re
+import shlex
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -39,6 +41,7 @@ class Pending(Typed):
     schema_version: Literal[1] = 1
     request: Nonce
     device: DeviceId | None
+    anew: bool = False  # by what let it in first, though there is a certificate
     csr: Annotated[str, Field(max_length=6000)]
 
 
@@ -62,10 +65,11 @@ class Folder:
         Raises:
             ProvisionConfigError: there is no such group, or it is none of ours.
             ProvisionBusyError: another process holds it.
-            ProvisionDiskError: it cannot be made.
+            ProvisionDiskError: it cannot be made, or others may write there.
         """
         with disk(self.path):
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check_own()
         self._share()
         with disk(self.path):
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -110,10 +114,8 @@ class Folder:
             for each in self.path.iterdir():
                 if _NUMBER.fullmatch(each.name) and each.name not in keep:
                     shutil.rmtree(each)
-                elif each.name.startswith(f".{CURRENT}."):
-                    each.unlink()
             (self.path / CURRENT / REQUEST).unlink(missing_ok=True)
-        for each in (self.next, self.path / CURRENT):
+        for each in (self.path, self.next, self.path / CURRENT):
             remove_unfinished(each)
 
     def pending(self) -> Pending | None:
@@ -137,7 +139,7 @@ class Folder:
         folder = self.next
         self.discard()
         with disk(folder):
-            folder.mkdir(mode=0o750 if self.shared else 0o700)
+            self.make(folder)
             pending = make(folder)
             self.write(folder / REQUEST, pending.model_dump_json().encode())
             flush_folder(self.path)
@@ -165,6 +167,16 @@ class Folder:
             flush_folder(self.path)
         self.tidy()
 
+    def make(self, folder: Path) -> None:
+        """Make a folder that those may enter who may read the key, whatever the umask.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if self.shared:  # the bit that gives the group on is as the folder above had it
+            folder.chmod(stat.S_IMODE(folder.stat().st_mode) & stat.S_ISGID | 0o750)
+
     def write(self, file: Path, data: bytes) -> None:
         """Write a file that those may read who may read the key.
 
@@ -181,6 +193,24 @@ class Folder:
         """
         self.write(folder / KEY, pem)
 
+    def _check_own(self) -> None:
+        """Refuse a folder in which another could put a key of theirs, or an identity.
+
+        Raises:
+            OSError: it cannot be looked at.
+            ProvisionDiskError: it is another user's, or others may write there.
+        """
+        found = self.path.stat()
+        if found.st_uid != os.geteuid():
+            msg = (
+                f"{self.path}: user {found.st_uid}'s, and this is {os.geteuid()}. Run it as its "
+                "owner: sudo systemctl start edgeslm-provision"
+            )
+            raise ProvisionDiskError(msg)
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            msg = f"{self.path}: others may write there. chmod go-w {shlex.quote(str(self.path))}"
+            raise ProvisionDiskError(msg)
+
     def _share(self) -> None:
         """Have all that is made here belong to the group."""
         if self._group is None:
@@ -192,7 +222,8 @@ class Folder:
         try:
             if self.path.stat().st_gid != number:
                 os.chown(self.path, -1, number)
-            self.path.chmod(0o2750)
+            # Who has the group as its own makes all in it anyway; its unit may not set the bit.
+            self.path.chmod(0o750 if os.getegid() == number else 0o2750)
         except OSError as err:
             what = f"{self.path}: {err.strerror or err}"
             raise unusable(_SETTING, what, remedy=_GROUP) from None

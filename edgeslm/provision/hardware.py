@@ -11,12 +11,16 @@ import base64
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from edgeslm.contract.identity import CERT, CURRENT, SOCKET
+from pydantic import Field, TypeAdapter, ValidationError
+
+from edgeslm.adapters.fs import write_durably
+from edgeslm.contract.identity import CERT, CURRENT, SOCKET, TUNNEL_PID
 from edgeslm.contract.settings import Broker, HardwareKey, Tls
 from edgeslm.core.provisioning import SIGNED
 from edgeslm.provision.errors import DeviceKeyError, ProvisionExtraError, unusable
@@ -25,12 +29,20 @@ from edgeslm.provision.folder import Folder, disk
 CONFIG: Final = "tunnel/stunnel.conf"
 _PIN: Final = "provision.pkcs11.pin_file"
 _LABEL: Final = "edgeslm"
+IDS: Final = "token.json"
+_ID_BYTES: Final = 16
+_IDS: Final = TypeAdapter(
+    dict[
+        Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")],
+        Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")],
+    ]
+)
 _CURVE: Final = "secp256r1"
 _HALF: Final = 32  # bytes of r, and of s
 
 
 class HardwareKeys:
-    """Keys in a token; each has the number of its folder as its id.
+    """Keys in a token that others may use, too: each has an id that is drawn, and written down.
 
     Args:
         folder: `provision.dir`.
@@ -54,14 +66,16 @@ class HardwareKeys:
         import pkcs11  # noqa: PLC0415 -- an extra of its own
         from pkcs11.util import ec  # noqa: PLC0415
 
-        number = int(folder.name)
+        number = folder.name
         with self._session() as session:
-            self._destroy(session, number)  # of a run that was killed
+            self._destroy(session, [number])  # of a run that was killed
+            made = secrets.token_bytes(_ID_BYTES)
+            self._keep({**self._ids(), number: made.hex()})
             curve = {pkcs11.Attribute.EC_PARAMS: ec.encode_named_curve_parameters(_CURVE)}
             parameters = session.create_domain_parameters(pkcs11.KeyType.EC, curve, local=True)
             public, private = parameters.generate_keypair(
                 store=True,
-                id=_id(number),
+                id=made,
                 label=_LABEL,
                 private_template={
                     pkcs11.Attribute.SENSITIVE: True,
@@ -73,22 +87,23 @@ class HardwareKeys:
     def sign(self, folder: Path, csr_der: bytes) -> str:
         import pkcs11  # noqa: PLC0415 -- as above
 
-        number = int(folder.resolve().name)
+        made = self._id(folder.resolve().name)
         with self._session() as session:
-            private = session.get_key(pkcs11.ObjectClass.PRIVATE_KEY, id=_id(number))
+            private = session.get_key(pkcs11.ObjectClass.PRIVATE_KEY, id=made, label=_LABEL)
             return base64.b64encode(_signature(private, SIGNED + csr_der)).decode("ascii")
 
     def installed(self, number: int) -> None:
-        text = stunnel(self._folder.path, self._where, self._uplink, number).encode()
+        key = self._id(str(number))
+        text = stunnel(self._folder.path, self._where, self._uplink, key).encode()
         file = self._folder.path / CONFIG
         with disk(file):
             if file.exists() and file.read_bytes() == text:
                 return
-        if number > 2:  # noqa: PLR2004 -- the one before the last
+        if old := [each for each in self._ids() if int(each) < number - 1]:
             with self._session() as session:
-                self._destroy(session, number - 2)
+                self._destroy(session, old)
         with disk(file):
-            file.parent.mkdir(mode=0o750 if self._folder.shared else 0o700, exist_ok=True)
+            self._folder.make(file.parent)
             self._folder.write(file, text)
 
     @contextmanager
@@ -115,25 +130,65 @@ class HardwareKeys:
             msg = f"token {where.token}: {what}. Check provision.pkcs11: module, token and PIN."
             raise DeviceKeyError(msg) from None
 
-    @staticmethod
-    def _destroy(session: Any, number: int) -> None:
+    def _destroy(self, session: Any, numbers: Sequence[str]) -> None:
+        """Destroy keys of ours and nobody else's, then forget them."""
         import pkcs11  # noqa: PLC0415 -- as above
 
-        for found in list(session.get_objects({pkcs11.Attribute.ID: _id(number)})):
-            found.destroy()
+        ids = self._ids()
+        for number in numbers:
+            if (made := ids.pop(number, None)) is not None:
+                ours = {
+                    pkcs11.Attribute.ID: bytes.fromhex(made),
+                    pkcs11.Attribute.LABEL: _LABEL,
+                }
+                for found in list(session.get_objects(ours)):
+                    found.destroy()
+        self._keep(ids)
+
+    def _ids(self) -> dict[str, str]:
+        """Return the keys' ids, hex, by the number of their folder.
+
+        Raises:
+            DeviceKeyError: what was written down is damaged.
+        """
+        file = self._folder.path / IDS
+        try:
+            with disk(file):
+                raw = file.read_bytes() if file.exists() else b"{}"
+            return _IDS.validate_json(raw)
+        except ValidationError:
+            msg = f"{file}: damaged. Remove what is in provision.dir and provision the device anew."
+            raise DeviceKeyError(msg) from None
+
+    def _id(self, number: str) -> bytes:
+        if (made := self._ids().get(number)) is None:
+            file = self._folder.path / IDS
+            msg = f"{file}: names no key {number}. Provision the device anew."
+            raise DeviceKeyError(msg)
+        return bytes.fromhex(made)
+
+    def _keep(self, ids: dict[str, str]) -> None:
+        file = self._folder.path / IDS
+        with disk(file):
+            write_durably(file, _IDS.dump_json(ids))
 
 
-def stunnel(directory: Path, where: HardwareKey, uplink: Broker, number: int) -> str:
-    """Return the configuration of stunnel that has the key of this number."""
+def stunnel(directory: Path, where: HardwareKey, uplink: Broker, made: bytes) -> str:
+    """Return the configuration of stunnel that has the key with this id.
+
+    It takes whichever of the broker's names the certificate has, whatever node it has connected to.
+    """
     tls = uplink.tls or Tls()
-    key = "".join(f"%{byte:02x}" for byte in _id(number))
+    key = "".join(f"%{byte:02x}" for byte in made)
     authority = f"CAfile = {tls.ca_file}" if tls.ca_file else "CApath = /etc/ssl/certs"
     hosts = [f"connect = {host}:{port}" for host, port in uplink.nodes]
-    named = "checkIP" if _is_address(uplink.host) else "checkHost"
+    names = dict.fromkeys(host for host, _ in uplink.nodes)
+    checks = [f"{'checkIP' if _is_address(host) else 'checkHost'} = {host}" for host in names]
     lines = [
         "; Made by `edgeslm provision`; the folder's mode says who may open the socket.",
         "foreground = yes",
         "syslog = no",
+        f"pid = {directory / TUNNEL_PID}",
         "engine = pkcs11",
         f"engineCtrl = MODULE_PATH:{where.module}",
         "engineCtrl = INIT",
@@ -146,7 +201,7 @@ def stunnel(directory: Path, where: HardwareKey, uplink: Broker, number: int) ->
         f"key = pkcs11:token={where.token};id={key};type=private?pin-source=file:{where.pin_file}",
         authority,
         "verifyChain = yes",
-        f"{named} = {uplink.host}",
+        *checks,
         "sslVersionMin = TLSv1.2",
     ]
     return "\n".join([*lines, ""])
@@ -154,10 +209,6 @@ def stunnel(directory: Path, where: HardwareKey, uplink: Broker, number: int) ->
 
 def _is_address(host: str) -> bool:
     return ":" in host or host.replace(".", "").isdigit()
-
-
-def _id(number: int) -> bytes:
-    return number.to_bytes(4, "big")
 
 
 def _csr(device: str | None, public_der: bytes, private: Any) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
-from collections.abc import Callable
+import shlex
+import stat
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -27,14 +28,17 @@ from edgeslm.contract.settings import (
 )
 from edgeslm.core.provisioning import (
     CertificateRequestError,
+    CertificateUnknownError,
+    DeviceClonedError,
+    DeviceRevokedError,
     KeySharedError,
     OtherDeviceError,
     refusal,
 )
-from edgeslm.errors import EdgeSLMError
+from edgeslm.errors import EdgeSLMError, RejectedError
 from edgeslm.ports import Clock
 from edgeslm.provision import exchange
-from edgeslm.provision.errors import WrongCertificateError, unusable
+from edgeslm.provision.errors import ProvisionConfigError, WrongCertificateError, unusable
 from edgeslm.provision.folder import Folder, Pending
 from edgeslm.provision.keys import FACTORY_KEY, FileKeys, Keys, load_key, public_pem, signature
 
@@ -43,6 +47,8 @@ _SECTION: Final = "provision"
 _TOKEN_FILE: Final = f"{_SECTION}.token_file"
 _REMEDY: Final = "docs/provisioning.md shows a whole set-up."
 Ask = Callable[[Broker, str, str, bytes], CertificateReply]
+Proof = Callable[[bytes], dict[str, str]]
+"""Returns, for a request's DER, the part of the message that shows who asks."""
 
 
 class Due(Enum):
@@ -52,6 +58,7 @@ class Due(Enum):
     SOON = "its certificate ends before long"
     EXPIRED = "its certificate has expired"
     ASKED = "somebody asked for it"
+    MOVED = "its hardware is not that on which it was given: is this a copy?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +76,17 @@ class Outcome:
     clock_behind: bool
 
 
-def due(identity: Identity | None, now: float, renew_after: float, *, asked: bool) -> Due | None:
+def due(
+    identity: Identity | None,
+    now: float,
+    renew_after: float,
+    *,
+    asked: bool = False,
+    machine: Collection[str] = (),
+) -> Due | None:
     """Return what is to be done; None: nothing is.
 
-    A clock that is behind, at 1970 say, makes nothing due: the certificate is good all the same.
+    X
     """
     if identity is None:
         return Due.FIRST
@@ -80,6 +94,8 @@ def due(identity: Identity | None, now: float, renew_after: float, *, asked: boo
         return Due.ASKED
     if now > identity.not_after:
         return Due.EXPIRED
+    if machine and identity.machine and set(machine).isdisjoint(identity.machine):
+        return Due.MOVED
     life = identity.not_after - identity.not_before
     return Due.SOON if now > identity.not_before + renew_after * life else None
 
@@ -90,7 +106,7 @@ class Provisioner:
     Args:
         settings: as `read_settings` has them.
         clock: of the system.
-        machine: hash of what the hardware is called by.
+        machine: hashes of what the hardware is called by.
         ask: sends a request, and returns its answer.
     """
 
@@ -99,7 +115,7 @@ class Provisioner:
         settings: AgentSettings,
         *,
         clock: Clock,
-        machine: str | None,
+        machine: tuple[str, ...],
         ask: Ask = exchange.ask,
     ) -> None:
         self._settings = settings
@@ -125,26 +141,61 @@ class Provisioner:
             if identity is not None:  # the run that got it may have been killed before
                 self._keys.installed(self._folder.number())
             now = self._clock.wall()
-            why = due(identity, now, self._provision.renew_after, asked=renew)
+            after = self._provision.renew_after
+            why = due(identity, now, after, asked=renew, machine=self._machine)
             if why is None:
                 assert identity is not None  # noqa: S101 -- else it is due
                 return Outcome(identity, renewed=False, clock_behind=now < identity.not_before)
-            brokers = self._brokers(why, identity)
-            proof = self._proof(identity)
-            pending = self._folder.pending() or self._folder.prepare(self._new(identity))
-            reply = self._answered(brokers, pending, proof)
-            new = _checked(reply, pending, identity)
-            assert reply.certificate is not None  # noqa: S101 -- as checked
-            self._folder.install(reply.certificate.encode(), new)
+            new = self._got(why, identity)
             self._keys.installed(self._folder.number())
             return Outcome(new, renewed=True, clock_behind=now < new.not_before)
 
-    def _new(self, identity: Identity | None) -> Callable[[Path], Pending]:
+    def _got(self, why: Due, identity: Identity | None) -> Identity:
+        """Return who this is by the certificate that it has got.
+
+        By the one in force; where the fleet does not take that any more, by what let this device in
+        first: it may have been enrolled anew.
+        """
+        pending = self._folder.pending()
+        anew = identity is None or (pending is not None and pending.anew)
+        try:
+            return self._asked(why, identity, pending, anew=anew)
+        except (DeviceRevokedError, DeviceClonedError, CertificateUnknownError) as err:
+            if anew or not self._may_come_anew():
+                raise
+            self._folder.discard()
+            try:
+                return self._asked(why, identity, None, anew=True)
+            except RejectedError:
+                raise err from None
+
+    def _asked(
+        self, why: Due, identity: Identity | None, pending: Pending | None, *, anew: bool
+    ) -> Identity:
+        brokers = self._brokers(why, identity, anew=anew)
+        proof = self._first_proof() if anew else self._proof_in_force()
+        if pending is None:
+            pending = self._folder.prepare(self._new(identity, anew=anew))
+        reply = self._answered(brokers, pending, proof)
+        new = certificate_of(reply, pending, identity, self._machine)
+        assert reply.certificate is not None  # noqa: S101 -- as checked
+        self._folder.install(reply.certificate.encode(), new)
+        return new
+
+    def _may_come_anew(self) -> bool:
+        try:
+            self._first_proof()
+        except ProvisionConfigError:  # its file was removed, say, since it has been used
+            return False
+        return True
+
+    def _new(self, identity: Identity | None, *, anew: bool) -> Callable[[Path], Pending]:
+        again = anew and identity is not None
         device = identity.device if identity is not None else self._said
 
         def make(folder: Path) -> Pending:
             csr = self._keys.make(folder, device)
-            return Pending(request=secrets.token_hex(16), device=device, csr=csr)
+            return Pending(request=secrets.token_hex(16), device=device, anew=again, csr=csr)
 
         return make
 
@@ -154,9 +205,7 @@ class Provisioner:
         said = self._settings.device_id
         return said if said != UNPROVISIONED else None
 
-    def _answered(
-        self, brokers: list[Broker], pending: Pending, proof: Callable[[bytes], dict[str, str]]
-    ) -> CertificateReply:
+    def _answered(self, brokers: list[Broker], pending: Pending, proof: Proof) -> CertificateReply:
         der = x509.load_pem_x509_csr(pending.csr.encode()).public_bytes(Encoding.DER)
         request = CertificateRequest.model_validate(
             {
@@ -175,32 +224,36 @@ class Provisioner:
             except EdgeSLMError as err:
                 failed = failed or err  # of the way that should have worked
             else:
-                return self._taken(reply)
+                return self._taken(reply, pending)
         assert failed is not None  # noqa: S101 -- there is a broker
         raise failed
 
-    def _taken(self, reply: CertificateReply) -> CertificateReply:
+    def _taken(self, reply: CertificateReply, pending: Pending) -> CertificateReply:
         if reply.error is not None:
             found = refusal(reply.error["code"], reply.error["message"])
-            if isinstance(found, CertificateRequestError | KeySharedError | OtherDeviceError):
-                self._folder.discard()  # it would never be another answer
+            never = isinstance(found, CertificateRequestError | KeySharedError | OtherDeviceError)
+            if never or (pending.anew and isinstance(found, RejectedError)):
+                self._folder.discard()  # never another answer; or the one in force is next again
             raise found
         return reply
 
-    def _proof(self, identity: Identity | None) -> Callable[[bytes], dict[str, str]]:
-        """Return what makes the part of a request that shows who asks.
+    def _proof_in_force(self) -> Proof:
+        """Return what makes the part of a request that shows who asks."""
+        current = self._folder.read(CERT).decode("ascii", "replace")
+        folder = self._provision.dir / CURRENT
+        return lambda der: {"current": current, "signature": self._keys.sign(folder, der)}
+
+    def _first_proof(self) -> Proof:
+        """Return the same of a device that has no certificate, or none that counts.
 
         Raises:
             ProvisionConfigError: there is nothing to show.
         """
-        if identity is not None:
-            current = self._folder.read(CERT).decode("ascii", "replace")
-            folder = self._provision.dir / CURRENT
-            return lambda der: {"current": current, "signature": self._keys.sign(folder, der)}
         if (file := self._provision.token_file) is not None:
             token = _token(file)
             return lambda _: {"token": token}
         if (file := self._provision.factory_key_file) is not None:
+            _check_own(file, FACTORY_KEY)
             private = load_key(file, FACTORY_KEY)
             return lambda der: {
                 "factory_key": public_pem(private),
@@ -209,7 +262,7 @@ class Provisioner:
         what = "neither token_file nor factory_key_file: nothing says that the fleet knows this"
         raise unusable(_SECTION, what, remedy=_REMEDY)
 
-    def _brokers(self, why: Due, identity: Identity | None) -> list[Broker]:
+    def _brokers(self, why: Due, identity: Identity | None, *, anew: bool) -> list[Broker]:
         """Return where to ask, in order.
 
         Raises:
@@ -217,14 +270,14 @@ class Provisioner:
         """
         uplink, open_to_all = self._settings.uplink, self._provision.broker
         found = []
-        if identity is not None and why is not Due.EXPIRED:
+        if identity is not None and why is not Due.EXPIRED and not anew:
             found.append(certified(self._settings))
         elif open_to_all is None:
             found.append(uplink)
         if open_to_all is not None:
             found.append(open_to_all)
         for broker in found:
-            if broker.tls is None and not _stays_here(broker):
+            if broker.tls is None and not broker.stays_here:
                 section = "provision.broker.tls" if broker is open_to_all else "uplink.tls"
                 what = f"{broker.address}: a token would cross the network in clear"
                 raise unusable(section, what, remedy=_REMEDY)
@@ -248,6 +301,7 @@ def _provision_of(settings: AgentSettings) -> ProvisionSettings:
 
 def _token(file: Path) -> str:
     remedy = "Put the token there that `edgeslm fleet enroll` made for this device."
+    _check_own(file, _TOKEN_FILE)
     try:
         token = file.read_text("ascii").strip()
     except (OSError, ValueError) as err:
@@ -258,21 +312,24 @@ def _token(file: Path) -> str:
     return token
 
 
-def _stays_here(broker: Broker) -> bool:
-    """Whether nothing that is sent leaves this machine."""
-    return all(_is_here(host) for host, _ in broker.nodes)
+def _check_own(file: Path, setting: str) -> None:
+    """Refuse what any user of the device may have put there: this would be whom they say.
 
-
-def _is_here(host: str) -> bool:
-    if host.startswith("/") or host.lower() == "localhost":
-        return True
+    Raises:
+        ProvisionConfigError: any user may write it.
+    """
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        mode = file.stat().st_mode
+    except OSError:  # said by who reads it
+        return
+    if stat.S_ISREG(mode) and mode & stat.S_IWOTH:
+        what = f"{file}: every user of this device may write it"
+        raise unusable(setting, what, remedy=f"chmod o= {shlex.quote(str(file))}")
 
 
-def _checked(reply: CertificateReply, pending: Pending, identity: Identity | None) -> Identity:
+def certificate_of(
+    reply: CertificateReply, pending: Pending, identity: Identity | None, machine: tuple[str, ...]
+) -> Identity:
     """Return what a certificate says, if it is one for our key and our id.
 
     Raises:
@@ -283,7 +340,7 @@ def _checked(reply: CertificateReply, pending: Pending, identity: Identity | Non
         csr = x509.load_pem_x509_csr(pending.csr.encode())
         ours = found.public_key() == csr.public_key()
         names = [(each.oid, each.value) for each in found.subject]
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
         msg = "what came is no certificate. Is the broker the fleet's?"
         raise WrongCertificateError(msg) from None
     device: DeviceId = reply.device or ""
@@ -296,4 +353,5 @@ def _checked(reply: CertificateReply, pending: Pending, identity: Identity | Non
         serial=f"{found.serial_number:x}",
         not_before=found.not_valid_before_utc.timestamp(),
         not_after=found.not_valid_after_utc.timestamp(),
+        machine=machine,
     )

@@ -95,6 +95,9 @@ class PooledLink:
         del timeout_s
         return self.client is None
 
+    def silent_s(self) -> float:
+        return 0.0
+
     def cut(self, *, again_s: float) -> None:
         """Lose the connection without a word, and connect again after so long."""
         if self.client is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from edgeslm.cli.main import call
 from packages.contents import DEFAULT_REVISION, NAME, PROVIDERS, Build, build_device, build_provider
 from packages.tools import ROOT, source_epoch
-from packages.wheels import MACHINES
+from packages.wheels import MACHINES, write_hashes
 
 _EPILOG = """\
 Times are those of SOURCE_DATE_EPOCH, else of the last commit: the same checkout gives the same
@@ -41,7 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--uncompressed", action="store_true", help="packages in seconds, and thrice the size"
     )
+    parser.add_argument(
+        "--hashes",
+        action="store_true",
+        help="build nothing: write hashes*.txt, of the versions of constraints.txt",
+    )
     args = parser.parse_args(argv)
+    if args.hashes:
+        wanted = [(arch, one.wheel) for one in PROVIDERS.values() for arch in one.arches]
+        sys.stdout.writelines(f"{path}\n" for path in write_hashes(wanted))
+        return 0
     args.out.mkdir(parents=True, exist_ok=True)
     build = Build(args.out, source_epoch(), args.revision, not args.uncompressed)
     for arch in args.arch or MACHINES:

@@ -17,7 +17,10 @@ NAME: Final = "edgeslm"
 DEFAULT_REVISION: Final = "1"
 _SCRIPTS: Final = ROOT / "packaging" / "debian"
 _UNITS: Final = sorted(
-    path for path in (ROOT / "systemd").glob("*.service") if path.stem != "edgeslm-fleet"
+    path
+    for kind in ("*.service", "*.timer")
+    for path in (ROOT / "systemd").glob(kind)
+    if path.stem != "edgeslm-fleet"
 )  # a server's is none of a device
 _SYSTEM: Final = "usr/lib/systemd/system"
 _NEXT_PYTHON: Final = "3.12"

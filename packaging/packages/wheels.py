@@ -1,4 +1,4 @@
-"""The wheels of a device, at the pinned versions, for another architecture than this one too."""
+"""The wheels of a device, those of known hashes, for another architecture than this one too."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import io
 import re
 import sys
 import tarfile
+import tempfile
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from exporters.cache import kept, key_of
+from packages import hashes
 from packages.tools import PYTHON, ROOT, call
 
 MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -27,23 +29,49 @@ def device_wheels(arch: str) -> Path:
     """Return a folder with the wheels that the base package and a device's extras depend on.
 
     Raises:
-        PackagingError: no wheel for that architecture, or no network.
+        PackagingError: no wheel of a known hash for that architecture, or no network.
     """
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    asked = [*project["dependencies"], *(line for extra in EXTRAS for line in extras[extra])]
-    return _downloaded(arch, asked)
+    return _downloaded(arch, list(hashes.read(hashes.DEVICE).values()))
 
 
 def provider_wheel(arch: str, package: str) -> Path:
     """Return a folder with the wheel of an execution provider, and nothing that it asks for.
 
     Raises:
-        PackagingError: no wheel for that architecture, or no network.
+        PackagingError: no wheel of a known hash for that architecture, or no network.
     """
-    pinned = re.search(rf"^{package}==.*$", CONSTRAINTS.read_text("utf-8"), re.MULTILINE)
-    assert pinned is not None  # noqa: S101 -- a test holds that all are pinned
-    return _downloaded(arch, [pinned[0]], "--no-deps")
+    return _downloaded(arch, [hashes.line_of(hashes.PROVIDERS, package)])
+
+
+def write_hashes(providers: Sequence[tuple[str, str]]) -> list[Path]:
+    """Write the hashes of what an index gives now, at the versions of constraints.txt.
+
+    Args:
+        providers: architecture and wheel of each.
+
+    Raises:
+        PackagingError: no wheel for an architecture, or no network.
+    """
+    pins = CONSTRAINTS.read_text("utf-8")
+    with tempfile.TemporaryDirectory(prefix="edgeslm-hashes-") as work:
+        device, provider = Path(work) / "device", Path(work) / "providers"
+        for arch in MACHINES:
+            _download(device / arch, arch, "--constraint", str(CONSTRAINTS), *asked())
+        for arch, package in providers:
+            pinned = re.search(rf"^{package}==.*$", pins, re.MULTILINE)
+            assert pinned is not None  # noqa: S101 -- a test holds that all are pinned
+            _download(provider / arch, arch, "--no-deps", pinned[0])
+        return [
+            hashes.write(file, folder.glob("*/*.whl"))
+            for file, folder in ((hashes.DEVICE, device), (hashes.PROVIDERS, provider))
+        ]
+
+
+def asked() -> list[str]:
+    """Return what a device's package asks for, as pyproject.toml says it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    return [*project["dependencies"], *(line for extra in EXTRAS for line in extras[extra])]
 
 
 def own_wheel(folder: Path, *, epoch: int) -> Path:
@@ -81,15 +109,21 @@ def write_wheelhouse(name: str, wheels: Sequence[Path], out: Path, *, epoch: int
     return path
 
 
-def _downloaded(arch: str, asked: Sequence[str], *options: str) -> Path:
-    pins = CONSTRAINTS.read_bytes()
-    key = key_of([arch.encode(), *(line.encode() for line in (*asked, *options)), pins])
+def _downloaded(arch: str, lines: Sequence[str]) -> Path:
+    key = key_of([arch.encode(), *(line.encode() for line in lines)])
 
     def make(folder: Path) -> None:
-        argv = [*_PIP, "download", *_platform(arch), *options, "--constraint", str(CONSTRAINTS)]
-        call([*argv, "--dest", str(folder), *asked])
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed:
+            listed.write("\n".join(lines))
+            listed.flush()
+            # The list is whole: nothing is resolved, and what is not in it does not come.
+            _download(folder, arch, "--no-deps", "--require-hashes", "--requirement", listed.name)
 
     return kept("wheels", key, make)
+
+
+def _download(folder: Path, arch: str, *options: str) -> None:
+    call([*_PIP, "download", *_platform(arch), "--dest", str(folder), *options])
 
 
 def _platform(arch: str) -> list[str]:

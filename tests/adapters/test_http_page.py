@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import socket
 import threading
@@ -166,3 +167,33 @@ def test_a_name_that_leads_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     with pytest.raises(PageUnavailableError, match="not on loopback"):
         http_page._listen("localhost", 80)  # noqa: SLF001
+
+
+def test_without_descriptors_it_waits_and_does_not_spin(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[float] = []
+
+    class Starved:
+        """The listener, as it is while the process has no descriptor left."""
+
+        def __init__(self, real: socket.socket) -> None:
+            self.real = real
+
+        def accept(self) -> tuple[socket.socket, object]:
+            tried.append(time.monotonic())
+            if len(tried) < 3:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return self.real.accept()
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.real, name)
+
+        def fileno(self) -> int:
+            return self.real.fileno()
+
+    monkeypatch.setattr(http_page, "DEAF_S", 0.3)
+    owner.server._listener = Starved(owner.server._listener)  # type: ignore[assignment] # noqa: SLF001
+    assert owner.get()[0] == 200
+    assert len(tried) == 3
+    assert tried[2] - tried[0] >= 0.6

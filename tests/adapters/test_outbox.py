@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from edgeslm.adapters import outbox
 from edgeslm.adapters.outbox import SqliteOutbox
 from edgeslm.core.backlog import Grown, Thinned
-from edgeslm.ports import OutboxUnavailableError, Rows
+from edgeslm.ports import OutboxDamagedError, OutboxUnavailableError, Rows
 
 WRITER = """
 import sys
@@ -263,10 +265,87 @@ def test_rows_age_while_somebody_runs_and_not_by_the_calendar(tmp_path: Path) ->
 def test_thinning_that_the_disk_refuses_changes_nothing(tmp_path: Path) -> None:
     box = opened(tmp_path / "o")
     ids = box.append([("t", b"x", {})] * 3, alert=False)
-    pages = box._db(alert=False).execute("PRAGMA page_count").fetchone()[0]  # noqa: SLF001
-    box._db(alert=False).execute(f"PRAGMA max_page_count = {pages}")  # noqa: SLF001
+    pages = box._db(alert=True).execute("PRAGMA page_count").fetchone()[0]  # noqa: SLF001
+    box._db(alert=True).execute(f"PRAGMA max_page_count = {pages}")  # noqa: SLF001
     with pytest.raises(OutboxUnavailableError, match="full"):
         box.thin(Thinned([Grown(ids[2], bytes(100_000), 3)], ids[:2], 3))
     assert [row[2] for row in box.peek(9, after=0, alert=False)] == [b"x"] * 3
     assert len(box) == 3
+    box.close()
+
+
+def test_a_summary_is_as_durable_as_an_alert(tmp_path: Path) -> None:
+    """After a power cut its results must not be there again: somebody may have the summary."""
+    box = opened(tmp_path / "o")
+    ids = box.append([("t", b"x", {})] * 3, alert=False)
+    full: list[str] = []
+    box._db(alert=True).set_trace_callback(full.append)  # noqa: SLF001 -- that connection is FULL
+    box.thin(Thinned([Grown(ids[2], b"sum", 3)], ids[:2], 3))
+    assert [said.split()[0] for said in full] == [
+        "BEGIN",
+        "DELETE",
+        "DELETE",
+        "SELECT",
+        "UPDATE",
+        "COMMIT",
+    ]
+    assert [row[2] for row in box.peek(9, after=0, alert=False)] == [b"sum"]
+    box.close()
+
+
+def test_of_damaged_files_the_newest_is_kept(tmp_path: Path) -> None:
+    for n in range(4):
+        (tmp_path / "o").write_bytes(b"something else %d" % n * 100)
+        box = opened(tmp_path / "o")
+        box.close()
+    [left] = tmp_path.glob("o.damaged-*")
+    assert left == box.set_aside
+    assert left.read_bytes() == b"something else 3" * 100
+
+
+def test_a_page_that_goes_bad_while_we_run_is_told_from_a_disk_that_refuses(tmp_path: Path) -> None:
+    box = opened(tmp_path / "o")
+    box.append([("t", os.urandom(900), {}) for _ in range(200)], alert=False)
+    box._db(alert=False).execute("PRAGMA wal_checkpoint(TRUNCATE)")  # noqa: SLF001
+    with (tmp_path / "o").open("r+b") as file:
+        file.seek(8 * 4096)
+        file.write(os.urandom(60 * 4096))
+    before = (tmp_path / "o").read_bytes()
+    box._db(alert=False).execute("PRAGMA cache_size = 0")  # noqa: SLF001 -- read it again
+    with pytest.raises(OutboxDamagedError):
+        box.peek(200, after=0, alert=False)
+    aside = box.set_away()
+    assert aside.read_bytes() == before
+    with pytest.raises(OutboxUnavailableError):
+        box.append([("t", b"x", {})], alert=False)
+    assert box.open() == Rows(0, 0)
+    assert box.append([("t", b"x", {})], alert=False) == [1]
+    box.close()
+
+
+def test_taking_a_file_over_writes_nothing_where_there_is_no_room_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written_by_0_6(tmp_path / "o", 3000)
+    before = (tmp_path / "o").stat().st_size
+    free = SimpleNamespace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    box = opened(tmp_path / "o")
+    with pytest.raises(OutboxUnavailableError, match="needs"):
+        box.open()
+    log = tmp_path / "o-wal"
+    assert not log.exists() or log.stat().st_size == 0
+    assert (tmp_path / "o").stat().st_size == before
+    free.free = 10**9
+    assert box.open() == Rows(alerts=1000, telemetry=2000)
+    box.close()
+
+
+def test_alerts_have_an_age_too(tmp_path: Path) -> None:
+    now = 0.0
+    box = SqliteOutbox(tmp_path / "o", max_rows=9, max_bytes=10**6, clock=lambda: now)
+    box.append([("t", b"x", {})], alert=True)
+    now = 70.0
+    assert box.oldest(1, after=0) == []
+    assert [stored.age_s for stored in box.oldest(1, after=0, alert=True)] == [70]
     box.close()

@@ -97,9 +97,47 @@ def test_what_an_agent_left_is_reported_once(
     assert all(path.stat().st_size <= MAX_BYTES for path in state_dir.iterdir())
 
 
-def test_reports_are_few_and_the_newest(folders: tuple[Path, Path]) -> None:
+class PlayedTime:
+    """The module `time`, by hours that a test counts."""
+
+    hours = 0.0
+
+    def time(self) -> float:
+        return 1e9 + 3600 * self.hours
+
+    def time_ns(self) -> int:
+        self.hours += 1e-6  # no two reports are of one moment
+        return int(self.time() * 1e9)
+
+
+def killed(folders: tuple[Path, Path], began: float = 0.0) -> Crashes:
+    """An agent that was killed, and the next one's view of it."""
+    (folders[1] / RUNNING).write_text(json.dumps({"began": began, "agent_version": "x"}))
+    return Crashes(*folders)
+
+
+def test_an_agent_that_ends_again_and_again_writes_no_more_than_a_few_an_hour(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crashes, "time", played := PlayedTime())
+    names = set()
+    for i in range(1000):
+        played.hours = i / 400
+        names |= {crash.name for crash in killed(folders).untold}
+    assert len(names) == 3 * KEPT
+    played.hours = -9.0  # a clock that was set back is no reason to be silent
+    for _ in range(1000):
+        assert len(killed(folders).untold) == KEPT
+    assert not names & {path.name for path in folders[0].iterdir()}
+
+
+def test_reports_are_few_and_the_newest(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     state_dir, runtime_dir = folders
+    monkeypatch.setattr(crashes, "time", played := PlayedTime())
     for i in range(KEPT + 5):
+        played.hours = i
         (runtime_dir / RUNNING).write_text(json.dumps({"began": i, "agent_version": "x"}))
         found = Crashes(state_dir, runtime_dir)
         if i % 2:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgeslm.adapters.loopback import MemoryOutbox
-from edgeslm.agent.forwarder import EPISODE_S, RESUME_CAP_S, Forwarder
+from edgeslm.agent.forwarder import EPISODE_S, MAX_GONE, RESUME_CAP_S, WINDOW, Forwarder
 from edgeslm.contract.messages import ADAPTERS
 from edgeslm.contract.settings import OutboxSettings
 from edgeslm.core.delivery import Parcel, Ticket
-from edgeslm.ports import Confirmed, Down, OutboxUnavailableError, Rows, Up
+from edgeslm.ports import Confirmed, Down, OutboxDamagedError, OutboxUnavailableError, Rows, Up
 
 
 class Wire:
@@ -33,7 +34,7 @@ class Wire:
 class Rig:
     """A forwarder on a wire, with what it told."""
 
-    def __init__(self, outbox: MemoryOutbox | None = None, **settings: Any) -> None:
+    def __init__(self, outbox: Any = None, *, unacknowledged: int = 0, **settings: Any) -> None:
         self.wire = Wire()
         self.told: list[tuple[str, str]] = []
         self.outbox = MemoryOutbox(max_rows=1000) if outbox is None else outbox
@@ -41,6 +42,7 @@ class Rig:
             self.wire,  # type: ignore[arg-type] # the part of a transport that it uses
             self.outbox,
             settings=OutboxSettings(ack_timeout_s=5, **settings),
+            unacknowledged=unacknowledged,
             on_trouble=lambda event, code, _: self.told.append((event, code)),
         )
         self.epoch = 0
@@ -214,11 +216,11 @@ def test_a_disk_that_is_full_at_the_start_is_told_once_and_taken_when_it_serves(
     assert rig.told == [("outbox_blocked", "outbox.unavailable")]
     assert rig.forwarder.withheld == 1
     disk.mended = True
-    for now in range(22, 30):
+    for now in range(22, 40):
         rig.forwarder.pump(now=float(now))
     assert rig.forwarder.withheld == 0
     assert rig.forwarder.rows == 2
-    rig.up(now=30)
+    rig.up(now=40)
     assert [p.payload for p in rig.wire.take()] == [b"old", parcel.payload]
 
 
@@ -268,6 +270,20 @@ def test_an_alert_waits_behind_no_telemetry() -> None:
     rig.forwarder.take(Confirmed(sent), now=3.02)
     rig.forwarder.pump(now=3.3)
     assert ids(rig.wire.take())[0] == "600"
+
+
+def test_alerts_that_were_on_disk_leave_as_alerts() -> None:
+    """Else those that come after them would overtake them in the link."""
+    rig = Rig()
+    rig.forwarder.offer([*numbered(0, 3), *numbered(500, 3, alert=True)])
+    rig.forwarder.pump(now=1)
+    rig.forwarder.offer(numbered(600, 1, alert=True))
+    rig.up(now=1.1)
+    sent = rig.wire.take()
+    assert [(i, p.alert) for i, p in zip(ids(sent), sent, strict=True)] == [
+        *((str(n), True) for n in (500, 501, 502, 600)),
+        *((str(n), False) for n in range(3)),
+    ]
 
 
 def test_both_lanes_keep_their_order_over_an_outage() -> None:
@@ -367,8 +383,8 @@ def test_a_long_outage_is_summed_up_and_every_result_is_in_one_message_alone() -
 class Ageing(MemoryOutbox):
     """A disk whose first rows are a month old."""
 
-    def oldest(self, limit: int, *, after: int) -> list[Any]:
-        found = super().oldest(limit, after=after)
+    def oldest(self, limit: int, *, after: int, alert: bool = False) -> list[Any]:
+        found = super().oldest(limit, after=after, alert=alert)
         return [one._replace(age_s=30 * 86_400.0 if one.row <= 5 else 60.0) for one in found]
 
 
@@ -382,3 +398,251 @@ def test_telemetry_that_is_too_old_goes_and_is_counted() -> None:
     assert rig.outbox.rows == Rows(alerts=3, telemetry=3)
     assert rig.forwarder.drops == {"telemetry_expired": 2}
     assert rig.told == [("telemetry_expired", "outbox.evicted")]
+
+
+LONG: dict[str, Any] = {"max_results": 4000, "catch_up_per_s": 200, "summary_s": 86_400}
+
+
+def long_rig(outbox: Any = None, **more: Any) -> Rig:
+    """A forwarder for a long outage."""
+    return Rig(MemoryOutbox(max_rows=4000) if outbox is None else outbox, **LONG, **more)
+
+
+def fill(rig: Rig, first: int, count: int, *, now: float = 0.0) -> float:
+    """Offer so many results while the uplink is down, a hundred a second; return the time."""
+    for n in range(first, first + count, 100):
+        now += 1
+        rig.forwarder.offer(numbered(n, 100))
+        rig.forwarder.pump(now=now)
+    return now
+
+
+def spans(outbox: Any) -> list[tuple[int, int]]:
+    """First and last number of each summary on disk."""
+    found = [json.loads(row[2]) for row in outbox.peek(10**6, after=0, alert=False)]
+    told = [one["summary"] for one in found if "summary" in one]
+    return [(int(one["first_id"]), int(one["last_id"])) for one in told]
+
+
+def again(first: int, count: int) -> list[Parcel]:
+    """The same inputs, which the broker has sent before."""
+    made = numbered(first, count)
+    for parcel in made:
+        parcel.payload = json.dumps(json.loads(parcel.payload) | {"redelivered": True}).encode()
+        parcel.again = True
+    return made
+
+
+def test_what_a_connection_handed_over_is_not_summed_up_after_a_shorter_one() -> None:
+    rig = long_rig()
+    now = fill(rig, 0, 2300)
+    rig.up(now=now)
+    got: list[Parcel] = []
+    for _ in range(100):
+        sent = rig.wire.take()
+        got += sent
+        if len(got) < 1200:  # what comes after it, the broker has, and cannot say so
+            rig.forwarder.take(Confirmed(sent), now=now)
+        now += 0.1
+        rig.forwarder.pump(now=now)
+    rig.down(now=now)
+    rig.up(now=now)
+    short = rig.wire.take()
+    assert 0 < len(short) < len(got) - 1200
+    rig.down(now=now)
+    fill(rig, 2300, 2000, now=now + 1)
+    found = spans(rig.outbox)
+    assert found
+    alone = {int(number) for number in ids(got) if ".." not in number}
+    assert not any(first <= number <= last for number in alone for first, last in found)
+
+
+def test_what_comes_again_after_a_kill_is_not_summed_up() -> None:
+    """The uplink broker has it, and the input broker had not heard that we took it."""
+    before = long_rig(unacknowledged=1500)
+    before.up()
+    before.forwarder.offer(numbered(0, 1500))
+    got: list[Parcel] = []
+    for _ in range(4):
+        before.forwarder.pump(now=0)
+        sent = before.wire.take()
+        got += sent
+        before.forwarder.take(Confirmed(sent), now=0.1)
+    assert len(got) == 1500
+    rig = long_rig(before.outbox, unacknowledged=1500)
+    rig.forwarder.offer(again(0, 1500))
+    rig.forwarder.pump(now=10)
+    fill(rig, 1500, 2500, now=11)
+    found = spans(rig.outbox)
+    assert found
+    assert all(first >= 1500 for first, _ in found)
+
+
+def test_an_input_whose_result_is_on_disk_when_it_comes_again_is_counted_once() -> None:
+    """Killed between the commit and the acknowledgement."""
+    before = long_rig(unacknowledged=300, thin_share=0.05)
+    now = fill(before, 0, 3100)
+    assert spans(before.outbox)
+    rig = long_rig(before.outbox, unacknowledged=300, thin_share=0.05)
+    repeated = again(2800, 300)
+    rig.forwarder.offer(repeated)
+    rig.forwarder.offer(numbered(3100, 100))
+    rig.forwarder.pump(now=now)
+    assert settled(repeated) == [True] * 300
+    fill(rig, 3200, 2000, now=now)
+    rows = [json.loads(row[2]) for row in rig.outbox.peek(10**6, after=0, alert=False)]
+    assert sum(one["summary"]["count"] if "summary" in one else 1 for one in rows) == 5200
+    assert not any("redelivered" in one for one in rows)
+
+
+def test_a_disk_that_removes_nothing_is_not_filled_with_what_the_broker_has() -> None:
+    class Refusing(MemoryOutbox):
+        tries = 0
+        refuses = True
+
+        def remove(self, ids: Any, *, alert: bool) -> None:
+            self.tries += 1
+            if self.refuses:
+                raise OutboxUnavailableError(FULL)
+            super().remove(ids, alert=alert)
+
+    disk = Refusing(max_rows=4000)
+    rig = long_rig(disk)
+    now = fill(rig, 0, 1500)
+    rig.up(now=now)
+    got: list[Parcel] = []
+    for _ in range(300):
+        sent = rig.wire.take()
+        got += sent
+        now += 0.1
+        rig.forwarder.take(Confirmed(sent), now=now)
+        rig.forwarder.pump(now=now)
+    assert MAX_GONE <= len(got) <= MAX_GONE + WINDOW
+    assert disk.tries <= 35
+    disk.refuses = False
+    fresh = long_rig(disk)  # which has not seen what was sent
+    fill(fresh, 1500, 2000, now=now)
+    found = spans(disk)
+    assert found
+    assert all(first > int(ids(got)[-1]) for first, _ in found)
+
+
+def test_rows_that_a_late_disk_has_leave_without_another_connection() -> None:
+    disk = Absent()
+    rig = Rig(disk)
+    rig.forwarder.pump(now=0)
+    rig.up(now=0.1)
+    rig.forwarder.offer(numbered(5, 1))
+    rig.forwarder.pump(now=1)
+    [first] = rig.wire.take()
+    disk.mended = True
+    rig.forwarder.pump(now=6)
+    assert [p.payload for p in rig.wire.take()] == [b"old"]
+    rig.forwarder.take(Confirmed([first]), now=6.1)
+
+
+def test_a_lowered_bound_is_kept_at_once_and_blocks_no_alert() -> None:
+    rig = Rig(MemoryOutbox(max_rows=20_000), max_results=20_000, thin_share=1)
+    now = fill(rig, 0, 6000)
+    rig.forwarder.live_by(OutboxSettings(max_results=1000, thin_share=1), unacknowledged=0)
+    for _ in range(10):
+        if rig.forwarder.due_at() is None:
+            break
+        rig.forwarder.pump(now=now)
+    assert len(rig.outbox) <= 1000
+    alerts = numbered(90_000, 5, alert=True)
+    rig.forwarder.offer(alerts)
+    rig.forwarder.pump(now=now + 1)
+    assert settled(alerts) == [True] * 5
+    assert 5000 <= rig.forwarder.drops["telemetry_evicted"] < 5100
+    assert [event for event, _ in rig.told] == ["telemetry_evicted"]
+
+
+def test_alerts_need_no_turn_of_their_own_where_the_bound_was_lowered() -> None:
+    rig = Rig(MemoryOutbox(max_rows=20_000), max_results=20_000, thin_share=1)
+    now = fill(rig, 0, 6000)
+    rig.forwarder.live_by(OutboxSettings(max_results=1000, thin_share=1), unacknowledged=0)
+    alerts = numbered(90_000, 200, alert=True)
+    rig.forwarder.offer(alerts)
+    rig.forwarder.pump(now=now + 1)
+    assert settled(alerts) == [True] * 200
+    assert rig.told == [("telemetry_evicted", "outbox.evicted")]
+
+
+class Unreadable(MemoryOutbox):
+    """A disk with a page that nobody can read."""
+
+    bad = False
+
+    def peek(self, limit: int, *, after: int, alert: bool) -> list[Any]:
+        if self.bad and not alert:
+            msg = "outbox: disk I/O error"
+            raise OutboxUnavailableError(msg)
+        return super().peek(limit, after=after, alert=alert)
+
+    def set_away(self) -> Path:
+        self.bad = False
+        return super().set_away()
+
+
+def test_rows_that_cannot_be_read_hold_up_the_others_for_a_minute() -> None:
+    disk = Unreadable(max_rows=1000)
+    rig = Rig(disk)
+    rig.forwarder.offer([*numbered(0, 10), *numbered(500, 2, alert=True)])
+    rig.forwarder.pump(now=1)
+    disk.bad = True
+    rig.up(now=2)
+    sent = rig.wire.take()
+    made = []
+    for now in range(3, 80):
+        made += numbered(now * 10, 1)
+        rig.forwarder.offer(made[-1:])
+        rig.forwarder.pump(now=float(now))
+        rig.forwarder.take(Confirmed(rig.wire.take()), now=float(now))
+    assert ids(sent) == ["500", "501"]
+    assert settled(made) == [True] * len(made)
+    assert rig.told[1:] == [("outbox_set_aside", "outbox.damaged")]
+    for now in range(80, 84):
+        rig.forwarder.take(Confirmed([*sent, *rig.wire.take()]), now=float(now))
+        rig.forwarder.pump(now=float(now))
+    assert rig.forwarder.rows == 0
+    assert rig.forwarder.idle
+
+
+def test_a_file_that_is_found_damaged_is_set_aside_at_once() -> None:
+    class Damaged(Unreadable):
+        def append(self, rows: Any, *, alert: bool) -> list[int]:
+            if self.bad:
+                msg = "outbox: database disk image is malformed"
+                raise OutboxDamagedError(msg)
+            return super().append(rows, alert=alert)
+
+    disk = Damaged(max_rows=1000)
+    rig = Rig(disk)
+    rig.forwarder.offer(numbered(0, 10))
+    rig.forwarder.pump(now=1)
+    disk.bad = True
+    made = numbered(10, 3)
+    rig.forwarder.offer(made)
+    rig.forwarder.pump(now=2)
+    rig.forwarder.pump(now=3)
+    assert settled(made) == [True] * 3
+    assert rig.forwarder.rows == 3
+    assert ("outbox_set_aside", "outbox.damaged") in rig.told
+    rig.up(now=4)
+    assert ids(rig.wire.take()) == ["10", "11", "12"]
+
+
+def test_a_disk_that_never_serves_is_tried_once_a_minute() -> None:
+    class Counting(Absent):
+        tries = 0
+
+        def open(self) -> Rows:
+            self.tries += 1
+            return super().open()
+
+    disk = Counting()
+    rig = Rig(disk)
+    for now in range(3600):
+        rig.forwarder.pump(now=float(now))
+    assert disk.tries <= 65

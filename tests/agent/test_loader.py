@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,3 +198,27 @@ def test_an_end_does_not_wait_for_room(desk: Desk, answered: bool) -> None:  # n
     desk.loader.end()
     assert desk.loader.join(2.0)
     assert desk.results.empty()
+
+
+def test_one_that_is_at_a_model_for_too_long_or_has_ended_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[bool] = []
+    results: Queue[News] = Queue()
+
+    def load(name: str, source: Source, **_: Any) -> Model | None:
+        del source
+        told.append(at_work.hangs)
+        return AbsentModel(name)
+
+    at_work = Loader(load, results.put)
+    for stuck_s in (60.0, 0.0):
+        monkeypatch.setattr(loader, "STUCK_S", stuck_s)
+        assert not at_work.hangs  # it has nothing to do
+        at_work.want(Wanted("m", (A,), 7))
+        results.get(timeout=WAIT_S)
+        time.sleep(0.1)
+    assert told == [False, True]
+    at_work.end()
+    assert at_work.join(WAIT_S)
+    assert at_work.hangs

@@ -12,8 +12,8 @@ import pytest
 from edgeslm.agent import vitals
 from edgeslm.agent.models import ModelSlot
 from edgeslm.agent.roster import Roster
-from edgeslm.agent.vitals import LOOK_S, STUCK_S, Vitals, limits_of
-from edgeslm.contract.profile import PressureLimits
+from edgeslm.agent.vitals import LOOK_S, SILENT_S, STUCK_S, Vitals, limits_of
+from edgeslm.contract.profile import FlashBudget, PressureLimits
 from edgeslm.contract.settings import AgentSettings, ModelSettings, PressureSettings
 from edgeslm.core.growth import BOUND_MB_H
 from edgeslm.core.pressure import CACHE_SHARE, Level, Limits, Reading
@@ -31,6 +31,7 @@ class Played:
         self.hash = "1"
         parts: Any = SimpleNamespace(
             limits=PressureLimits(**profile),
+            flash=FlashBudget(budget_mb_day=10),
             crashes=SimpleNamespace(untold=[], state=lambda: None),
             gauge=self.gauge,
         )
@@ -43,6 +44,7 @@ class Played:
             served=lambda: {"m": self.hash},
             press=self.levels.append,
         )
+        self.roster = roster
         self.vitals = Vitals(parts, office, roster, lambda: None)
 
     def gauge(self, sink: Callable[[Reading], None]) -> Callable[[], None]:
@@ -69,7 +71,7 @@ def test_without_limits_nothing_is_read() -> None:
     played = Played()
     played.vitals.live_by(PressureSettings())
     assert played.sinks == []
-    assert played.state() == {}
+    assert played.state().keys() <= {"written_mb"}
 
 
 def test_pressure_is_told_as_it_comes_and_goes() -> None:
@@ -175,3 +177,43 @@ def test_a_level_shrinks_caches_and_gives_them_back() -> None:
         Level.TELEMETRY: {"intent"},
         Level.ALARMS_ONLY: {"intent"},
     }
+
+
+@pytest.mark.parametrize(
+    ("input_s", "silent_s", "hangs", "fed"),
+    [
+        (0.0, 0.0, False, True),
+        (STUCK_S, 0.0, False, False),
+        (0.0, SILENT_S - 1, False, True),
+        (0.0, SILENT_S, False, False),
+        (0.0, 0.0, True, False),
+    ],
+)
+@pytest.mark.parametrize("of_inputs", [True, False])
+def test_a_thread_that_hangs_starves_the_watchdog(
+    *, input_s: float, silent_s: float, hangs: bool, fed: bool, of_inputs: bool
+) -> None:
+    played = Played()
+    well, silent = (SimpleNamespace(silent_s=lambda s=s: s) for s in (0.0, silent_s))
+    uplink: Any = well if of_inputs else silent
+    link = silent if of_inputs else well
+    played.roster.slots = {"m": SimpleNamespace(session=SimpleNamespace(link=link))}
+    played.roster.pools = [SimpleNamespace(longest_s=lambda: input_s)]
+    loader: Any = SimpleNamespace(hangs=hangs)
+    assert played.vitals.all_turn(uplink, loader) == fed
+
+
+def test_a_budget_of_flash_that_is_passed_is_told_once_a_day(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    played = Played()
+    written = 0.0
+    monkeypatch.setattr(vitals, "written_mb", lambda: written)
+    for hour in range(4 * 24):
+        written += 0.3 if hour < 48 else 0.6  # 7 MB, and 14, a day
+        played.vitals.tend(hour * 3600.0)
+    assert played.told == [("flash_budget_passed", "agent.wrote")] * 2
+    assert played.state()["written_mb"] == pytest.approx(43.2)
+    monkeypatch.setattr(vitals, "written_mb", lambda: None)
+    played.vitals.tend(1e9)
+    assert "written_mb" not in played.state()

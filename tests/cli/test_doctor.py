@@ -893,6 +893,22 @@ def test_secrets_that_others_can_read(write: Write, tmp_path: Path) -> None:
         assert found.level == level
         if level == "warning":
             assert found.remedy == f"chmod o= '{secret}'"
+    hardware = {"module": secret, "token": "t", "pin_file": secret}
+    asks = {**user, "password_file": secret}
+    for more in (
+        {"token_file": secret, "pkcs11": hardware, "broker": asks},
+        {"factory_key_file": secret},
+    ):
+        names = {"token_file", "factory_key_file"} & more.keys()
+        names |= {"pkcs11.pin_file", "broker.password_file"} if "broker" in more else set()
+        config = write(uplink=user, provision={"dir": tmp_path / "none", **more})
+        for mode, level in ((0o640, "ok"), (0o644, "warning")):
+            secret.chmod(mode)
+            levels = {name: examine(config)[f"provision.{name}"].level for name in names}
+            assert levels == dict.fromkeys(names, level)
+    nobody_yet = config.read_text().replace('device_id = "dev1"\n', "")
+    config.write_text(nobody_yet)  # where it lies before the device is provisioned
+    assert examine(config)["provision.factory_key_file"].level == "warning"
     config = write(uplink={**user, "password": "x"})
     assert examine(config)["config.password"].level == "ok"
     config.chmod(0o644)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +24,8 @@ from edgeslm.errors import EXIT_CONFIG, EXIT_REJECTED, EXIT_UNAVAILABLE
 from edgeslm.runtime.bundle import open_bundle
 from edgeslm.runtime.profiles import load_profile, profile_names
 from edgeslm.runtime.slot import whole_slot
+from tests import kills
+from tests.conftest import ROOT
 from tests.fleet import kit
 from tests.runtime import tiny
 
@@ -31,6 +36,22 @@ profile = "{PROFILE}"
 [models.tiny]
 [update]
 user = "edgeslm-updater"
+"""
+PROVISIONED: Final = f"""\
+{SETTINGS.partition(chr(10))[2]}
+[uplink.tls]
+[provision]
+group = "edgeslm"
+token_file = "/etc/edgeslm/token"
+[provision.broker]
+username = "edgeslm-provision"
+password_file = "/etc/edgeslm/word"
+"""
+PKCS11: Final = """\
+[provision.pkcs11]
+module = "/usr/lib/softhsm/libsofthsm2.so"
+token = "edgeslm"
+pin_file = "/etc/edgeslm/pin"
 """
 PASSWD: Final = "root:x:0:0:root:/root:/bin/sh\n"  # noqa: S105 -- of no one
 
@@ -62,8 +83,9 @@ def device(root: Path) -> Path:
     (root / "etc/group").write_text("root:x:0:\n")
     (root / "etc/shadow").write_text("root:*:::::::\n")
     (root / "etc/shadow").chmod(0o640)
+    (root / "link").symlink_to("/var/lib/edgeslm-updater")
     for path in (*root.rglob("*"), root):
-        os.utime(path, (1_700_000_000, 1_700_000_000))
+        os.utime(path, (1_700_000_000, 1_700_000_000), follow_symlinks=False)
     return root
 
 
@@ -126,10 +148,12 @@ class TestWhole:
         passwd = (given["root"] / "etc/passwd").read_text()
         assert "edgeslm:x:871:871:" in passwd
         assert "edgeslm-updater:x:872:871:" in passwd
+        assert "edgeslm-provision:x:873:871:" in passwd
         assert modes["etc/shadow"] == 0o640
 
     def test_users_that_are_there_keep_their_ids(self, given: dict[str, Path]) -> None:
-        more = "edgeslm:x:998:997::/:/bin/false\nedgeslm-updater:x:996:997::/:/bin/false\n"
+        names = {"edgeslm": 998, "edgeslm-updater": 996, "edgeslm-provision": 995}
+        more = "".join(f"{name}:x:{uid}:997::/:/bin/false\n" for name, uid in names.items())
         (given["root"] / "etc/passwd").write_text(PASSWD + more)
         (given["root"] / "etc/group").write_text("root:x:0:\nedgeslm:x:997:\n")
         assert image(given) == 0
@@ -150,6 +174,38 @@ class TestWhole:
             )
         drop_in = given["root"] / "etc/systemd/system/edgeslm.service.d/50-profile.conf"
         assert drop_in.read_text() == units.profile_drop_in(load_profile(PROFILE))
+
+    @pytest.mark.parametrize("hardware", [False, True])
+    def test_a_device_that_is_to_be_provisioned_has_what_does_it(
+        self, given: dict[str, Path], capsys: pytest.CaptureFixture[str], *, hardware: bool
+    ) -> None:
+        given["config"].write_text(PROVISIONED + (PKCS11 if hardware else ""))
+        assert image(given) == 0
+        wanted = given["root"] / "etc/systemd/system"
+        links = {str(p.relative_to(wanted)) for p in wanted.rglob("*") if p.is_symlink()}
+        after = "edgeslm-provision.service.wants"
+        expected = {"multi-user.target.wants/edgeslm-provision.service",
+                    "timers.target.wants/edgeslm-provision.timer",
+                    *(f"{where}/{unit}" for where in ("multi-user.target.wants", after)
+                      for unit in ("edgeslm.service", "edgeslm-updater.service"))}  # fmt: skip
+        assert links == expected | ({f"{after}/edgeslm-stunnel.service"} if hardware else set())
+        assert all((given["root"] / str((wanted / p).readlink())[1:]).is_file() for p in links)
+        state = given["root"] / "var/lib/edgeslm-provision"
+        status = state.stat()
+        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (873, 871, 0o750)
+        told = capsys.readouterr().out
+        assert "missing   provision.token_file: /etc/edgeslm/token" in told
+        assert "missing   provision.broker.password_file: /etc/edgeslm/word" in told
+        assert image(given) == 0, "over itself"
+
+    def test_one_that_is_not_has_none_of_it(self, given: dict[str, Path]) -> None:
+        assert image(given) == 0
+        units_laid = given["root"] / "usr/lib/systemd/system"
+        assert {path.name for path in units_laid.iterdir()} == {
+            "edgeslm.service",
+            "edgeslm-updater.service",
+        }
+        assert not (given["root"] / "var/lib/edgeslm-provision").exists()
 
     def test_the_same_twice_is_the_same(self, given: dict[str, Path], tmp_path: Path) -> None:
         assert image(given) == 0
@@ -284,6 +340,48 @@ WRONG: Final[dict[str, tuple[Spoil, int, str]]] = {
     "state": (settled('state_dir = "/data"'), EXIT_CONFIG, "state_dir"),
     "slots": (swapped("[update]", '[update]\ndir = "/data"'), EXIT_CONFIG, "update.dir"),
     "user": (swapped('user = "edgeslm-updater"', ""), EXIT_CONFIG, "update.user"),
+    "key-group": (
+        lambda g: g["config"].write_text(PROVISIONED.replace('group = "edgeslm"\n', "")),
+        EXIT_CONFIG,
+        "provision.group",
+    ),
+    "key-dir": (
+        lambda g: g["config"].write_text(PROVISIONED.replace("group", 'dir = "/data"\ngroup')),
+        EXIT_CONFIG,
+        "provision.dir",
+    ),
+    **{
+        f"bundle-in-{folder}": (
+            swapped("[models.tiny]", f'[models.tiny]\nbundle = "{folder}/tiny"'),
+            EXIT_REJECTED,
+            "give a folder like",
+        )
+        for folder in (
+            *("/var/lib/edgeslm", "/var/lib/edgeslm-updater", "/var/lib/edgeslm-provision"),
+            *("/run/edgeslm", "/tmp", "/usr/../run", "/link", "here"),  # noqa: S108
+        )
+    },
+    **{
+        f"trust-at-{path}": (
+            swapped("[update]", f'[update]\nroot = "{path}"'),
+            EXIT_CONFIG,
+            "below /etc/edgeslm",
+        )
+        for path in ("/etc/passwd", "root.json", "/etc/edgeslm/../passwd", "/etc/edgeslm")
+    },
+    "trust-over-settings": (
+        swapped("[update]", '[update]\nroot = "/etc/edgeslm/agent.toml"'),
+        EXIT_REJECTED,
+        "two things",
+    ),
+    "bundle-in-another": (
+        swapped(
+            "[models.tiny]",
+            '[models.tiny]\nbundle = "/etc/edgeslm"\n',
+        ),
+        EXIT_REJECTED,
+        "would be laid into",
+    ),
     "no-update": (
         swapped('[update]\nuser = "edgeslm-updater"', '[tags]\nhall = "3"'),
         EXIT_CONFIG,
@@ -322,22 +420,31 @@ def test_a_bundle_for_another_device_is_refused(
     assert seen(given["root"]) == before
 
 
+def fail_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Have the disk refuse one of the moves and links to come."""
+    left = [step]
+
+    def wrapped(real: Callable[..., None]) -> Callable[..., None]:
+        def move(*words: Any, **options: Any) -> None:
+            left[0] -= 1
+            if left[0] == -1:
+                raise OSError(28, "No space left on device", str(words[1]))
+            real(*words, **options)
+
+        return move
+
+    for name in ("rename", "replace", "link"):
+        monkeypatch.setattr(os, name, wrapped(getattr(os, name)))
+
+
 @needs_root
 def test_where_a_move_fails_all_is_as_it_was(
     given: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At each of its moves in turn; a second run then lays all of it."""
-    real, before = Path.rename, seen(given["root"])
+    before = seen(given["root"])
     for failing in range(100):
-        left = [failing]
-
-        def rename(self: Path, target: Path, left: list[int] = left) -> Path:
-            left[0] -= 1
-            if left[0] == -1:
-                raise OSError(28, "No space left on device", str(target))
-            return real(self, target)
-
-        monkeypatch.setattr(Path, "rename", rename)
+        fail_at(monkeypatch, failing)
         status = image(given)
         monkeypatch.undo()
         if status == 0:
@@ -348,10 +455,155 @@ def test_where_a_move_fails_all_is_as_it_was(
 
 
 @needs_root
+def test_a_run_that_was_killed_is_undone_before_the_next_is_planned(
+    given: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of its moves was the last one: all users are there, with all that they need."""
+    (given["root"] / "etc/gshadow").write_text("root:*::\n")
+    device(tmp_path / "clean")
+    (tmp_path / "clean/etc/gshadow").write_text("root:*::\n")
+    for root in (given["root"], tmp_path / "clean"):
+        os.utime(root / "etc/gshadow", (1_700_000_000, 1_700_000_000))
+        os.utime(root / "etc", (1_700_000_000, 1_700_000_000))
+    assert image(given | {"root": tmp_path / "clean"}) == 0
+    whole = contents(tmp_path / "clean")
+    for failing in range(100):
+        root = tmp_path / f"killed{failing}"
+        subprocess.run(["cp", "-a", given["root"], root], check=True)
+        fail_at(monkeypatch, failing)
+        monkeypatch.setattr(imaging, "restore", lambda _: None)
+        status = image(given | {"root": root})
+        monkeypatch.undo()
+        assert image(given | {"root": root}) == 0
+        assert contents(root) == whole
+        if status == 0:
+            break
+    assert failing > 10
+
+
+LAY: Final = """\
+import sys
+from pathlib import Path
+from edgeslm.cli.imaging.root import File, Link, Tree, lay, restore
+root = Path(sys.argv[1])
+lay(root, [
+    File("etc/shadow", b"new", 0o640, follow=True),
+    File("etc/edgeslm/agent.toml", b"new"),
+    Link("etc/wants", "/usr/unit"),
+    Tree("var/lib/state", {"table": b"new", "b/file": b"new"}, 0o750, 0o640),
+    Tree("var/lib/more", {}, 0o750, 0o640),
+], time=1_600_000_000)
+"""
+RESTORE: Final = LAY.partition("lay(")[0] + "restore(root)\n"
+
+
+def contents(root: Path) -> dict[str, tuple[Any, ...]]:
+    """As `seen`, but for the time of the root itself: it is put back last."""
+    found = seen(root)
+    return found | {".": found["."][:-1]}
+
+
+def old(root: Path) -> Path:
+    """A root in which some of it is there already."""
+    for folder in ("etc", "var/lib/state/b"):
+        (root / folder).mkdir(parents=True)
+    for file in ("etc/real-shadow", "var/lib/state/table", "var/lib/state/b/other"):
+        (root / file).write_text("old")
+    (root / "etc/shadow").symlink_to("/etc/real-shadow")
+    (root / "etc/wants").symlink_to("/etc/other")
+    for path in (*root.rglob("*"), root):
+        os.utime(path, (1_700_000_000, 1_700_000_000), follow_symlinks=False)
+    return root
+
+
+def copied(root: Path, to: Path) -> Path:
+    shutil.rmtree(to, ignore_errors=True)
+    subprocess.run(["cp", "-a", root, to], check=True)
+    return to
+
+
+@needs_root
+def test_killed_at_any_step_it_is_as_it_was_or_whole(tmp_path: Path) -> None:
+    """And so it is when the undoing of that is killed as well; files are there all the time."""
+    kills.need_strace()
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def command(script: str, root: Path) -> list[str]:
+        return [sys.executable, "-c", script, str(root)]
+
+    clean, at = old(tmp_path / "old"), tmp_path / "at"
+    before = contents(clean)
+    done = copied(clean, tmp_path / "done")
+    points = kills.points(command(LAY, done), done, env=env)
+    whole = contents(done)
+    assert whole != before
+    worst = tmp_path / "worst"
+    for point in points:
+        assert kills.kill(command(LAY, copied(clean, at)), point, env=env) == -9
+        assert (at / "etc/real-shadow").read_text() in {"old", "new"}, point
+        if (at / ".edgeslm-image/journal.json").exists():
+            copied(at, worst)
+        imaging.restore(at)
+        assert contents(at) in (before, whole), point
+    undoing = kills.points(command(RESTORE, copied(worst, at)), at, env=env)
+    for point in undoing:
+        assert kills.kill(command(RESTORE, copied(worst, at)), point, env=env) == -9
+        assert (at / "etc/real-shadow").read_text() in {"old", "new"}, point
+        imaging.restore(at)
+        assert contents(at) == before, point
+    assert len(points) > 20
+    assert len(undoing) > 10
+
+
+@needs_root
 def test_what_a_killed_run_has_left_is_in_nobodys_way(given: dict[str, Path]) -> None:
     (given["root"] / ".edgeslm-image" / "0").mkdir(parents=True)
     assert image(given) == 0
     assert not (given["root"] / ".edgeslm-image").exists()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[]",
+        "{",
+        '{"there": [["../outside", false]], "made": [], "times": {}}',
+        '{"there": [["etc/../../outside", false]], "made": [], "times": {}}',
+        '{"there": [["/", false]], "made": [], "times": {}}',
+        '{"there": [], "made": [], "times": {".": 1e30}}',
+    ],
+)
+def test_a_root_says_of_nothing_outside_it_that_it_is_to_be_undone(
+    given: dict[str, Path], tmp_path: Path, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "outside").touch()
+    (given["root"] / ".edgeslm-image").mkdir()
+    (given["root"] / ".edgeslm-image/journal.json").write_text(said)
+    assert image(given) == EXIT_REJECTED
+    assert "not written by this command" in capsys.readouterr().err
+    assert (tmp_path / "outside").exists()
+    assert (given["root"] / "etc/passwd").exists()
+
+
+@needs_root
+def test_a_file_of_etc_that_is_a_link_stays_one(given: dict[str, Path]) -> None:
+    root = given["root"]
+    (root / "data").mkdir()
+    (root / "etc/edgeslm").mkdir()
+    for name in ("passwd", "shadow", "edgeslm/agent.toml", "edgeslm/root.json"):
+        real = root / "data" / Path(name).name
+        if (root / "etc" / name).exists():
+            (root / "etc" / name).rename(real)
+        (root / "etc" / name).symlink_to(f"/data/{real.name}")
+    (root / "data/state").mkdir()
+    (root / "var/lib/edgeslm").symlink_to("/data/state")
+    assert image(given) == 0
+    assert all((root / "etc" / n).is_symlink() for n in ("passwd", "shadow", "edgeslm/root.json"))
+    assert "edgeslm-updater:" in (root / "data/shadow").read_text()
+    assert (root / "data/agent.toml").read_text() == SETTINGS
+    assert (root / "data/root.json").read_bytes() == given["trust"].read_bytes()
+    assert (root / "var/lib/edgeslm").is_symlink()
+    assert (root / "data/state").stat().st_uid == 871
 
 
 def test_the_system_that_runs_here_is_not_laid_over(

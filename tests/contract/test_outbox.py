@@ -174,3 +174,23 @@ def test_thinned_rows_keep_their_place_and_say_what_they_stand_for(make_box: Mak
     assert found[0].age_s < 5
     assert len(box) == 3
     assert box.share < before
+
+
+def test_the_newest_rows_are_those_written_last(make_box: MakeBox) -> None:
+    box = make_box(max_rows=10)
+    for alert in (True, False):
+        box.append([("t", bytes([i]), NONE) for i in range(5)], alert=alert)
+        assert sorted(box.newest(2, alert=alert)) == [b"\x03", b"\x04"]
+        assert box.newest(0, alert=alert) == []
+    assert len(box.newest(99, alert=False)) == 5
+
+
+def test_what_is_set_away_is_held_no_more(make_box: MakeBox) -> None:
+    box = make_box(max_rows=10)
+    box.append([("t", b"x", NONE)] * 5, alert=True)
+    box.set_away()
+    assert box.rows == Rows(0, 0)
+    box.open()
+    assert box.peek(9, after=0, alert=True) == []
+    box.append([("t", b"y", NONE)], alert=True)
+    assert len(box) == 1

@@ -284,6 +284,17 @@ def test_confirms_the_very_objects_in_order(connect: Connect) -> None:
     assert all(a is b for a, b in zip(heard.confirmed, parcels, strict=True))
 
 
+def test_an_alert_waits_behind_nothing_that_is_none(connect: Connect) -> None:
+    sender, at_sender = connect("sender")
+    _, heard = connect("taker", "t")
+    rest = [text("t", b"%d" % i) for i in range(400)]
+    send(sender, at_sender, *rest, *(text("t", b"alert %d" % i, alert=True) for i in range(2)))
+    heard.until(lambda: len(heard.messages) >= 402)
+    alerts = [i for i, payload in enumerate(heard.payloads) if payload.startswith(b"alert")]
+    assert alerts == [0, 1]
+    assert heard.payloads[2:] == [p.payload for p in rest]
+
+
 @pytest.mark.parametrize(
     "payload", [b"", b"\0\xff" * 1000, bytes(70_000), bytes(1_000_000)], ids=len
 )
@@ -556,3 +567,35 @@ def test_attempts_that_fail_leave_no_socket(monkeypatch: pytest.MonkeyPatch) -> 
             assert len(list(Path("/proc/self/fd").iterdir())) <= before
         finally:
             gc.enable()
+
+
+def test_a_link_that_is_away_sleeps_though_inputs_are_withheld(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor does what was published to a connection that is gone keep it awake."""
+    monkeypatch.setattr(mqtt, "BASE_S", 0.001)
+    link: MqttLink[Parcel] = MqttLink(LinkConfig("dev", Broker(host="127.0.0.1", port=1)), Heard())
+    link.outstanding = link.config.receive_maximum
+    link.to_publish.append((1, [text("t", b"x")]))
+    slept: list[float] = []
+    sleep = link.sleep
+
+    def counted(poller: select.poll, timeout_s: float) -> list[int]:
+        slept.append(timeout_s)
+        return sleep(poller, timeout_s)
+
+    monkeypatch.setattr(link, "sleep", counted)
+    assert link.silent_s() == 0
+    link.start()
+    time.sleep(1.5)
+    assert len(slept) <= 6
+    assert 0 < link.silent_s() <= 1.1
+    link._round_at -= 300  # noqa: SLF001 -- it hangs somewhere
+    assert link.silent_s() > 300
+    stale = Received("t", b"", 1, qos=1, dup=False, retain=False, epoch=0, received_at=0.0)
+    before = len(slept)
+    link.settle([stale] * link.config.receive_maximum)
+    time.sleep(0.2)
+    assert len(slept) > before
+    link.stop()
+    assert link.join(5)

@@ -129,6 +129,10 @@ def test_what_may_have_been_sent_is_left_alone() -> None:
     assert [json.loads(g.payload)["summary"]["count"] for g in thinned.grown] == [2]
 
 
+[_whole] = Thinner(PERIOD_S).take([row(1, result(4)), row(2, result(5))]).grown
+summed = _whole.payload
+
+
 @pytest.mark.parametrize(
     "damaged",
     [
@@ -141,6 +145,12 @@ def test_what_may_have_been_sent_is_left_alone() -> None:
         result(1).replace(b'"time_out": 0.0', b'"time_out": "x"'),
         result(1).replace(b'"score": 1.0', b'"score": "x"'),
         result(1).replace(b'"latency_ms": 1.0', b'"latency_ms": null'),
+        result(1).replace(b'"score": 1.0', b'"score": 1e999'),
+        result(1).replace(b'"score": 1.0', b'"score": 1' + b"0" * 400),
+        summed.replace(b'{"normal":2}', b'["abc"]'),
+        summed.replace(b'"count":2,"min"', b'"count":' + b"9" * 400 + b',"min"'),
+        summed.replace(b'"mean":4.5', b'"mean":"x"'),
+        summed.replace(b'"count":2,"labels"', b'"count":"2","labels"'),
     ],
 )
 def test_a_damaged_row_stays_as_it_is_and_holds_up_no_other(damaged: bytes) -> None:
@@ -148,6 +158,42 @@ def test_a_damaged_row_stays_as_it_is_and_holds_up_no_other(damaged: bytes) -> N
     thinned = thinner.take([row(1, result(1)), row(2, damaged), row(3, result(3))])
     assert thinned.gone == [1]
     assert [grown.row for grown in thinned.grown] == [3]
+    first = Thinner(PERIOD_S).take([row(1, damaged), row(2, result(2)), row(3, result(3))])
+    assert first.gone == [2]
+
+
+def test_what_the_broker_sent_before_is_not_summed_up_and_keeps_its_place() -> None:
+    """It may be with the uplink broker by itself, or on disk twice."""
+    again = result(3, redelivered=True, label="normal")
+    rows = [result(1), result(2), again, result(4), result(5)]
+    thinned = Thinner(PERIOD_S).take([row(n + 1, one) for n, one in enumerate(rows)])
+    assert thinned.gone == [1, 4]
+    assert [(grown.row, grown.results) for grown in thinned.grown] == [(2, 2), (5, 2)]
+
+
+@pytest.mark.parametrize(
+    ("said", "clock"),
+    [
+        (["synchronised", "synchronised"], "synchronised"),
+        (["untrusted", "synchronised", "synchronised"], "untrusted"),
+        (["synchronised", None], None),
+        ([None, "untrusted"], "untrusted"),
+    ],
+)
+def test_a_summary_has_the_clock_of_its_last_result_and_no_more_trust_than_any(
+    said: list[str | None], clock: str | None
+) -> None:
+    rows = []
+    for n, trust in enumerate(said):
+        stamped: dict[str, Any] = {"time_mono": float(n), "boot": "b"} | (
+            {"clock": trust} if trust else {}
+        )
+        rows.append(row(n + 1, result(n, label="normal", **stamped)))
+    [grown] = Thinner(PERIOD_S).take(rows).grown
+    whole = json.loads(grown.payload)
+    ADAPTERS["result"].validate_python(whole)
+    assert (whole["time_mono"], whole["boot"]) == (len(said) - 1.0, "b")
+    assert whole.get("clock") == clock
 
 
 stored = st.lists(

@@ -458,3 +458,105 @@ def test_what_came_in_during_the_outage_waits_for_the_pace_like_the_rest() -> No
         up.offer(parcels(2, born=1.0))
     up.up()
     assert up.to_fetch(now=1) == (10, 0)
+
+
+def paced(rows: int, *, per_s: int = 1000) -> Disk:
+    """A disk of so many rows, whose link has come up."""
+    disk = Disk(Uplink(window=10, ack_timeout_s=5, rows=rows, batch=4, pace=Pace(per_s)), rows)
+    disk.up.up()
+    return disk
+
+
+def test_what_a_connection_may_have_brought_is_not_forgotten_in_a_shorter_one() -> None:
+    disk = paced(20)
+    assert disk.turn() == list(range(1, 11))
+    disk.up.down()
+    disk.up.up()
+    disk.up.to_fetch(now=0)
+    disk.up.fetched([(1, "t", b"1", NO_PROPERTIES)], now=0)
+    assert [p.row for p in disk.up.to_send(now=0)] == [1]
+    disk.up.down()
+    assert disk.up.reached == 10
+
+
+def test_rows_that_are_found_late_leave_while_newer_ones_are_on_their_way() -> None:
+    for written in (False, True):
+        up = Uplink(window=10, ack_timeout_s=5, rows=0, batch=4)
+        disk = Disk(up, 0)
+        up.up()
+        made = parcels(2)
+        up.offer(made)
+        assert up.to_send(now=0) == made
+        up.found(3)
+        disk.rows = [1, 2, 3]
+        if written:
+            assert up.to_commit(now=6) == made
+            disk.rows += [4, 5]
+            up.committed(made, [4, 5])
+        up.offer(parcels(1, born=6.0))
+        assert up.spare == (0, 0)  # they are below what is on its way
+        assert disk.turn()[:3] == [1, 2, 3]
+        up.confirmed([*made, *disk.sent], now=7)
+        disk.rows = [row for row in disk.rows if row not in up.to_remove(now=8)]
+        up.removed()
+        assert up.to_fetch(now=9) is None
+        assert not disk.rows
+        assert up.rows == 0
+
+
+def test_a_disk_that_removes_nothing_is_asked_once_a_second_and_read_no_further() -> None:
+    disk = Disk(Uplink(window=4, ack_timeout_s=5, rows=50, batch=4, max_gone=8), 50)
+    disk.up.up()
+    seen: list[int | None] = []
+    tries = 0
+    for tenth in range(50):
+        now = tenth / 10
+        if disk.up.to_remove(now=now):
+            tries += 1
+            disk.up.not_removed(now=now)
+        seen += disk.turn()
+        disk.up.confirmed(disk.sent, now=now)
+    assert seen == list(range(1, 9))
+    assert tries == 5
+    assert disk.up.due_at() == pytest.approx(5.1, abs=0.2)
+    gone = disk.up.to_remove(now=6)
+    assert gone == seen
+    disk.up.removed()
+    disk.rows = [row for row in disk.rows if row not in gone]
+    assert disk.turn() == [9, 10, 11, 12]
+
+
+def test_a_disk_that_begins_anew_takes_what_is_in_memory() -> None:
+    disk = paced(20)
+    assert disk.turn() == list(range(1, 11))
+    on_the_way = disk.sent
+    made = parcels(2)
+    disk.up.offer(made)
+    disk.up.confirmed(on_the_way[:4], now=0)
+    disk.up.fetched([(11, "t", b"11", NO_PROPERTIES)], now=0)
+    disk.up.lost()
+    assert disk.up.rows == 0
+    assert disk.up.to_remove(now=9) == []
+    [eleven, *rest] = disk.up.to_send(now=0)
+    assert eleven.payload == b"11"
+    assert rest == made
+    disk.up.down()
+    out: list[Parcel] = []
+    while batch := disk.up.to_commit(now=9):
+        disk.up.committed(batch, range(len(out) + 1, len(out) + 1 + len(batch)))
+        out += batch
+    assert out == [*on_the_way[4:], eleven, *made]
+
+
+def test_what_is_on_its_way_is_not_written_because_there_is_much_to_catch_up_with() -> None:
+    """Nor is what waits behind it: on disk it would overtake it."""
+    up = Uplink(window=100, ack_timeout_s=5, rows=2, pace=Pace(3))
+    made = parcels(5)
+    up.offer(made)
+    up.up()
+    up.fetched([(n, "t", b"", NO_PROPERTIES) for n in (1, 2)], now=0)
+    assert up.to_send(now=0)[2:] == made[:1]
+    assert up.to_commit(now=0.6) == []
+    assert up.to_commit(now=5.1) == made
+    up.confirmed(made[:1], now=0.6)
+    assert up.to_commit(now=0.6) == made[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -58,6 +59,22 @@ def test_a_bundle_says_until_when_somebody_answers_for_it(
     with pytest.raises(SystemExit):
         cli.main([*given, "--supported-until", "2031-02-29"])
     assert "not a day" in capsys.readouterr().err
+
+
+def test_the_ml_bom_says_of_the_base_model_what_was_said_of_it(
+    args: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*flat(args), "--allow-drop"]
+    assert cli.main([*given, "--base-license", "Apache-2.0", "--base-supplier", "Us"]) == 0
+    found = json.loads((Path(args["--out"]) / "bom.cdx.json").read_bytes())
+    base = found["components"][0]
+    assert (base["licenses"], base["supplier"]) == ([{"expression": "Apache-2.0"}], {"name": "Us"})
+    sets = found["metadata"]["component"]["modelCard"]["modelParameters"]["datasets"]
+    digest = hashlib.sha256(Path(args["--data"]).read_bytes()).hexdigest()
+    assert digest in {said["value"] for said in sets[0]["contents"]["properties"]}
+    with pytest.raises(SystemExit):
+        cli.main([*given, "--base-license", "as we like; ask"])
+    assert "SPDX" in capsys.readouterr().err
 
 
 def test_an_export_prints_its_report_and_no_bars_into_a_pipe(

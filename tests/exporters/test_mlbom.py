@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from edgeslm.contract.manifest import Artifact, BaseModelInfo, Manifest, Role, Tolerance
-from exporters.mlbom import ml_bom
+from exporters.mlbom import Origins, ml_bom
 
 DIGEST = "5a" * 32
 CAUTION = "20 held-out rows are few"
@@ -41,10 +43,18 @@ MANIFEST = Manifest(
     exporter="0.1.0",
     pins={"torch": "2.13.0", "numpy": "2.4.6"},
 )
+ORIGINS = Origins(
+    base_license="Apache-2.0",
+    base_supplier="Plant & Sons",
+    data="da" * 32,
+    evaluation="ea" * 32,
+    rows=120,
+    held_out=20,
+)
 
 
-def bom() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(ml_bom(MANIFEST, DIGEST, REPORT))
+def bom(origins: Origins = ORIGINS) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(ml_bom(MANIFEST, DIGEST, REPORT, origins))
     return found
 
 
@@ -69,6 +79,30 @@ def test_it_names_base_model_files_and_what_it_was_made_with() -> None:
     }
 
 
+def test_it_says_whose_the_base_model_is_where_somebody_has_said_so() -> None:
+    validator = JsonStrictValidator(SchemaVersion.V1_6)
+    base = bom()["components"][0]
+    assert base["supplier"] == {"name": "Plant & Sons"}
+    assert base["licenses"] == [{"expression": "Apache-2.0"}]
+    unsaid = bom(replace(ORIGINS, base_license=None, base_supplier=None))
+    assert not {"supplier", "licenses"} & unsaid["components"][0].keys()
+    assert validator.validate_str(json.dumps(unsaid)) is None
+
+
+@pytest.mark.parametrize(("evaluation", "judged_by"), [("ea" * 32, "ea" * 32), (None, "da" * 32)])
+def test_its_card_names_the_examples(evaluation: str | None, judged_by: str) -> None:
+    """By what cannot be mistaken; not by the names of files, which may tell too much."""
+    card = bom(replace(ORIGINS, evaluation=evaluation))["metadata"]["component"]["modelCard"]
+    found = {
+        one["name"]: [said["value"] for said in one["contents"]["properties"]]
+        for one in card["modelParameters"]["datasets"]
+    }
+    assert found == {
+        "training examples": ["120", "da" * 32],
+        "held-out examples": ["20", judged_by],
+    }
+
+
 def test_its_card_has_the_figures_and_the_cautions() -> None:
     card = bom()["metadata"]["component"]["modelCard"]
     metrics = card["quantitativeAnalysis"]["performanceMetrics"]
@@ -81,4 +115,5 @@ def test_its_card_has_the_figures_and_the_cautions() -> None:
 
 
 def test_the_same_bundle_gives_the_same_bytes() -> None:
-    assert ml_bom(MANIFEST, DIGEST, REPORT) == ml_bom(MANIFEST, DIGEST, dict(REPORT))
+    again = ml_bom(MANIFEST, DIGEST, dict(REPORT), ORIGINS)
+    assert ml_bom(MANIFEST, DIGEST, REPORT, ORIGINS) == again

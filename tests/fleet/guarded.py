@@ -63,7 +63,7 @@ def with_dynamic_security(
         done = subprocess.run(["sh", str(file), *at], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr + done.stdout
     else:
-        _control(broker, json.loads(dynamic_security(access))["commands"])
+        control(broker, json.loads(dynamic_security(access))["commands"])
     passwords = [
         {"command": "setClientPassword", "username": user, "password": secret(user)}
         for user in users
@@ -79,11 +79,12 @@ def with_dynamic_security(
         "password": secret(WATCHER),
         "roles": [{"rolename": "all", "priority": 0}],
     }
-    _control(broker, [*passwords, role, watcher])
+    control(broker, [*passwords, role, watcher])
     return broker
 
 
-def _control(broker: Mosquitto, commands: list[dict[str, Any]]) -> None:
+def control(broker: Mosquitto, commands: list[dict[str, Any]]) -> None:
+    """Give the plug-in commands as its administrator."""
     topic = "$CONTROL/dynamic-security/v1"
     with Peer(broker.port, "admin") as admin:
         admin.subscribe(f"{topic}/response")

@@ -17,7 +17,14 @@ from edgeslm.contract.provision import PROVISIONER
 from edgeslm.fleet.broker_config import Access, BrokerConfigError, acl_file, dynamic_security
 from edgeslm.fleet.config import FleetConfig
 from tests.agent.kit import AgentProcess, poll
-from tests.fleet.guarded import WATCHER, Peer, secret, with_acl, with_dynamic_security
+from tests.fleet.guarded import (
+    WATCHER,
+    Peer,
+    control,
+    secret,
+    with_acl,
+    with_dynamic_security,
+)
 from tests.mosquitto import Mosquitto
 from tests.updater.test_system import UpdaterProcess
 from tests.updater.whole import DEVICE, MODEL, PASSPHRASE, Fleet
@@ -25,8 +32,15 @@ from tests.updater.whole import DEVICE, MODEL, PASSPHRASE, Fleet
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
 ROOT: Final = "edgeslm/v1"
 SERVICE: Final = "edgeslm-fleet"
-USERS: Final = ("dev1", "dev2", SERVICE, "eyes", PROVISIONER)
-ACCESS: Final = Access(ROOT, inputs=["plant/%u/#"], devices=["dev1", "dev2"], viewers=["eyes"])
+DOTTED: Final = "dev.3"
+USERS: Final = ("dev1", "dev2", DOTTED, SERVICE, "eyes", PROVISIONER)
+ACCESS: Final = Access(
+    ROOT,
+    inputs=["plant/%u/#"],
+    devices=["dev1", "dev2", DOTTED],
+    viewers=["eyes"],
+    discovery="homeassistant",
+)
 SAID: Final = ("status", "state", "events", "update", "results/m")
 BLOB: Final = "a" * 64
 
@@ -39,7 +53,21 @@ ASKED: Final = tuple(f"{ROOT}/_fleet/{each}" for each in ("ask", f"want/{BLOB}")
 # By client id, which in these tests is the user's; the plug-in knows no such patterns.
 CERTIFICATE: Final = {who: f"{ROOT}/_fleet/provision/{who}" for who in ("dev1", PROVISIONER)}
 REPLIES: Final = {who: f"{topic}/reply" for who, topic in CERTIFICATE.items()}
+# Home Assistant's; what is announced of one device is no other's.
+ANNOUNCED: Final = {
+    who: f"homeassistant/device/edgeslm_{level}/m/config"
+    for who, level in {
+        "dev1": "dev1",
+        "dev2": "dev2",
+        DOTTED: "dev_3-42c35d79",
+        "eyes": "eyes",
+        PROVISIONER: PROVISIONER,
+    }.items()
+}
 ELSEWHERE: Final = (
+    "homeassistant/device/edgeslm_dev1",
+    "homeassistant/sensor/edgeslm_dev1/m/config",
+    "homeassistant/status",
     "plant/dev1/log",
     "plant/dev2/log",
     "other/topic",
@@ -52,13 +80,13 @@ ELSEWHERE: Final = (
 )
 TOPICS: Final = (
     *(*OWN, *TO_OWN, *OTHERS, *SHARED, *ASKED, *ELSEWHERE),
-    *(*CERTIFICATE.values(), *REPLIES.values()),
+    *(*CERTIFICATE.values(), *REPLIES.values(), *ANNOUNCED.values()),
 )
 SEEN: Final = frozenset(
     f"{ROOT}/{device}/{each}" for device in ("dev1", "dev2") for each in SAID
 ) | {f"{ROOT}/eyes/status"}
 MAY_PUBLISH: Final = {
-    "dev1": frozenset((*OWN, *ASKED, CERTIFICATE["dev1"])),
+    "dev1": frozenset((*OWN, *ASKED, CERTIFICATE["dev1"], ANNOUNCED["dev1"])),
     PROVISIONER: frozenset((CERTIFICATE[PROVISIONER],)),
     SERVICE: frozenset((*TO_OWN, *(t for t in OTHERS if t.replace("dev2", "dev1") in TO_OWN)))
     | frozenset((*SHARED, *REPLIES.values())),
@@ -157,6 +185,25 @@ def test_a_wildcard_reaches_no_further(broker: tuple[str, Mosquitto], wide: str)
         assert {topic for topic, _ in peer.heard} <= may
 
 
+@pytest.mark.parametrize("device", ["dev1", DOTTED])
+def test_a_device_announces_itself_and_no_other_to_home_assistant(
+    broker: tuple[str, Mosquitto], device: str
+) -> None:
+    _, mosquitto = broker
+    with Peer(mosquitto.port, device) as peer:
+        taken = {who for who, topic in ANNOUNCED.items() if peer.publish(topic, b"x", retain=True)}
+        assert taken == {device}
+    with Peer(mosquitto.port, WATCHER) as late:
+        assert late.subscribe("homeassistant/#")
+        settled(late.heard)
+        assert late.heard == [(ANNOUNCED[device], b"x")]
+        assert late.publish(ANNOUNCED[device], b"", retain=True)
+
+
+def test_who_is_not_asked_to_allows_no_announcements() -> None:
+    assert "homeassistant" not in acl_file(Access(ROOT, devices=["dev1", DOTTED]))
+
+
 def test_the_services_processes_may_share(broker: tuple[str, Mosquitto]) -> None:
     _, mosquitto = broker
     shared = [
@@ -237,11 +284,39 @@ def test_agent_updater_and_server_need_no_more(tmp_path: Path) -> None:
         ({"viewers": ["x\nuser y"]}, "not a user"),
         ({"viewers": ["eyes", "eyes"]}, "given twice"),
         ({"devices": ["+"]}, "not a user"),
+        ({"discovery": "home/+"}, "a wildcard"),
+        ({"discovery": "home\ntopic readwrite #"}, "cannot hold"),
+        ({"discovery": ""}, "homeassistant"),
+        ({"discovery": ROOT}, "would let a device write"),
     ],
 )
 def test_what_cannot_stand_there_is_refused(more: dict[str, object], says: str) -> None:
     with pytest.raises(BrokerConfigError, match=says):
         Access(ROOT, **more)  # type: ignore[arg-type]
+
+
+def test_who_was_revoked_and_enrolled_anew_is_let_in_again(tmp_path: Path) -> None:
+    access = Access(ROOT, devices=["dev1"])
+    mosquitto = with_dynamic_security(tmp_path, access, ("dev1",), script=False)
+    argv = ["mosquitto_pub", "-h", "127.0.0.1", "-p", str(mosquitto.port), "-u", "dev1"]
+    argv += ["-P", secret("dev1"), "-q", "1", "-t", f"{ROOT}/dev1/status", "-m", "x"]
+
+    def gets_in() -> bool:
+        done = subprocess.run(argv, capture_output=True, check=False, timeout=20)
+        return done.returncode == 0
+
+    def told(made: Access, name: str) -> None:
+        commands = json.loads(dynamic_security(made))["commands"]
+        control(mosquitto, [each for each in commands if each["command"] == name])
+
+    try:
+        assert gets_in()
+        told(Access(ROOT, revoked=["dev1"]), "disableClient")
+        assert not gets_in()
+        told(access, "enableClient")
+        assert gets_in()
+    finally:
+        mosquitto.kill()
 
 
 def test_a_shared_input_is_read_as_what_it_shares() -> None:
@@ -266,6 +341,11 @@ def test_the_command_prints_what_the_repository_says(tmp_path: Path) -> None:
     done = subprocess.run([*argv, *more], capture_output=True, text=True, check=True)
     access = Access("acme/edge", inputs=["plant/#"], devices=["d1"])
     assert done.stdout == dynamic_security(access)
+    said = ["--homeassistant", "--device", DOTTED]
+    done = subprocess.run([*argv, *said], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert "pattern write homeassistant/device/edgeslm_%u/+/config" in lines
+    assert ANNOUNCED[DOTTED].replace("/m/", "/+/") in lines[lines.index(f"user {DOTTED}") + 1]
     done = subprocess.run([*argv, *more[:2]], capture_output=True, text=True, check=False)
     assert (done.returncode, "--device" in done.stderr) == (2, True)
     assert FleetConfig().topic_root == ROOT

@@ -66,6 +66,9 @@ class FakeLink:
     def subscribe(self, filters: Any) -> None:
         self.filters.append(frozenset(filters))
 
+    def silent_s(self) -> float:
+        return 0.0
+
     def publish(self, publications: Sequence[Letter], *, epoch: int) -> None:
         assert epoch == 1
         self.sent += publications

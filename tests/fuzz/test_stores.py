@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,20 @@ def test_outbox_files(tmp_path: Path, targets: int) -> None:
             opened.close()
 
     fuzz(parse, [whole], allowed=(OutboxUnavailableError,), targets=targets)
+
+
+def test_rows_that_are_summed_up(targets: int) -> None:
+    """No page of a database has a checksum: any byte of a result may be another."""
+    about = {"schema": 1, "id": "d:a:1", "device": "d", "topic": "t", "source": "a", "task": "x"}
+    ref = {"name": "m", "version": 1, "hash": "h"}
+    times = {"time_in": 1.0, "time_out": 1.0, "latency_ms": 1.0, "time_mono": 1.0, "boot": "b"}
+    one = {**about, **times, "model": ref, "label": "normal", "score": 1.5}
+    whole = json.dumps(one, separators=(",", ":")).encode()
+    [summed] = Thinner(60.0).take([(n, "r", whole, {}) for n in (1, 2)]).grown
+
+    def parse(raw: bytes) -> None:
+        rows = [raw, whole, raw, summed.payload, raw, whole]
+        thinned = Thinner(60.0).take([(n, "r", one, {}) for n, one in enumerate(rows)])
+        assert thinned.grown, "what is whole is summed up"
+
+    fuzz(parse, [whole, summed.payload], targets=targets)

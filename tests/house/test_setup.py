@@ -143,6 +143,7 @@ def install(checkout: Path, machine: Path, program: str, *, status: int = 0) -> 
     script(machine / "apt-get", APT.format(folder=checkout, policy=policy, status=status))
     env = {"PATH": str(machine), "EDGESLM_POLICY": str(policy)}
     env["EDGESLM_POSTGRESQL"] = str(machine / "postgresql")
+    env["EDGESLM_ENGINES"] = str(machine)
     return call(checkout, *f"packaging/{program}".split(), env=env)
 
 
@@ -208,14 +209,16 @@ class TestProofs:
         said = install(checkout, machine, "proofs.sh")
         line = (checkout / "apt.log").read_text().splitlines()[-1]
         expected = (
-            "qemu-system-common fuse3 nftables softhsm2 systemd-container mmdebstrap postgresql"
+            "qemu-system-common fuse3 nftables softhsm2 stunnel4 libengine-pkcs11-openssl "
+            "systemd-container mmdebstrap postgresql"
         )
         assert line.endswith(f" {expected}")
         assert "status 0" in said
 
     def test_nothing_is_done_where_all_is_there(self, checkout: Path, machine: Path) -> None:
         for name in ("strace", "qemu-storage-daemon", "fusermount3", "nft", "softhsm2-util",
-                     "systemd-nspawn", "mmdebstrap", "postgresql/15/bin/initdb"):  # fmt: skip
+                     "stunnel4", "x86_64-linux-gnu/engines-3/pkcs11.so", "systemd-nspawn",
+                     "mmdebstrap", "postgresql/15/bin/initdb"):  # fmt: skip
             script(machine / name, "#!/bin/sh\n")
         assert install(checkout, machine, "proofs.sh") == "\nstatus 0"
         assert not (checkout / "apt.log").exists()

@@ -19,8 +19,10 @@ from edgeslm.adapters.slot_store import FILE_MODE, FOLDER_MODE
 from edgeslm.agent import agent
 from edgeslm.cli.imaging.units import profile_drop_in
 from edgeslm.cli.main import COMMANDS
-from edgeslm.contract.settings import AgentSettings, UpdateSettings
+from edgeslm.contract.identity import SOCKET, TUNNEL_PID
+from edgeslm.contract.settings import AgentSettings, ProvisionSettings, UpdateSettings
 from edgeslm.fleet.service import service
+from edgeslm.provision.hardware import CONFIG
 from edgeslm.runtime.profiles import load_profile, profile_names
 from edgeslm.updater import control, mailbox
 
@@ -28,7 +30,15 @@ ROOT = Path(__file__).parents[2]
 AGENT = ROOT / "systemd" / "edgeslm.service"
 UPDATER = ROOT / "systemd" / "edgeslm-updater.service"
 FLEET = ROOT / "systemd" / "edgeslm-fleet.service"
-EXPOSURE_MAX = {AGENT: 15, UPDATER: 15, FLEET: 15}  # tenths, as `systemd-analyze security` counts
+PROVISION = ROOT / "systemd" / "edgeslm-provision.service"
+TIMER = PROVISION.with_suffix(".timer")
+STUNNEL = ROOT / "systemd" / "edgeslm-stunnel.service"
+EXPOSURE_MAX = {
+    AGENT: 15,
+    UPDATER: 15,
+    FLEET: 15,
+    PROVISION: 15,
+}  # tenths, as `systemd-analyze security` counts
 ACCELERATED_MAX = 20  # with an accelerator's devices
 ACCELERATORS = sorted((ROOT / "systemd" / "accelerators").glob("*.conf"))
 # prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN): what MemoryDenyWriteExecute= asks for.
@@ -74,6 +84,11 @@ def fleet_unit() -> Mapping[str, list[str]]:
 @pytest.fixture
 def updater_unit() -> Mapping[str, list[str]]:
     return parse(UPDATER.read_text())
+
+
+@pytest.fixture
+def provision_unit() -> Mapping[str, list[str]]:
+    return parse(PROVISION.read_text())
 
 
 def only(unit: Mapping[str, Sequence[str]], key: str) -> str:
@@ -162,6 +177,83 @@ def test_the_fleets_service_is_given_the_time_it_takes_to_stop(
     repository = Path(options[options.index("--repository") + 1])
     assert repository.parent == Path("/var/lib", only(fleet_unit, "StateDirectory"))
     assert fleet_unit["SystemCallFilter"] == ["@system-service", "~@privileged @resources"]
+
+
+def test_agent_and_updater_start_after_provisioning_and_without_it(
+    agent_unit: Mapping[str, list[str]],
+    updater_unit: Mapping[str, list[str]],
+    provision_unit: Mapping[str, list[str]],
+) -> None:
+    assert set(only(provision_unit, "Before").split()) == {AGENT.name, UPDATER.name}
+    for unit in (agent_unit, updater_unit):
+        # Enabled, each start of it starts them: they gave up where nobody had told them who it is.
+        assert only(unit, "WantedBy").split() == ["multi-user.target", PROVISION.name]
+        assert not {"Requires", "Requisite", "BindsTo", "PartOf"} & unit.keys()
+        assert PROVISION.name not in " ".join(unit.get("Wants", []))
+
+
+def test_provisioning_is_tried_again_and_asked_daily(
+    provision_unit: Mapping[str, list[str]],
+) -> None:
+    assert only(provision_unit, "Type") == "oneshot"
+    assert only(provision_unit, "Restart") == "on-failure"
+    assert int(only(provision_unit, "RestartSec")) >= 30, "who is refused does not hammer"
+    assert only(provision_unit, "StartLimitIntervalSec") == "0"
+    assert "network-online.target" in only(provision_unit, "After").split()
+    assert only(provision_unit, "Wants") == "network-online.target"
+    timer = parse(TIMER.read_text())
+    assert only(timer, "OnCalendar") == "daily"
+    assert only(timer, "RandomizedDelaySec") == "6h"
+    assert only(timer, "Persistent") == "yes"
+    assert only(timer, "WantedBy") == "timers.target"
+
+
+def test_who_may_read_the_key_is_the_group_of_agent_and_updater(
+    agent_unit: Mapping[str, list[str]],
+    updater_unit: Mapping[str, list[str]],
+    provision_unit: Mapping[str, list[str]],
+) -> None:
+    units = (agent_unit, updater_unit, provision_unit)
+    assert {only(unit, "Group") for unit in units} == {"edgeslm"}
+    assert len({only(unit, "User") for unit in units}) == len(units)
+    folder = Path("/var/lib", only(provision_unit, "StateDirectory"))
+    assert folder == ProvisionSettings().dir
+    assert int(only(provision_unit, "StateDirectoryMode"), 8) == FOLDER_MODE
+    closed = set(only(provision_unit, "InaccessiblePaths").split())
+    assert closed == {f"-/var/lib/{only(unit, 'StateDirectory')}" for unit in units[:2]}
+
+
+def test_stunnel_is_told_of_a_new_key_and_is_not_stopped_by_a_socket_that_was_left(
+    provision_unit: Mapping[str, list[str]],
+) -> None:
+    unit = parse(STUNNEL.read_text())
+    folder = ProvisionSettings().dir
+    assert only(unit, "ExecStart").split() == ["/usr/bin/stunnel", str(folder / CONFIG)]
+    assert only(unit, "ConditionPathExists") == str(folder / CONFIG)
+    removed = only(unit, "ExecStartPre").split()
+    assert removed == ["/bin/rm", "-f", str(folder / SOCKET), str(folder / TUNNEL_PID)]
+    assert only(provision_unit, "WorkingDirectory") == str(folder)
+    assert only(provision_unit, "ExecStartPost").count(TUNNEL_PID) == 2
+    for key in ("User", "Group", "InaccessiblePaths"):
+        assert only(unit, key) == only(provision_unit, key)
+    assert only(unit, "UMask") == "0007", "the group's members connect, and nobody else"
+    assert only(unit, "ReadWritePaths") == str((folder / SOCKET).parent)
+    assert only(unit, "After").split()[-1] == PROVISION.name
+    assert set(only(unit, "Before").split()) == {AGENT.name, UPDATER.name}
+
+
+def test_systemd_takes_stunnels_unit_and_the_timer(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze")
+    for file in (PROVISION, STUNNEL, TIMER):
+        text = re.sub(
+            r"^ExecStart=\S+", "ExecStart=/bin/true", file.read_text(), flags=re.MULTILINE
+        )
+        (tmp_path / file.name).write_text(text)
+    argv = ["systemd-analyze", "verify", str(tmp_path / TIMER.name), str(tmp_path / STUNNEL.name)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert exposed(tmp_path / STUNNEL.name, EXPOSURE_MAX[PROVISION]) is None
 
 
 def test_no_more_is_allowed_to_the_agent_than_to_lower_its_priority(
@@ -255,11 +347,13 @@ def test_what_a_profile_adds_is_taken_without_a_remark(
 
 
 def test_users_and_folders_are_those_of_the_units(
-    agent_unit: Mapping[str, list[str]], updater_unit: Mapping[str, list[str]]
+    agent_unit: Mapping[str, list[str]],
+    updater_unit: Mapping[str, list[str]],
+    provision_unit: Mapping[str, list[str]],
 ) -> None:
     users = (ROOT / "systemd" / "sysusers.conf").read_text()
     folders = (ROOT / "systemd" / "tmpfiles.conf").read_text()
-    for unit in (agent_unit, updater_unit):
+    for unit in (agent_unit, updater_unit, provision_unit):
         user, group = only(unit, "User"), unit["Group"][0]
         folder = f"/var/lib/{only(unit, 'StateDirectory')}"
         assert re.search(rf'^u {user} -:{group} ".*" {folder}$', users, re.MULTILINE)
@@ -276,7 +370,8 @@ def test_systemd_makes_the_users(tmp_path: Path) -> None:
         pytest.skip("only root makes users")
     assert done.returncode == 0, done.stderr
     passwd = (tmp_path / "etc" / "passwd").read_text()
-    assert re.findall(r"^(\S+?):", passwd, re.MULTILINE) == ["edgeslm", "edgeslm-updater"]
+    users = re.findall(r"^(\S+?):", passwd, re.MULTILINE)
+    assert sorted(users) == ["edgeslm", "edgeslm-provision", "edgeslm-updater"]
 
 
 def test_the_runtime_needs_no_memory_that_it_can_write_and_execute(anomaly_bundle: Path) -> None:

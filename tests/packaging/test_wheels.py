@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import tarfile
-import tomllib
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-from packages import sbom, tree, wheels
+from packages import hashes, sbom, tree, wheels
 from packages.contents import PROVIDERS, copyright_of
-from packages.tools import ROOT, PackagingError
+from packages.tools import PackagingError
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.packaging.conftest import MakeWheel
 
@@ -72,10 +74,7 @@ def test_what_nothing_imports_is_left_out(make_wheel: MakeWheel) -> None:
 
 
 def test_what_is_left_out_is_no_dependency_of_ours() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = (project["optional-dependencies"][extra] for extra in wheels.EXTRAS)
-    asked = [*project["dependencies"], *(line for extra in extras for line in extra)]
-    names = {line.partition(">")[0].replace("-", "_") for line in asked}
+    names = {line.partition(">")[0].replace("-", "_") for line in wheels.asked()}
     assert not names & tree.UNUSED.keys()
 
 
@@ -96,9 +95,56 @@ def test_a_wheelhouse_is_the_same_bytes_again(make_wheel: MakeWheel, tmp_path: P
         assert {(entry.mtime, entry.uid, entry.mode) for entry in tar} == {(EPOCH, 0, 0o644)}
 
 
-def test_a_providers_wheel_is_pinned() -> None:
-    pins = wheels.CONSTRAINTS.read_text().splitlines()
-    assert all(any(x.startswith(f"{p.wheel}==") for x in pins) for p in PROVIDERS.values())
+@pytest.mark.parametrize("file", [hashes.DEVICE, hashes.PROVIDERS], ids=lambda file: file.name)
+def test_hashes_are_of_the_versions_that_are_pinned(file: Path) -> None:
+    pins = {
+        str(canonicalize_name(name)): version
+        for name, _, version in (
+            line.partition("==") for line in wheels.CONSTRAINTS.read_text().splitlines()
+        )
+    }
+    found = hashes.read(file)
+    assert found
+    for name, line in found.items():
+        asked, *digests = line.split(" --hash=sha256:")
+        assert asked == f"{name}=={pins[name]}"
+        assert digests
+        assert all(len(digest) == 64 for digest in digests)
+
+
+def test_hashes_are_of_all_that_a_device_asks_for() -> None:
+    """What these ask for in turn included, as it is installed here."""
+    waiting, needed = [Requirement(line) for line in wheels.asked()], set[str]()
+    while waiting:
+        one = waiting.pop()
+        if one.marker is not None and not one.marker.evaluate({"extra": ""}):
+            continue
+        if (name := canonicalize_name(one.name)) not in needed:
+            needed.add(name)
+            waiting += map(Requirement, distribution(name).requires or ())
+    assert needed <= hashes.read(hashes.DEVICE).keys()
+
+
+def test_a_providers_wheel_has_its_hash() -> None:
+    assert hashes.read(hashes.PROVIDERS).keys() == {p.wheel for p in PROVIDERS.values()}
+    with pytest.raises(PackagingError, match="has no onnxruntime-other"):
+        hashes.line_of(hashes.PROVIDERS, "onnxruntime-other")
+
+
+def test_a_wheel_of_another_hash_is_not_taken(
+    make_wheel: MakeWheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index that gives other bytes of the same version, and one that gives the right ones."""
+    wheel = make_wheel("tiny", FILES)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    monkeypatch.setenv("EDGESLM_CACHE", str(tmp_path / "cache"))
+    listed = tmp_path / "hashes.txt"
+    monkeypatch.setattr(hashes, "DEVICE", hashes.write(listed, [wheel]))
+    assert [w.name for w in wheels.device_wheels("arm64").glob("*")] == [wheel.name]
+    listed.write_text(listed.read_text().replace("sha256:", "sha256:00")[:-3] + "\n")
+    with pytest.raises(PackagingError, match="Expected sha256"):
+        wheels.device_wheels("arm64")
 
 
 def test_the_sbom_says_each_wheel_with_hash_and_licence(make_wheel: MakeWheel) -> None:

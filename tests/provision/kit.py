@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import ipaddress
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -110,7 +112,7 @@ class Device:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.fleet = fleet
-        self.machine = machine * 64
+        self.machine = tuple(each * 64 for each in machine)
         self.clock = Clock(fleet.clock.now)
         self.id: str | None = None
         self.more = ""  # of its settings
@@ -167,6 +169,13 @@ class Csr:
 
 def request(csr: Csr, **more: Any) -> CertificateRequest:
     return CertificateRequest.model_validate({"schema": 1, "csr": csr.pem, **more})
+
+
+def versioned(der: bytes, number: int) -> str:
+    """Return a request with another version than there is."""
+    at = der.index(b"\x02\x01\x00")
+    body = base64.encodebytes(der[: at + 2] + bytes([number]) + der[at + 3 :]).decode()
+    return f"-----BEGIN CERTIFICATE REQUEST-----\n{body}-----END CERTIFICATE REQUEST-----\n"
 
 
 class ServerCa:
@@ -250,6 +259,8 @@ class Site:
             "require_certificate true\nuse_identity_as_username true\n"
         )
         self.broker.start()
+        for port in (self.first, self.mutual):
+            eventually(lambda port=port: _listens(port), "a listener")  # type: ignore[misc]
 
     def restart(self, server: str = "server", **when: float) -> None:
         self.broker.stop()
@@ -261,6 +272,13 @@ class Site:
         assert process is not None
         process.send_signal(signal.SIGHUP)
         time.sleep(0.3)
+
+    def list_replaced(self, engine: Engine) -> None:
+        """Write the list as it is once replaced certificates are on it, too."""
+        with reading(engine) as conn:
+            ended = identities.ended(conn, time.time() + identities.LISTED_AFTER_S)
+        assert ended
+        self.crl.write_bytes(Authority(self.repository).revoked_list(ended))
 
     @property
     def service(self) -> Broker:
@@ -295,6 +313,14 @@ class Site:
         file = folder / "agent.toml"
         file.write_text("\n".join(text) + "\n")
         return file
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _toml(value: Any) -> str:

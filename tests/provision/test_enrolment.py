@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +58,13 @@ def test_every_wrong_line_is_named() -> None:
     assert caught.value.exit_status == 65
 
 
-@pytest.mark.parametrize("text", ["", "device\n", "unprovisioned\n", 'a,"b\n', "a\x00b\n"])
+@pytest.mark.parametrize("name", ["edgeslm-fleet", "edgeslm-provision", "EdgeSLM", "unprovisioned"])
+def test_names_of_who_is_no_device_are_not_given(name: str) -> None:
+    with pytest.raises(BatchError, match=r"no device's: ids that begin with edgeslm"):
+        read(f"{name}\n")
+
+
+@pytest.mark.parametrize("text", ["", "device\n", 'a,"b\n', "a\x00b\n"])
 def test_what_is_no_batch(text: str) -> None:
     with pytest.raises(BatchError):
         read(text)
@@ -119,6 +128,28 @@ def test_a_batch_that_was_killed_before_the_database_knew_goes_on(
     assert set(read_tokens(to)) == {"a", "b", "d"}
 
 
+def test_two_that_write_tokens_to_one_file_forget_none(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = tmp_path / "tokens.csv"
+    writes = threading.Event()
+    real = enrolment._write  # noqa: SLF001 -- to stop there
+
+    def slowly(file: Path, tokens: dict[str, str]) -> None:
+        writes.set()
+        time.sleep(0.5)  # what the other has read by now is old when this is done
+        real(file, tokens)
+
+    monkeypatch.setattr(enrolment, "_write", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(enrol, fleet, Wanted("a"), to=to)
+        assert writes.wait(10)
+        second = pool.submit(enrol, fleet, Wanted("b"), to=to)
+        made = first.result().tokens | second.result().tokens
+    assert read_tokens(to) == made
+    assert set(made) == {"a", "b"}
+
+
 def test_again_gives_another_token_once(fleet: Fleet, tmp_path: Path) -> None:
     to = tmp_path / "tokens.csv"
     first = enrol(fleet, Wanted("a"), to=to).tokens
@@ -162,5 +193,8 @@ def test_the_command(repository: Repository, tmp_path: Path) -> None:
     assert edgeslm("fleet", "revoke", *at, "press-1").returncode == 0
     done = edgeslm("fleet", "broker-config", *at)
     assert "user press-1\ntopic deny #" in done.stdout
+    for option in ("--viewer", "--service"):
+        done = edgeslm("fleet", "broker-config", *at, option, "press-2")
+        assert (done.returncode, "press-2: an enrolled device" in done.stderr) == (65, True)
     for kind, head in (("ca", "-----BEGIN CERTIFICATE"), ("crl", "-----BEGIN X509 CRL")):
         assert edgeslm("fleet", "broker-config", *at, "--kind", kind).stdout.startswith(head)

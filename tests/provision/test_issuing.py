@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 from sqlalchemy import select
 
+from edgeslm.contract.provision import CertificateReply
 from edgeslm.core import provisioning as refused
 from edgeslm.errors import EdgeSLMError
 from edgeslm.fleet import enrolment
@@ -29,7 +30,7 @@ from edgeslm.fleet.database import events, identities
 from edgeslm.fleet.database.engine import reading
 from edgeslm.fleet.database.schema import audit, certificates
 from edgeslm.fleet.database.schema import identities as table
-from tests.provision.kit import DAY_S, WE, Csr, Device, Fleet, request
+from tests.provision.kit import DAY_S, WE, Csr, Device, Fleet, LostError, request, versioned
 
 A, B = "a" * 64, "b" * 64
 Make = Callable[..., Device]
@@ -202,6 +203,40 @@ def test_no_two_devices_have_one_key(fleet: Fleet) -> None:
         fleet.answer(request(Csr("d2", private=private), token=tokens["d2"]))
 
 
+@pytest.mark.parametrize("number", [1, 7, 0xFF])
+def test_a_request_of_another_version_is_refused(fleet: Fleet, number: int) -> None:
+    token = fleet.enrol("d")["d"]
+    asked = request(Csr("d"), token=token)
+    with pytest.raises(refused.CertificateRequestError):
+        fleet.answer(asked.model_copy(update={"csr": versioned(Csr("d").der, number)}))
+
+
+def test_a_certificate_of_another_version_renews_nothing(fleet: Fleet, device: Make) -> None:
+    first = provisioned(fleet, device)
+    file = first.state / "current" / "cert.pem"
+    der = x509.load_pem_x509_certificate(file.read_bytes()).public_bytes(Encoding.DER)
+    at = der.index(b"\xa0\x03\x02\x01\x02") + 4
+    body = base64.encodebytes(der[:at] + b"\x07" + der[at + 1 :]).decode()
+    file.write_text(f"-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n")
+    with pytest.raises(refused.CertificateUnknownError):
+        first.run(renew=True)
+
+
+def test_an_unknown_token_is_refused_before_anything_is_reckoned(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeslm.fleet.issuing.read_csr", lambda _: pytest.fail("looked at"))
+    with pytest.raises(refused.EnrolTokenUnknownError):
+        fleet.answer(request(Csr("d"), token="edp_" + "x" * 43))
+
+
+@pytest.mark.parametrize("name", ["edgeslm-fleet", "Edgeslm-Provision", "unprovisioned"])
+def test_no_certificate_says_the_name_of_who_is_no_device(fleet: Fleet, name: str) -> None:
+    token = fleet.enrol(name)[name]  # past what `edgeslm fleet enroll` refuses
+    with pytest.raises(refused.CertificateRequestError, match="called so"):
+        fleet.answer(request(Csr(name), token=token))
+
+
 # Factory keys.
 
 
@@ -235,7 +270,7 @@ def test_a_device_that_was_reset_comes_back_by_its_factory_key_and_its_copy_does
     def ask(machine: str) -> str:
         csr = Csr("d")
         proof = {"factory_key": public_pem(factory), "signature": signed(factory, csr)}
-        return fleet.answer(request(csr, machine=machine, **proof)).serial
+        return fleet.answer(request(csr, machine=(machine,), **proof)).serial
 
     assert ask(A) != ask(A)
     with pytest.raises(refused.DeviceClonedError):
@@ -296,6 +331,57 @@ def test_a_copy_whose_hardware_says_nothing_is_noticed_when_both_have_renewed(
     first.run(renew=True)
 
 
+def test_hardware_is_the_same_while_one_of_its_names_is(fleet: Fleet, device: Make) -> None:
+    first = device("d", machine="abc")
+    first.token(fleet.enrol("d")["d"])
+    first.run()
+    for machine in ("cd", "b", "ea"):  # parts were changed, or not all could be read
+        first.machine = tuple(each * 64 for each in machine)
+        first.run(renew=True)
+    first.machine = ("d" * 64,)  # what came later does not count
+    with pytest.raises(refused.DeviceClonedError, match="hardware"):
+        first.run(renew=True)
+
+
+def test_a_copy_that_does_not_say_its_hardware_is_refused(fleet: Fleet, device: Make) -> None:
+    first = provisioned(fleet, device)
+    twin = copied(first, device, machine="")
+    for machine in ((), (), (B,)):
+        twin.machine = machine
+        with pytest.raises(refused.DeviceClonedError, match="hardware"):
+            twin.run(renew=True)
+    first.run(renew=True)
+
+
+def test_hardware_that_said_nothing_at_first_is_held_to_what_it_says(
+    fleet: Fleet, device: Make
+) -> None:
+    first = device("d", machine="")
+    first.token(fleet.enrol("d")["d"])
+    first.run()
+    first.run(renew=True)
+    assert fleet.seen("d").machine is None
+    first.machine = (A,)
+    first.run(renew=True)
+    assert fleet.seen("d").machine == A
+    first.machine = (B,)
+    with pytest.raises(refused.DeviceClonedError):
+        first.run(renew=True)
+    assert fleet.seen("d").machine == A
+
+
+def test_of_a_copy_that_asks_and_asks_one_event_an_hour_is_told(fleet: Fleet, device: Make) -> None:
+    twin = copied(provisioned(fleet, device), device, machine="b")
+    fleet.clock.now = fleet.clock.now // 3600.0 * 3600.0 + 3600.0
+    for _ in range(12):  # for three hours
+        with pytest.raises(refused.DeviceClonedError):
+            twin.run(renew=True)
+        fleet.clock.now += 900.0
+    with reading(fleet.engine) as conn:
+        told = events.newest(conn, device="d", limit=50)
+    assert (fleet.seen("d").clones, len(told)) == (12, 3)
+
+
 def test_a_copy_of_a_device_that_was_not_provisioned_yet_is_noticed(
     fleet: Fleet, device: Make
 ) -> None:
@@ -333,6 +419,65 @@ def test_who_was_revoked_gets_nothing_until_enrolled_anew(fleet: Fleet, device: 
         assert identities.revoked(conn) == []
 
 
+def test_who_was_revoked_and_enrolled_anew_comes_by_what_let_it_in(
+    fleet: Fleet, device: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = provisioned(fleet, device)
+    enrolment.revoke(fleet.engine, ["d"], actor=WE, now=fleet.clock.now)
+    before = first_serial(first)
+    with pytest.raises(refused.DeviceRevokedError):  # with a token that was used
+        first.run(renew=True)
+    first.token(fleet.enrol("d", again=True)["d"])
+    ask = fleet.ask
+
+    def loses(*said: Any) -> CertificateReply:
+        if (reply := ask(*said)).certificate is not None:
+            raise LostError
+        return reply
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fleet, "ask", loses)
+        with pytest.raises(LostError):
+            first.run(renew=True)
+    asked = fleet.asked[-1]
+    assert first.run(renew=True).renewed
+    assert fleet.asked[-1] == asked  # the same again, and not a token that has been used
+    assert first_serial(first) != before
+    assert first.run(renew=True).renewed
+
+
+def test_a_new_board_is_enrolled_anew_and_comes_by_its_token(fleet: Fleet, device: Make) -> None:
+    first = provisioned(fleet, device)
+    first.machine = (B,)
+    with pytest.raises(refused.DeviceClonedError):  # without being asked to
+        first.run()
+    first.machine = ()  # of which nothing can be read today
+    assert not first.run().renewed
+    first.machine = (B,)
+    first.token(fleet.enrol("d", again=True)["d"])
+    assert first.run().renewed
+    assert not first.run().renewed
+    assert fleet.seen("d").machine == B
+
+
+def test_what_was_replaced_is_listed_once_its_successor_has_arrived(
+    fleet: Fleet, device: Make
+) -> None:
+    first = provisioned(fleet, device)
+    before = first_serial(first)
+    fleet.lose = 1
+    with pytest.raises(LostError):
+        first.run(renew=True)
+
+    def listed() -> list[str]:
+        with reading(fleet.engine) as conn:
+            return [serial for serial, _ in identities.ended(conn, fleet.clock.now)]
+
+    assert listed() == []  # it is all that the device has
+    fleet.clock.now += identities.LISTED_AFTER_S
+    assert listed() == [before]
+
+
 def first_serial(device: Device) -> str:
     pem = (device.state / "current" / "cert.pem").read_bytes()
     return f"{x509.load_pem_x509_certificate(pem).serial_number:x}"
@@ -345,9 +490,43 @@ def test_an_unused_token_of_a_revoked_device_lets_nobody_in(fleet: Fleet) -> Non
         fleet.answer(request(Csr("d"), token=token))
 
 
+def test_an_authority_whose_certificate_was_lost_is_the_same_again(
+    fleet: Fleet, device: Make
+) -> None:
+    first = provisioned(fleet, device)
+    file = fleet.repository.folder / "devices.pem"
+    before = x509.load_pem_x509_certificate(file.read_bytes())
+    file.unlink()
+    fleet.authority = type(fleet.authority)(fleet.repository)
+    fleet.authority.make()
+    after = fleet.authority.certificate()
+    assert (after.subject, after.public_key()) == (before.subject, before.public_key())
+    assert first.run(renew=True).renewed
+
+
+def test_under_another_authority_a_device_comes_by_its_factory_key(
+    fleet: Fleet, device: Make
+) -> None:
+    private = ed25519.Ed25519PrivateKey.generate()
+    fleet.enrol_key("d", fingerprint_of(private.public_key()))
+    first = device("d")
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (first.folder / "factory.pem").write_bytes(pem)
+    first.provision["factory_key_file"] = str(first.folder / "factory.pem")
+    first.run()
+    for file in ("devices.pem", "keys/devices.pem"):
+        (fleet.repository.folder / file).unlink()
+    fleet.authority = type(fleet.authority)(fleet.repository)
+    fleet.authority.make()
+    assert first.run(renew=True).renewed
+    found = x509.load_pem_x509_certificate((first.state / "current" / "cert.pem").read_bytes())
+    found.verify_directly_issued_by(fleet.authority.certificate())
+
+
 def test_a_certificate_of_another_fleet_renews_nothing(fleet: Fleet, device: Make) -> None:
     first = provisioned(fleet, device)
     (fleet.repository.folder / "devices.pem").unlink()
+    (fleet.repository.folder / "keys" / "devices.pem").unlink()
     fleet.authority.make()
     fleet.authority = type(fleet.authority)(fleet.repository)
     with pytest.raises(refused.CertificateUnknownError):

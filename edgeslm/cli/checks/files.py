@@ -147,6 +147,21 @@ def secrets(settings: AgentSettings | None) -> Iterator[Finding]:
         for field, path in files.items():
             if path is not None:
                 yield from _private(f"{name}.{field}", path)
+    for field, path in _lets_in(settings):
+        yield from _private(f"provision.{field}", path)
+
+
+def _lets_in(settings: AgentSettings | None) -> Iterator[tuple[str, Path]]:
+    """Yield the files by which somebody could be let in as this device."""
+    if settings is None or (provision := settings.provision) is None:
+        return
+    files = {
+        "token_file": provision.token_file,
+        "factory_key_file": provision.factory_key_file,
+        "pkcs11.pin_file": provision.pkcs11.pin_file if provision.pkcs11 else None,
+        "broker.password_file": provision.broker.password_file if provision.broker else None,
+    }
+    yield from ((field, path) for field, path in files.items() if path is not None)
 
 
 def _private(check: str, path: Path) -> Iterator[Finding]:

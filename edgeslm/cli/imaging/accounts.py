@@ -1,4 +1,4 @@
-"""The users of agent and updater in a root file system: as they are there, or added."""
+"""The users of a device in a root file system: as they are there, or added."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from edgeslm.cli.imaging.root import File, ImageRefusedError, Owner, resolve
 
 AGENT: Final = "edgeslm"
 UPDATER: Final = "edgeslm-updater"
+PROVISIONING: Final = "edgeslm-provision"
 GROUP: Final = "edgeslm"
 # Where the root has none of these yet. systemd gives ids from 999 downwards, adduser from 100 up.
 _GROUP_ID: Final = 871
-_USER_IDS: Final = {AGENT: 871, UPDATER: 872}
+_USER_IDS: Final = {AGENT: 871, UPDATER: 872, PROVISIONING: 873}
 _ID_FIELD: Final = 2
 
 
@@ -103,4 +104,5 @@ def _appended(root: Path, name: str, lines: list[str]) -> list[File]:
     text += "" if text.endswith("\n") or not text else "\n"
     data = (text + "\n".join(lines) + "\n").encode()
     mode = status.st_mode & 0o7777
-    return [File(f"etc/{name}", data, mode, (status.st_uid, status.st_gid))]
+    owner = status.st_uid, status.st_gid
+    return [File(f"etc/{name}", data, mode, owner, follow=True)]

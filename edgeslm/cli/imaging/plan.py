@@ -13,11 +13,24 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from edgeslm.adapters.slot_store import FILE_MODE, FOLDER_MODE
 from edgeslm.adapters.tuf import root_of
 from edgeslm.cli.imaging import units
-from edgeslm.cli.imaging.accounts import AGENT, UPDATER, Accounts, accounts
+from edgeslm.cli.imaging.accounts import (
+    AGENT,
+    GROUP,
+    PROVISIONING,
+    UPDATER,
+    Accounts,
+    accounts,
+)
 from edgeslm.cli.imaging.root import File, ImageRefusedError, Item, Link, Tree, packaged, resolve
 from edgeslm.contract.base import problems_of, read_toml
 from edgeslm.contract.profile import DeviceProfile
-from edgeslm.contract.settings import REMEDY, UNPROVISIONED, AgentSettings, UpdateSettings
+from edgeslm.contract.settings import (
+    REMEDY,
+    UNPROVISIONED,
+    AgentSettings,
+    ProvisionSettings,
+    UpdateSettings,
+)
 from edgeslm.contract.slots import BUNDLES, SLOTS_FILE, ModelSlots, Slot, SlotTable
 from edgeslm.errors import ConfigError, RejectedError
 from edgeslm.runtime.bundle import MANIFEST, Bundle, open_bundle
@@ -29,6 +42,12 @@ _SETTINGS_MODE: Final = 0o640
 _STATE_MODE: Final = 0o700
 _STATE: Final = Path("/var/lib/edgeslm")
 _RUNTIME: Final = Path("/run/edgeslm")
+_OURS: Final = Path("/etc/edgeslm")
+# What the units write, and what is empty after each start.
+_WRITTEN: Final = (
+    *map(str, (_STATE, UpdateSettings().dir, ProvisionSettings().dir)),
+    *("/run", "/tmp", "/var/tmp", "/dev", "/proc", "/sys"),  # noqa: S108 -- of the device
+)
 _SLOT: Final = "a"
 _READ_ONLY: Final = (0o755, 0o644)
 
@@ -99,14 +118,15 @@ def plan(given: Given) -> Plan:
     _expect_profile(given, settings)
     who = accounts(given.root)
     items: list[Item] = [*who.files, drop_in]
-    items.append(
-        File(SETTINGS, raw, _SETTINGS_MODE, (0, who.gid)),
-    )
+    items.append(File(SETTINGS, raw, _SETTINGS_MODE, (0, who.gid), follow=True))
     if given.profile_file is not None and settings.profile is not None:
         laid = given.profile_file.read_bytes()
-        items.append(File(settings.profile.removeprefix("/"), laid))
+        items.append(File(settings.profile.removeprefix("/"), laid, follow=True))
     items += _unit_items(given.root, settings, who)
     items.append(Tree(str(_STATE).removeprefix("/"), {}, _STATE_MODE, 0o600, who.owner(AGENT)))
+    if settings.provision is not None:
+        path = str(settings.provision.dir).removeprefix("/")
+        items.append(Tree(path, {}, FOLDER_MODE, FILE_MODE, who.owner(PROVISIONING)))
     items += _trust(given, settings)
     items += _bundle_items(given, settings, who)
     _expect_fresh(given.root, settings)
@@ -150,7 +170,7 @@ def _read(path: Path) -> tuple[bytes, AgentSettings]:
     except ValidationError as err:
         raise ConfigError(str(path), problems_of(err), remedy=REMEDY) from None
     if wrong := list(_not_on_an_image(settings)):
-        remedy = "The units allow no other folders and users; leave these keys out."
+        remedy = "The units allow no other folders, users and groups."
         raise ConfigError(str(path), wrong, remedy=remedy)
     return raw, settings
 
@@ -162,11 +182,20 @@ def _not_on_an_image(settings: AgentSettings) -> Iterator[tuple[str, str]]:
     ):
         if value != wanted:
             yield key, f"{value}, and the unit has {wanted}"
+    if (provision := settings.provision) is not None:
+        wanted = ProvisionSettings().dir
+        if provision.dir != wanted:
+            yield "provision.dir", f"{provision.dir}, and the unit has {wanted}"
+        if provision.group != GROUP:
+            yield "provision.group", f'agent and updater read the key by group "{GROUP}"'
     if settings.update is None:
         return
     wanted = UpdateSettings().dir
     if settings.update.dir != wanted:
         yield "update.dir", f"{settings.update.dir}, and the unit has {wanted}"
+    trust = settings.update.root
+    if not trust.is_relative_to(_OURS) or trust == _OURS or ".." in trust.parts:
+        yield "update.root", f"{trust}: give a file below {_OURS}"
     if settings.update.user != UPDATER:
         yield "update.user", f'the updater\'s unit runs as "{UPDATER}": the agent must know'
 
@@ -190,6 +219,10 @@ def _unit_items(root: Path, settings: AgentSettings, who: Accounts) -> Iterator[
     enabled = [units.AGENT]
     if settings.update is not None:
         enabled.append(units.UPDATER)
+    if settings.provision is not None:
+        enabled += units.PROVISIONING
+        if settings.provision.pkcs11 is not None:
+            enabled.append(units.STUNNEL)
     files: list[Item] = [
         File("usr/lib/sysusers.d/edgeslm.conf", who.sysusers()),
         File("usr/lib/tmpfiles.d/edgeslm.conf", units.shipped("tmpfiles.conf").encode()),
@@ -223,7 +256,7 @@ def _trust(given: Given, settings: AgentSettings) -> Iterator[Item]:
     except RejectedError as err:
         msg = f"{given.root_of_trust}: no root of trust: {err}"
         raise ImageRefusedError(msg) from None
-    yield File(str(update.root).removeprefix("/"), raw)
+    yield File(str(update.root).removeprefix("/"), raw, follow=True)
 
 
 def _bundle_items(given: Given, settings: AgentSettings, who: Accounts) -> Iterator[Item]:
@@ -269,13 +302,14 @@ def _laid_at(root: Path, name: str, folder: Path) -> str:
     Raises:
         ImageRefusedError: not there: it is where units write, or something else is in its place.
     """
-    if not folder.is_absolute() or folder.is_relative_to(_STATE):
+    inside = str(folder).removeprefix("/")
+    there = resolve(root, inside)
+    written = any(there.is_relative_to(resolve(root, path)) for path in _WRITTEN)
+    if not folder.is_absolute() or written:
         msg = (
             f"models.{name}.bundle: {folder}: give a folder like /usr/share/edgeslm/bundles/{name}"
         )
         raise ImageRefusedError(msg)
-    inside = str(folder).removeprefix("/")
-    there = resolve(root, inside)
     if there.exists() and not (there / MANIFEST).is_file():
         msg = f"{there}: is there, and is no bundle; it would be replaced"
         raise ImageRefusedError(msg)
@@ -333,8 +367,15 @@ def _names(folder: Path) -> list[str]:
 
 def _missing(root: Path, settings: AgentSettings) -> Iterator[str]:
     """Yield the files of brokers that the settings name and the root has not."""
-    for table in ("uplink", "input"):
-        broker: Any = getattr(settings, table)
+    provision = settings.provision
+    brokers: dict[str, Any] = {"uplink": settings.uplink, "input": settings.input}
+    if provision is not None:
+        brokers["provision.broker"] = provision.broker
+        for key in ("token_file", "factory_key_file"):
+            path = getattr(provision, key)
+            if path is not None and not resolve(root, str(path)).is_file():
+                yield f"provision.{key}: {path}"
+    for table, broker in brokers.items():
         if broker is None:
             continue
         named = {f"{table}.password_file": broker.password_file}

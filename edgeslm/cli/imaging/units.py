@@ -13,6 +13,8 @@ UNITS: Final = "usr/lib/systemd/system"
 DROP_INS: Final = "etc/systemd/system"
 AGENT: Final = "edgeslm.service"
 UPDATER: Final = "edgeslm-updater.service"
+PROVISIONING: Final = ("edgeslm-provision.service", "edgeslm-provision.timer")
+STUNNEL: Final = "edgeslm-stunnel.service"
 _PACKAGE: Final = Path(edgeslm.__file__).parent
 _WANTED_BY: Final = re.compile(r"^WantedBy=(.+)$", re.MULTILINE)
 

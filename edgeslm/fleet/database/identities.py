@@ -14,6 +14,9 @@ from edgeslm.fleet.database.schema import certificates, identities
 from edgeslm.fleet.database.words import bounded
 
 Kind = Literal["token", "factory_key"]
+LISTED_AFTER_S: Final = 14 * 86_400.0
+"""What was replaced comes on the list of revoked certificates then, and not before: a device that
+lost the answer to its renewal has no other to come with."""
 _WHY_CHARS: Final = 500
 
 
@@ -28,6 +31,7 @@ class Enrolled:
     expires_at: float | None = None
     used_at: float | None = None
     revoked_at: float | None = None
+    machine: str | None = None
     clones: int = 0
     cloned_at: float | None = None
     cloned_why: str = ""
@@ -41,7 +45,6 @@ class Issued:
     device: str
     key: str
     request: str
-    machine: str | None
     not_before: float
     not_after: float
     issued_at: float
@@ -53,7 +56,7 @@ class Issued:
 def enrol(conn: Connection, rows: Sequence[Enrolled]) -> None:
     """Let these devices in; those that were enrolled before, anew."""
     new = ("kind", "proof", "enrolled_at", "expires_at", "used_at", "revoked_at")
-    again = (*new, "clones", "cloned_at", "cloned_why")
+    again = (*new, "machine", "clones", "cloned_at", "cloned_why")
     for part in parts(rows):
         upsert(conn, identities, [asdict(row) for row in part], keys=["device"], update=again)
 
@@ -95,6 +98,19 @@ def used(conn: Connection, device: str, now: float) -> None:
     conn.execute(update(identities).where(identities.c.device == device).values(used_at=now))
 
 
+def bound(conn: Connection, device: str, machine: str) -> None:
+    """From now on a device is this hardware, until it is enrolled anew."""
+    conn.execute(update(identities).where(identities.c.device == device).values(machine=machine))
+
+
+def known(conn: Connection, proof: str) -> bool:
+    """Whether a proof lets somebody in; looked up without holding their row."""
+    return (
+        conn.execute(select(identities.c.kind).where(identities.c.proof == proof)).first()
+        is not None
+    )
+
+
 def cloned(conn: Connection, device: str, why: str, now: float) -> None:
     """A second machine was seen under a device's identity."""
     seen = {"cloned_at": now, "cloned_why": bounded(why, _WHY_CHARS)}
@@ -112,6 +128,11 @@ def revoke(conn: Connection, ids: Collection[str], now: float) -> None:
         conn.execute(ended.values(ended="revoked", ended_at=now))
 
 
+def among(conn: Connection, names: Collection[str]) -> list[str]:
+    """Return those of these names that are enrolled devices'."""
+    return sorted(some(conn, names))
+
+
 def revoked(conn: Connection) -> list[str]:
     """Return the devices that were revoked and not enrolled anew, by id."""
     rows = select(identities.c.device).where(identities.c.revoked_at.is_not(None))
@@ -119,9 +140,13 @@ def revoked(conn: Connection) -> list[str]:
 
 
 def ended(conn: Connection, now: float) -> list[tuple[str, float]]:
-    """Return serials of certificates that would still be good, and when they were ended."""
-    of_ended = (certificates.c.ended.is_not(None), certificates.c.not_after > now)
-    rows = select(certificates.c.serial, certificates.c.ended_at).where(*of_ended)
+    """Return serials of certificates that would still be good, and when they were ended.
+
+    Of those that were replaced, the ones that nobody can have in need any more.
+    """
+    good = certificates.c.not_after > now
+    listed = (certificates.c.ended == "revoked") | (certificates.c.ended_at <= now - LISTED_AFTER_S)
+    rows = select(certificates.c.serial, certificates.c.ended_at).where(good, listed)
     return [(serial, at) for serial, at in conn.execute(rows.order_by(certificates.c.serial))]
 
 
@@ -138,12 +163,6 @@ def with_key(conn: Connection, key: str) -> Issued | None:
 def with_serial(conn: Connection, serial: str) -> Issued | None:
     """Return a certificate."""
     return _certificate(conn, certificates.c.serial == serial)
-
-
-def in_force(conn: Connection, device: str) -> Issued | None:
-    """Return a device's."""
-    mine = certificates.c.device == device
-    return _certificate(conn, mine & certificates.c.ended.is_(None))
 
 
 def put(conn: Connection, new: Issued) -> None:

@@ -315,6 +315,8 @@ identities: Final = Table(
     Column("expires_at", Float),  # of the token
     Column("used_at", Float),
     Column("revoked_at", Float),
+    # By what its hardware is called, hashes apart by blanks; NULL: no request has said it yet.
+    Column("machine", Text),
     Column("clones", Integer, nullable=False, server_default="0"),  # times a second one was seen
     Column("cloned_at", Float),
     Column("cloned_why", String(500), nullable=False, server_default=""),
@@ -328,7 +330,6 @@ certificates: Final = Table(
     Column("device", _DEVICE, nullable=False, index=True),
     Column("key", String(64), nullable=False, unique=True),  # sha256 of the public key
     Column("request", String(64), nullable=False, unique=True),  # sha256 of what asked for it
-    Column("machine", String(64)),  # sha256 of what the hardware is called by
     Column("not_before", Float, nullable=False),
     Column("not_after", Float, nullable=False),
     Column("issued_at", Float, nullable=False),

@@ -42,6 +42,8 @@ IN_FLIGHT: Final = 64  # answers that the broker has not confirmed
 MAX_LETTERS: Final = 1024  # that wait to be sent
 TELL_S: Final = 60.0  # between two lines on the same reason
 CLOSE_S: Final = 2.0
+FAULT: Final = "fault"
+"""Reason of a request that brought up a fault of ours."""
 _NONCE: Final = TypeAdapter(Nonce)
 
 log = Log(__name__)
@@ -154,7 +156,10 @@ class Issuer:
             self._refuse("malformed")
             self._say(request, error={"code": "provision.request", "message": "malformed"})
             return
-        self._decide(request, asked)
+        try:
+            self._decide(request, asked)
+        except Exception as err:  # noqa: BLE001 -- what one request brings up ends no service
+            self._faulty(request, err)
 
     def _decide(self, request: str, asked: CertificateRequest) -> None:
         try:
@@ -172,9 +177,19 @@ class Issuer:
             log.info("certificate_issued", device=issued.device, serial=issued.serial)
             self._say(request, device=issued.device, certificate=issued.pem)
 
+    def _faulty(self, request: str, err: Exception) -> None:
+        """A fault of ours; told with where it was, as seldom as the others."""
+        if self._due(FAULT):
+            log.fault("request_failed", err)
+        self.refused[FAULT] += 1
+        self._not_now(request)
+
     def _away(self, request: str, err: EdgeSLMError) -> None:
         """Say that it is no device's fault; what is wrong here is for our log alone."""
         self._refuse(err.code, str(err))
+        self._not_now(request)
+
+    def _not_now(self, request: str) -> None:
         code, why = IssuingUnavailableError.code, "the fleet gives no certificates now"
         self._say(request, error={"code": code, "message": f"{why}. Ask again."})
 
@@ -208,9 +223,15 @@ class Issuer:
 
     def _refuse(self, reason: str, message: str = "") -> None:
         self.refused[reason] += 1
-        now = self._clock.monotonic()
-        if now - self._told_at.get(reason, -TELL_S) >= TELL_S:
-            self._told_at[reason] = now
+        if self._due(reason):
             log.warning(
                 "request_refused", reason=reason, count=self.refused[reason], message=message
             )
+
+    def _due(self, reason: str) -> bool:
+        """Whether it is time for another line on this."""
+        now = self._clock.monotonic()
+        due = now - self._told_at.get(reason, -TELL_S) >= TELL_S
+        if due:
+            self._told_at[reason] = now
+        return due
