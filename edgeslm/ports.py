@@ -380,9 +380,7 @@ class OutboxUnavailableError(UnavailableError):
 
 
 class OutboxDamagedError(OutboxUnavailableError):
-    """Results on disk cannot be read; the message names the file that holds them."""
-
-    code = "outbox.damaged"
+    """What is on disk can no longer be read; see `Outbox.set_away`."""
 
 
 OutboxRow = tuple[int, str, bytes, Mapping[str, object]]

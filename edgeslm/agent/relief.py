@@ -96,7 +96,7 @@ class Relief:
         uplink.gave_up(len(thinned.gone))
         if thinned.gone:
             self._drops["telemetry_thinned"] += thinned.results
-            self._say("telemetry_thinned", "outbox.thinned")
+            self._tell("telemetry_thinned", "outbox.thinned", self._left)
 
     def _begin_thinner(self) -> Thinner:
         """Begin behind what an earlier life may have sent: nobody is to get it in two forms."""
@@ -120,7 +120,7 @@ class Relief:
         except OutboxUnavailableError:
             return False
         if evicted:
-            self._say("telemetry_evicted", "outbox.evicted")
+            self._tell("telemetry_evicted", "outbox.evicted", self._left)
         return bool(evicted)
 
     def fit(self) -> bool:
@@ -144,10 +144,11 @@ class Relief:
         if not expired:
             self._expire_at = now + EXPIRE_S
             return
-        self._say("telemetry_expired", "outbox.evicted")
+        self._tell("telemetry_expired", "outbox.evicted", self._left)
 
-    def _say(self, event: str, code: str) -> None:
-        self._tell(event, code, f"{len(self._outbox)} results and summaries wait on disk")
+    @property
+    def _left(self) -> str:
+        return f"{len(self._outbox)} results and summaries wait on disk"
 
     def _give_up(self, stored: Sequence[Stored]) -> int:
         """Remove these rows of telemetry; return how many results that were."""

@@ -27,6 +27,7 @@ BROKER_ERRORS: Final = {
     "uplink.deferred": "The uplink broker does not take results now, by quota or by its rules.",
     "outbox.thinned": "The uplink is away for long: telemetry on disk is summed up.",
     "outbox.evicted": "The outbox passed a bound: the oldest telemetry was given up.",
+    "outbox.damaged": "Results on disk cannot be read; the message names the file that holds them.",
 }
 # In an event: what the agent finds wrong with itself.
 SELF_ERRORS: Final = {

@@ -77,3 +77,15 @@ def test_trim_gives_memory_back_and_everything_still_works() -> None:
     """In a process of its own: memory goes back once, and the collector's state is global."""
     done = subprocess.run([sys.executable, "-c", TRIMMED], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's alone")
+def test_what_is_written_is_counted_where_the_kernel_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (process.written_mb() or 0.0) >= 0
+    (tmp_path / "self").mkdir()
+    monkeypatch.setattr(process, "PROC", tmp_path)
+    assert process.written_mb() is None
+    (tmp_path / "self/io").write_text("wchar: 7\nwrite_bytes: 3145728\n")
+    assert process.written_mb() == 3.0

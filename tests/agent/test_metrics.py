@@ -69,6 +69,7 @@ def test_each_metric_can_be_had() -> None:
             crashes=crashes,
             rss_mb_per_h=3.6,
             outbox_oldest_s=60.0,
+            outbox_alerts=2,
             models=[{**json.loads(EXAMPLE.read_text())["models"][0], "oldest_s": 1.5}],
         )
     )
