@@ -67,7 +67,7 @@ def in_first_order(plant: Plant) -> bool:
 def test_an_uplink_cut_again_and_again_loses_nothing_and_keeps_order(
     far: Callable[..., AgentProcess], plant: Plant, network: Proxy
 ) -> None:
-    agent = far()
+    agent = far(outbox={"catch_up_per_s": 10_000})  # what it lags behind is not waited for
     agent.start()
     flow = Flow(plant)
     with flow.running():
