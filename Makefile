@@ -44,7 +44,7 @@ test: venv mosquitto proofs ## the tests
 	@$(PYTEST) $(ARGS)
 
 test-slow: venv mosquitto ## those that take minutes as well
-	@packaging/proofs.sh browser
+	@packaging/proofs.sh slow
 	@$(PYTEST) -m "slow or not slow" $(ARGS)
 
 check: venv ## format, lint, types, layers, generated documents, known vulnerabilities
