@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from edgeslm.contract.manifest import Artifact
 from edgeslm.contract.messages import Cause, ClockTrust
-from edgeslm.core.backlog import Stored, Thinned
 from edgeslm.errors import RejectedError, UnavailableError
 
-if TYPE_CHECKING:  # the agent's start does without them
+if TYPE_CHECKING:  # the agent's start, or the exporter, does without them
     from edgeslm.contract.fleet import Assignment, BlockList, BundleOffer, Command, Keys
     from edgeslm.contract.slots import SlotName, SlotTable
+    from edgeslm.core.backlog import Stored, Thinned
 
 Tensor = NDArray[np.generic]
 P = TypeVar("P", bound="Publication")

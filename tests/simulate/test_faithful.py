@@ -145,7 +145,10 @@ class Two:
         said = [read(message) for message in self.ear.said[device, kind]]
         # Of messages that differ in what is not read, the one before may be the same.
         news = itertools.dropwhile(lambda each: said[:begin][-1:] == [each], said[begin:])
-        return [key for key, _ in itertools.groupby(news)]
+        found = [key for key, _ in itertools.groupby(news)]
+        if kind == "events":  # agent's and updater's come by connections of their own
+            found.sort(key=lambda each: each[0].startswith("update_"))
+        return found
 
     def close(self) -> None:
         if self.played is not None:
