@@ -34,11 +34,11 @@ def test_a_message_that_kills_three_times_is_answered_with_an_error(
     poll(lambda: "state" in plant.last, "state")
     assert agent.stop() < 5
     agent.start()  # it was acknowledged: it does not come again
-    answered = {r["id"] for r in plant.results}
+    known = {r["id"] for r in plant.results}
     before = len(plant.results)
     plant.publish("in/a", "and on")
     plant.wait_for(7)
-    assert [r["id"] for r in plant.results[before:] if r["id"] in answered] == []
+    assert [r["id"] for r in plant.results[before:] if r["id"] in known] == []
 
 
 def test_a_message_that_raises_is_answered_and_logged_once_in_a_while(
