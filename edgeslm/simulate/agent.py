@@ -32,8 +32,10 @@ from edgeslm.contract.messages import (
     Result,
     State,
     Status,
+    Timed,
     encode,
     event_of,
+    stamp,
 )
 from edgeslm.contract.slots import SlotName, SlotTable
 from edgeslm.contract.topics import Topics
@@ -122,6 +124,7 @@ class PlayedAgent(Control):
     def __post_init__(self) -> None:
         super().__init__(Path())
         self._instance = secrets.token_hex(16)
+        self._boot = secrets.token_hex(4)
         self._began = self._counted_at = self.clock.monotonic()
         held = slots.slots_of(self.table(), self.nature.model)
         active = slots.committed(held)
@@ -234,6 +237,7 @@ class PlayedAgent(Control):
             "reason": reason,
             "time": self.clock.wall(),
         }
+        self._stamp(status)
         self.send(self.topics.status, encode(status), True)  # noqa: FBT003 -- retained
 
     def say_if_changed(self, now: float) -> None:
@@ -259,9 +263,11 @@ class PlayedAgent(Control):
             "drops": {},
         }
         if not nature.old:
+            state["outbox_alerts"], state["written_mb"] = 0, 0.0
             state["profile"] = nature.profile
             if nature.tags:
                 state["tags"] = dict(nature.tags)
+        self._stamp(state)
         self.send(self.topics.state, encode(state), True)  # noqa: FBT003 -- retained
 
     def result(self) -> None:
@@ -294,6 +300,7 @@ class PlayedAgent(Control):
             alarm = chance.random() < does.alarms
             result["label"] = "anomaly" if alarm else "normal"
             result["score"], result["p_value"] = (9.0, 0.001) if alarm else (1.0, 0.5)
+        self._stamp(result)
         self.send(self.topics.results(self.nature.model), encode(result), False)  # noqa: FBT003
 
     def _shown(self) -> Serving | None:
@@ -329,7 +336,13 @@ class PlayedAgent(Control):
     def _event(self, event: str, detail: Mapping[str, str | int | float | bool]) -> None:
         now = self.clock.wall()
         message = event_of(self.topics.device, now, event, self.nature.model, None, detail)
+        self._stamp(message)
         self.send(self.topics.events, encode(message), False)  # noqa: FBT003 -- not retained
+
+    def _stamp(self, message: Timed) -> None:
+        if not self.nature.old:
+            mono = round(self.clock.monotonic(), 3)
+            stamp(message, mono=mono, boot=self._boot, trust="synchronised")
 
     # How it does.
 

@@ -222,6 +222,7 @@ def test_kills_while_the_uplink_comes_and_goes_lose_nothing_and_count_nothing_tw
     assert agent.stop() < 5
 
 
+@pytest.mark.slow
 def test_new_results_flow_while_the_disk_empties_slowly(
     agent: AgentProcess, plant: Plant, listener: Plant, uplink: Uplink
 ) -> None:

@@ -138,6 +138,7 @@ def test_on_a_terminal_it_draws_and_leaves_the_summary(scratch: dict[str, str]) 
     assert "0 lost" in after
 
 
+@pytest.mark.slow
 def test_a_log_file_is_learnt_and_played(scratch: dict[str, str], tmp_path: Path) -> None:
     log = tmp_path / "sys.log"
     lines = [

@@ -91,6 +91,7 @@ def rows_of(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {Path(row["profile"]).stem: row for row in report["profiles"]}
 
 
+@pytest.mark.slow
 def test_each_profile_gets_what_an_export_of_its_own_would_give(
     job: Job, stages: Stages, tmp_path: Path, compiled: list[str]
 ) -> None:

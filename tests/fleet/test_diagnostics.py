@@ -186,6 +186,7 @@ def test_a_replayed_one_is_heeded_once_and_not_by_the_next_updater_either(fleet:
     assert b"command.stale" in fleet.replies[1]
 
 
+@pytest.mark.slow
 def test_a_flood_costs_six_programs_and_an_answer_each(fleet: Fleet) -> None:
     for _ in range(40):
         fleet.send(fleet.genuine())

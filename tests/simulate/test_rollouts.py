@@ -46,6 +46,7 @@ def test_a_bad_version_stays_in_the_first_wave(
     assert kit.counted(service.engine, number)[DeviceState.LEFT_OUT] == DEVICES - len(asked)
 
 
+@pytest.mark.slow
 def test_a_rough_fleet_comes_to_a_decision(
     service: kit.Running, play: Play, repository: Repository, mosquitto: Mosquitto
 ) -> None:
