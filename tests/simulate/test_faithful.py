@@ -208,6 +208,7 @@ def busy(two: Two) -> Iterator[Two]:
     worker.join()
 
 
+@pytest.mark.slow  # what is said when, of two processes: a busy machine upsets it
 def test_a_simulated_device_says_what_a_real_one_says(busy: Two) -> None:
     # It passes; its golden file fails; it errs in its trial, and is taken back.
     for version in (2, BAD, ERRING):
