@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
+from edgeslm.fleet.authority import Authority
 from edgeslm.fleet.repository import Repository
 from tests.fleet import kit as fleet_kit
-from tests.provision.kit import Device, Fleet
+from tests.provision.kit import Device, Fleet, Site
+from tests.provision.live import Running
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +45,21 @@ def device(fleet: Fleet, tmp_path: Path) -> Callable[..., Device]:
         return Device(tmp_path / name, fleet, **more)
 
     return make
+
+
+@pytest.fixture
+def site(repository: Repository, tmp_path: Path) -> Iterator[Site]:
+    """A broker set up as we say."""
+    Authority(repository).make()
+    made = Site(tmp_path / "site", repository)
+    made.start()
+    yield made
+    made.broker.kill()
+
+
+@pytest.fixture
+def service(site: Site, tmp_path: Path) -> Iterator[Running]:
+    """The service beside it."""
+    running = Running(site, f"sqlite:///{tmp_path / 'repository' / 'fleet.db'}")
+    yield running
+    running.stop()

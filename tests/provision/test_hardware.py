@@ -10,19 +10,16 @@ import socket
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from edgeslm.contract.identity import SOCKET
 from edgeslm.contract.settings import Broker, HardwareKey, Tls, load_settings
-from edgeslm.fleet.authority import Authority
-from edgeslm.fleet.repository import Repository
 from edgeslm.provision.folder import Folder
 from edgeslm.provision.hardware import stunnel
 from tests.provision.kit import Site, edgeslm, eventually
-from tests.provision.test_system import Running, connects, publishes
+from tests.provision.live import Running, connects, publishes
 
 MODULES = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so")
 ENGINES = ("/usr/lib/x86_64-linux-gnu/engines-3/pkcs11.so", "/usr/lib/ssl/engines-3/pkcs11.so")
@@ -56,22 +53,6 @@ def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     subprocess.run([*argv, "--so-pin", PIN], check=True, capture_output=True)
     (tmp_path / "pin").write_text(PIN)
     return {"module": module, "token": "edge", "pin_file": str(tmp_path / "pin")}
-
-
-@pytest.fixture
-def site(repository: Repository, tmp_path: Path) -> Iterator[Site]:
-    Authority(repository).make()
-    made = Site(tmp_path / "site", repository)
-    made.start()
-    yield made
-    made.broker.kill()
-
-
-@pytest.fixture
-def service(site: Site, tmp_path: Path) -> Iterator[Running]:
-    running = Running(site, f"sqlite:///{tmp_path / 'repository' / 'fleet.db'}")
-    yield running
-    running.stop()
 
 
 def test_a_key_in_a_token_connects_by_stunnel(

@@ -7,9 +7,6 @@ import json
 import secrets
 import ssl
 import subprocess
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -17,22 +14,16 @@ import pytest
 
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig, visit
-from edgeslm.contract.settings import AgentSettings, Broker, load_settings, read_settings
-from edgeslm.fleet import enrolment
-from edgeslm.fleet.authority import Authority
+from edgeslm.contract.settings import load_settings, read_settings
 from edgeslm.fleet.database import identities
-from edgeslm.fleet.database.engine import open_database, reading
+from edgeslm.fleet.database.engine import reading
 from edgeslm.fleet.repository import Repository
-from edgeslm.fleet.service.service import Service
-from edgeslm.fleet.service.wiring import make
-from edgeslm.ports import Confirmed, Letter, Report, Up
+from edgeslm.ports import Letter, Report
 from tests import kills
 from tests.fleet.guarded import secret
-from tests.fleet.service import kit as service_kit
 from tests.provision.kit import (
     DAY_S,
     ROOT,
-    WE,
     Csr,
     ServerCa,
     Site,
@@ -40,52 +31,11 @@ from tests.provision.kit import (
     eventually,
     versioned,
 )
+from tests.provision.live import Running, connects, publishes, up
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
 
-
 NO_TOKEN = "edp_" + "x" * 43
-
-
-class Running(service_kit.Running):
-    """The service, on the site's listener with a password."""
-
-    def __init__(self, site: Site, database: str) -> None:
-        self.engine = open_database(database)
-        self.service: Service = make(site.repository, self.engine, site.service, lease_s=1.0)
-        self.ended = None
-        self._thread = threading.Thread(target=self._run, name="service")
-        self._thread.start()
-
-    def token(self, device: str, **more: bool) -> str:
-        wanted = [enrolment.Wanted(device)]
-        said = {"actor": WE, "now": time.time(), "days": 30.0}
-        return enrolment.enrol(self.engine, wanted, **said, **more).tokens[device]  # type: ignore[arg-type]
-
-    def refused(self) -> dict[str, int]:
-        return dict(self.service.refused())
-
-
-@pytest.fixture
-def site(repository: Repository, tmp_path: Path) -> Iterator[Site]:
-    Authority(repository).make()
-    made = Site(tmp_path / "site", repository)
-    made.start()
-    yield made
-    made.broker.kill()
-
-
-@pytest.fixture
-def service(site: Site, tmp_path: Path) -> Iterator[Running]:
-    running = Running(site, f"sqlite:///{tmp_path / 'repository' / 'fleet.db'}")
-    yield running
-    running.stop()
-
-
-def connects(settings: AgentSettings, as_: str = "a-client") -> bool:
-    """Whether the broker takes the device by its certificate."""
-    client = visit(LinkConfig(as_, settings.uplink), timeout_s=5.0)
-    return client.session_present is not None
 
 
 def trouble(file: Path) -> str:
@@ -143,27 +93,6 @@ def test_a_connection_that_is_lost_comes_back_with_the_renewed_certificate(
         site.list_replaced(service.engine)
         site.restart()  # from now on the first one would not get in
         assert up(reports).epoch > first.epoch
-    finally:
-        link.stop()
-        link.join(5)
-
-
-def up(reports: SimpleQueue[Report]) -> Up:
-    while not isinstance(report := reports.get(timeout=20), Up):
-        pass
-    return report
-
-
-def publishes(broker: Broker, topic: str) -> bool:
-    """Whether the service's side hears it."""
-    reports: SimpleQueue[Report] = SimpleQueue()
-    link = MqttLink[Letter](LinkConfig(secrets.token_hex(4), broker), reports.put)
-    link.start()
-    try:
-        link.publish([Letter(topic, b"{}")], epoch=up(reports).epoch)
-        while not isinstance(done := reports.get(timeout=10), Confirmed):
-            pass
-        return bool(done.publications)
     finally:
         link.stop()
         link.join(5)
