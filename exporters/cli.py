@@ -7,7 +7,7 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -111,42 +111,29 @@ def _check_installed() -> None:
 
 
 def _run(argv: Sequence[str]) -> int:
+    from exporters import commands  # noqa: PLC0415 -- see above
+
     parser = _parser()
     args = parser.parse_args(argv)
+    if args.task in commands.names():
+        return _command(args)
     if args.minutes is not None and not args.tune:
         parser.error("--minutes goes with --tune")
     if args.tune and getattr(args, "lock", None) is not None:
         parser.error("--tune searches what --lock has settled: give one of them")
     # After the arguments: they take seconds.
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import (  # noqa: PLC0415
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
     from exporters.export import Job, export  # noqa: PLC0415
     from exporters.matrix import matrix  # noqa: PLC0415
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
     options = _options(args)
     profiles = options.pop("profiles", None)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with _progress() as stage:
         if profiles is None:
-            report = export(Job(**options), _Stages(bars))
+            report = export(Job(**options), stage)
         else:
-            report = matrix(Job(**options, profile=""), profiles, _Stages(bars))
+            report = matrix(Job(**options, profile=""), profiles, stage)
     rows = report.get("profiles", [report])
-    for caution in dict.fromkeys(caution for row in rows for caution in row["cautions"]):
-        sys.stderr.write(f"edgeslm-export: note: {caution}\n")
+    _caution(caution for row in rows for caution in row["cautions"])
     if args.tune and profiles is None:
         sys.stderr.write(_fronts(args.out))
     if profiles is None:
@@ -161,6 +148,45 @@ def _run(argv: Sequence[str]) -> int:
         _complain(f"{row['profile']}: {row['error']['message']} [{row['error']['code']}]", 0)
     sys.stdout.write(json.dumps({"out": str(args.out), **report}) + "\n")
     return EXIT_PARTLY if failed else 0
+
+
+def _command(args: argparse.Namespace) -> int:
+    from exporters import commands  # noqa: PLC0415 -- see above
+
+    command = commands.load(args.task)
+    with _progress() as stage:
+        report = command.run(args, stage)
+    _caution(report.get("cautions", ()))
+    sys.stdout.write(json.dumps(report) + "\n")
+    return 0
+
+
+def _caution(notes: Iterable[str]) -> None:
+    for note in dict.fromkeys(notes):
+        sys.stderr.write(f"edgeslm-export: note: {note}\n")
+
+
+@contextmanager
+def _progress() -> Iterator[_Stages]:
+    """Draw the stages of what is done inside, on a terminal."""
+    from rich.console import Console  # noqa: PLC0415 -- takes a while: after the arguments
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        yield _Stages(bars)
 
 
 def _fronts(out: Path) -> str:
@@ -215,6 +241,8 @@ class _Stages:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from exporters import commands  # noqa: PLC0415 -- see above
+
     parser = argparse.ArgumentParser(
         prog="edgeslm-export",
         description="Compile a small language model and a task's head for one device, or for many.",
@@ -233,6 +261,15 @@ def _parser() -> argparse.ArgumentParser:
     _many_profiles(many)
     inner = many.add_subparsers(dest="task", required=True, metavar="TASK")
     _add_tasks(inner, _MATRIX_EPILOG + _STATUSES, lambda _: None)
+    for name in commands.names():
+        command = commands.load(name)
+        one = tasks.add_parser(
+            name,
+            help=command.HELP,
+            epilog=command.EPILOG + _STATUSES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_options(one)
     return parser
 
 
