@@ -70,7 +70,10 @@ class Client:
 
 
 class Source(Client):
-    """Publishes numbered texts, each again and again until the broker has acknowledged it.
+    """Publishes numbered texts in order, each again and again until the broker has it.
+
+    After a break none is published before all of those under way are acknowledged: the client
+    would send it among them.
 
     Attributes:
         sent: topic of each text, by its number.
@@ -83,15 +86,20 @@ class Source(Client):
         self.again: set[int] = set()
         self._texts = texts
         self._pending: dict[int, int] = {}  # number by packet id
+        self._connected = False
+        self._in_order = threading.Event()
         super().__init__(port, "source")
         self._client.on_publish = self._on_publish
 
     def send(self) -> None:
-        """Publish the next one.
+        """Publish the next one, as soon as that keeps the order.
 
         Raises:
-            RunFailedError: the client does not count as we do.
+            RunFailedError: the client does not count as we do, or the broker stays away.
         """
+        if not self._in_order.wait(_UP_S):
+            msg = "the source's broker does not come back"
+            raise RunFailedError(msg)
         number = len(self.sent)
         kind = ALERTS if number % EVERY == 0 else TELEMETRY
         topic = f"{kind}/{SOURCES[number % len(SOURCES)]}"
@@ -107,11 +115,23 @@ class Source(Client):
         """Return how many texts the broker has not acknowledged."""
         return len(self._pending)
 
+    def _on_connect(self, client: paho.Client, *_: Any) -> None:
+        self._connected = True
+        self._see_order()
+        super()._on_connect(client)
+
     def _on_publish(self, _client: object, _data: object, packet: int, *_: Any) -> None:
         self._pending.pop(packet, None)
+        self._see_order()
 
     def _on_disconnect(self, *_: Any) -> None:
+        self._connected = False
+        self._in_order.clear()
         self.again |= set(self._pending.copy().values())
+
+    def _see_order(self) -> None:
+        if self._connected and not self._pending:
+            self._in_order.set()
 
 
 class Listener(Client):
