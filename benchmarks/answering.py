@@ -16,11 +16,12 @@ _TOLD_EVERY: Final = 500
 def answers(bundle: Path, rows: Sequence[Row], *, tell: Callable[[str], None]) -> list[Answer]:
     """Return what the runtime answers to each row, one after another, as on a device."""
     model = load_model(bundle)
+    memory = model.memory()
     found = []
     for number, row in enumerate(rows):
         if number % _TOLD_EVERY == 0:
             tell(f"answering {number:,} of {len(rows):,}")
-        found.append(model.answer(request(row)))
+        found.append(model.answer(request(row), memory))
     return found
 
 

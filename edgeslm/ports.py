@@ -169,14 +169,32 @@ class Prepared:
     context: object = None
 
 
+class Memory(Protocol):
+    """What a task knows of the texts it was asked before; one stream's, and one thread's at a time.
+
+    It depends on what was asked and in which order, and on nothing else: no clock, no model.
+    """
+
+    def counts(self) -> dict[str, int]:
+        """How often what happened, by name, since it began; any thread may ask."""
+
+
 class Task(Protocol):
-    """Text <-> tensors <-> answer, for one bundle. Stateless between requests, thread-safe."""
+    """Text <-> tensors <-> answer, for one bundle. Immutable: any thread may use it."""
+
+    def memory(self) -> Memory | None:
+        """Return a memory of nothing yet; None: no answer depends on what was asked before."""
 
     def prepare(self, request: Request) -> Prepared:
         """Read the text; pure, total for any string."""
 
     def finish(
-        self, prepared: Prepared, outputs: Mapping[str, Tensor] | None, *, truncated: bool
+        self,
+        prepared: Prepared,
+        outputs: Mapping[str, Tensor] | None,
+        *,
+        truncated: bool,
+        memory: Memory | None = None,
     ) -> Answer:
         """Turn the model's outputs for one text (row 0 of each, batch axis dropped) into an answer.
 
@@ -184,6 +202,8 @@ class Task(Protocol):
             prepared: from `prepare`.
             outputs: name -> array without the batch axis; None if `model_text` was None.
             truncated: the model saw only the first `max_tokens` tokens.
+            memory: of what came before, from `memory` of this task; this text joins it. None:
+                nothing came before, and nothing is to be remembered.
         """
 
 

@@ -55,6 +55,14 @@ class Twin:
         return (one.label, one.accepted) == (other.label, other.accepted)
 
 
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A case of the golden file; `near`: a device may judge it otherwise."""
+
+    judged: Judged
+    near: bool
+
+
 Surety = Callable[[Answer, Tolerance], float]
 """`exporters.recipes.base.Recipe.surety` of one bundle."""
 
@@ -103,8 +111,8 @@ def tolerance(pool: Sequence[Twin]) -> Tolerance:
     )
 
 
-def golden_file(pool: Sequence[Twin], surety: Surety, *, allowed: Tolerance) -> bytes:
-    """Return the golden file: a case a line, most of them sure, some at the threshold."""
+def pick(pool: Sequence[Twin], surety: Surety, *, allowed: Tolerance) -> list[Case]:
+    """Return the cases of the golden file: most of them sure, some at the threshold."""
     sure: list[Judged] = []
     borderline: list[Judged] = []
     for twin in pool:
@@ -113,8 +121,22 @@ def golden_file(pool: Sequence[Twin], surety: Surety, *, allowed: Tolerance) -> 
         (sure if is_sure else borderline).append(twin.judged)
     chosen = choose(sure, surety, cases=CASES - min(_BORDERLINE, len(borderline)))
     near = choose(borderline, surety, cases=CASES - len(chosen))
-    lines = [_line(j, near=False) for j in chosen] + [_line(j, near=True) for j in near]
-    return "".join(lines).encode("utf-8")
+    return [Case(j, near=False) for j in chosen] + [Case(j, near=True) for j in near]
+
+
+def in_sequence(
+    cases: Sequence[Case], answers: Sequence[Answer], surety: Surety, *, allowed: Tolerance
+) -> list[Case]:
+    """Return the cases with what is said of them when they are asked in this order."""
+    return [
+        Case(Judged(case.judged.row, answer), near=case.near or surety(answer, allowed) <= 1)
+        for case, answer in zip(cases, answers, strict=True)
+    ]
+
+
+def golden_file(cases: Sequence[Case]) -> bytes:
+    """Return the golden file: a case a line."""
+    return "".join(_line(case.judged, near=case.near) for case in cases).encode("utf-8")
 
 
 def _line(judged: Judged, *, near: bool) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 
 from edgeslm.errors import RejectedError
 from edgeslm.ports import Answer, Request
-from edgeslm.runtime.model import Model
+from edgeslm.runtime.model import Model, Reading
 from exporters.data import Row
 from exporters.heads.base import Advance
 from exporters.recipes.base import Metrics
@@ -58,15 +58,21 @@ def request_of(row: Row) -> Request:
 
 
 def answer_all(model: Model, rows: Sequence[Row], advance: Advance) -> list[Answer]:
-    """Return the answers of `model` to `rows`, in their order."""
+    """Return the answers of `model` to `rows`, asked in their order and nothing before them."""
+    memory = model.memory()
 
-    def one(row: Row) -> Answer:
-        answer = model.answer(request_of(row))
+    def one(row: Row) -> Reading | Exception:
+        (reading,) = model.read([request_of(row)])
         advance(1)
-        return answer
+        return reading
 
+    answers: list[Answer] = []
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(one, rows))
+        for answer in model.judge(list(pool.map(one, rows)), memory):
+            if isinstance(answer, Exception):
+                raise answer
+            answers.append(answer)
+    return answers
 
 
 def tidy(metrics: Mapping[str, float | int | None]) -> dict[str, float | int | None]:

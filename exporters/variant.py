@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,17 @@ from exporters.bundle import COSTS, Identity, Made, write_bundle
 from exporters.costs import write_costs
 from exporters.data import Row, sample
 from exporters.documented import explained
-from exporters.golden import POOL, Judged, Twin, choose, golden_file, strange_rows, tolerance
+from exporters.golden import (
+    POOL,
+    Judged,
+    Twin,
+    choose,
+    golden_file,
+    in_sequence,
+    pick,
+    strange_rows,
+    tolerance,
+)
 from exporters.quality import QualityError, request_of, short, tidy
 from exporters.targets.base import ANYWHERE, Compiled, Plan, Target
 from exporters.workbench import Workbench
@@ -134,7 +145,8 @@ class Maker:
         if plan.emulated:  # each takes a second or two
             strange = strange[:_STRANGE_EMULATED]
         more = map(Judged, strange, answers(strange, "more cases of"))
-        golden, allowed = self._golden(built, made, [*judged, *more])
+        ask = partial(answers, stage="cases in order of") if model.memory() is not None else None
+        golden, allowed = self._golden(built, made, [*judged, *more], ask)
         made = replace(made, golden=golden, tolerance=allowed)
         # Raises where a case does not replay.
         self._load(folder, made, stand_in=here, golden=True)
@@ -205,9 +217,16 @@ class Maker:
         return report, error
 
     def _golden(
-        self, built: _Built, made: Made, judged: Sequence[Judged]
+        self,
+        built: _Built,
+        made: Made,
+        judged: Sequence[Judged],
+        ask: Callable[[Sequence[Row]], Sequence[Answer]] | None,
     ) -> tuple[bytes, Tolerance]:
-        """Return the golden file of a variant and how far a device may be from it."""
+        """Return the golden file of a variant and how far a device may be from it.
+
+        `ask` is there where answers depend on what was asked before: it asks anew, in order.
+        """
         bench, compiled = self.workbench, made.compiled
         parameters = compiled.head.parameters
 
@@ -216,6 +235,8 @@ class Maker:
 
         pool = choose(judged, surety, cases=POOL)
         rows = [j.row for j in pool]
+        if ask is not None:
+            pool = list(map(Judged, rows, ask(rows)))
         if compiled.twin is None:
             others = bench.reference_answers(rows)
         else:
@@ -229,7 +250,11 @@ class Maker:
         allowed = tolerance(twins)
         if compiled.twin is None or made.verified in {"static", "none"}:
             allowed = self.profile.tolerance or _guess(allowed)
-        return golden_file(twins, surety, allowed=allowed), allowed
+        cases = pick(twins, surety, allowed=allowed)
+        if ask is not None:
+            said = ask([case.judged.row for case in cases])
+            cases = in_sequence(cases, said, surety, allowed=allowed)
+        return golden_file(cases), allowed
 
     def _twin(self, made: Made, write: Callable[[Path], None] | None) -> Model:
         """Return the variant with other kernels."""

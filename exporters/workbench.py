@@ -80,6 +80,7 @@ class Workbench:
     stage: Stage
     _made: dict[Hashable, object] = field(default_factory=dict)
     _answers: dict[Hashable, dict[tuple[str, str], Answer]] = field(default_factory=dict)
+    _sequences: dict[tuple[Hashable, tuple[Row, ...]], list[Answer]] = field(default_factory=dict)
 
     def identity(self, name: str, version: int, profile: str) -> Identity:
         """Return what a manifest of this model says besides its files."""
@@ -213,7 +214,9 @@ class Workbench:
     def answers(
         self, key: Hashable, rows: Sequence[Row], model: Callable[[], Model], *, stage: str
     ) -> list[Answer]:
-        """Return what a model says of `rows`: of text and source, each once.
+        """Return what a model says of `rows`, asked in their order and nothing before them.
+
+        One that remembers nothing is asked of each text and source once.
 
         Args:
             key: the content of the model, and who runs it.
@@ -221,11 +224,18 @@ class Workbench:
             model: loads it; called only where `key` was not asked all of this before.
             stage: what to announce.
         """
+        if (said := self._sequences.get((key, tuple(rows)))) is not None:
+            return said
         known = self._answers.setdefault(key, {})
         new = {(r.text, r.source): r for r in rows if (r.text, r.source) not in known}
         if new:
             answering = model()
-            with self.stage(stage, len(new)) as advance:
-                said = answer_all(answering, list(new.values()), advance)
+            remembers = answering.memory() is not None
+            asked = list(rows if remembers else new.values())
+            with self.stage(stage, len(asked)) as advance:
+                said = answer_all(answering, asked, advance)
+            if remembers:
+                self._sequences[key, tuple(rows)] = said
+                return said
             known.update(zip(new, said, strict=True))
         return [known[row.text, row.source] for row in rows]

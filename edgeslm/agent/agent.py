@@ -24,11 +24,12 @@ from edgeslm.agent.homeassistant import announcements
 from edgeslm.agent.loader import Loaded, Loader, News, Rechecked, RoomWanted
 from edgeslm.agent.metrics import Endpoint, Snapshot
 from edgeslm.agent.parts import Office, Parts
+from edgeslm.agent.responder import Responder
 from edgeslm.agent.roster import Roster
 from edgeslm.agent.session import Job
 from edgeslm.agent.vitals import Vitals
 from edgeslm.agent.voice import Voice
-from edgeslm.agent.workers import Pool, Responder
+from edgeslm.agent.workers import Pool
 from edgeslm.contract.messages import SCHEMA_VERSION, State
 from edgeslm.contract.settings import AgentSettings
 from edgeslm.core.allowance import Allowance

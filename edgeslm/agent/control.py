@@ -14,9 +14,9 @@ from edgeslm.agent.latencies import QUANTILES
 from edgeslm.agent.loader import Loaded, Loader, Rechecked, Wanted
 from edgeslm.agent.models import ModelSlot, Trial
 from edgeslm.agent.parts import Office
+from edgeslm.agent.responder import Model, ModelUnavailableError
 from edgeslm.agent.roster import Roster
 from edgeslm.agent.shelf import Shelf
-from edgeslm.agent.workers import Model, ModelUnavailableError
 from edgeslm.contract.control import (
     Commit,
     Configure,

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from edgeslm.adapters.process import trim
 from edgeslm.agent.desired import Source
-from edgeslm.agent.workers import Model
+from edgeslm.agent.responder import Model
 from edgeslm.contract.messages import ErrorInfo
 from edgeslm.errors import EdgeSLMError, UnavailableError
 from edgeslm.logs import Log

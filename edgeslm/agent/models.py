@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from edgeslm.adapters.process import cores
 from edgeslm.agent.desired import Source
 from edgeslm.agent.latencies import QUANTILES, Latencies
+from edgeslm.agent.responder import AbsentModel, Model, Responder
 from edgeslm.agent.session import InputSession, Job
-from edgeslm.agent.workers import AbsentModel, Model, Pool, Responder
+from edgeslm.agent.workers import Pool
 from edgeslm.contract.messages import ErrorInfo, ModelState
 from edgeslm.contract.settings import ModelSettings
 from edgeslm.core.support import has_ended
 from edgeslm.errors import UnavailableError
+from edgeslm.ports import Memory
 from edgeslm.runtime.coverage import coverage_state
 
 
@@ -94,6 +97,19 @@ class ModelSlot:
         self.responder = responder
         self.pool = pool
 
+    def teach(self, lesson: Callable[[Memory], None]) -> bool:
+        """Let `lesson` change what the model remembers, after the inputs it was given so far.
+
+        Returns:
+            Whether there is a model that remembers.
+        """
+        if self.responder is None or self.pool is None:
+            return False
+        if (taught := self.responder.lesson(lesson)) is None:
+            return False
+        self.pool.put(taught)
+        return True
+
     @property
     def stands_in(self) -> bool:
         """Whether inputs are refused for want of a model."""
@@ -145,6 +161,8 @@ class ModelSlot:
             if model.passed_over:
                 state["passed_over"] = list(model.passed_over)
             _tell_support(state, model.supported_until, wall)
+            if (memory := self.responder.memory) is not None:
+                state["memory"] = memory.counts()
             state["cache_hits"] = model.cache_hits
             state["cache_misses"] = model.cache_misses
         if (took := self.latencies.quantiles_ms(QUANTILES, now=now)) is not None:

@@ -12,8 +12,9 @@ from edgeslm.adapters.systemd import Notifier
 from edgeslm.agent.crashes import Crashes
 from edgeslm.agent.desired import Source
 from edgeslm.agent.homeassistant import Discovery
+from edgeslm.agent.responder import Model, Responder
 from edgeslm.agent.retained import Retained
-from edgeslm.agent.workers import Model, Pool, Responder
+from edgeslm.agent.workers import Pool
 from edgeslm.contract.profile import FlashBudget, PressureLimits
 from edgeslm.contract.settings import AgentSettings
 from edgeslm.core.delivery import Parcel

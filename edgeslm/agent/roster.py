@@ -12,8 +12,9 @@ from edgeslm.agent.dispatch import Dispatcher
 from edgeslm.agent.loader import LetGo, Loaded, Loader, RoomWanted, Wanted
 from edgeslm.agent.models import ModelSlot, NoBundleError, failed_state, threads_of
 from edgeslm.agent.parts import Office, RosterParts
+from edgeslm.agent.responder import AbsentModel, Model, Responder
 from edgeslm.agent.session import InputSession, Job, routes_of
-from edgeslm.agent.workers import AbsentModel, Model, Pool, Responder
+from edgeslm.agent.workers import Pool
 from edgeslm.contract.messages import ErrorInfo, ModelState
 from edgeslm.contract.settings import AgentSettings, ModelSettings
 from edgeslm.core.delivery import Parcel
@@ -299,7 +300,7 @@ class Roster:
             )
             self._serve(slot, responder)
         else:
-            slot.responder.model = model
+            slot.responder.equip(model)
         self._weigh(slot)  # settings and level may have changed while it was loaded
         detail: dict[str, str | float] = {"version": model.ref["version"]}
         if source.slot is not None:
@@ -445,8 +446,9 @@ class Roster:
 
     def _put(self, job: Job) -> None:
         slot = self.slots[job.session.model]
-        if slot.pool is None:  # dismissed meanwhile: its model is being loaded
+        if slot.pool is None or slot.responder is None:  # dismissed: its model is being loaded
             self.dispatcher.unbegun([job])
             slot.backlog.append(job)
         else:
+            slot.responder.begin(job)
             slot.pool.put(job)

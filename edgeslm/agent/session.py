@@ -32,6 +32,7 @@ class Job(Ticket):
         parcel: its result; None where it has none.
         outcome: "answered", "error" or "expired"; set with `parcel`.
         alarm: it was answered with the label of an anomaly.
+        turn: when it is judged; None: at any time, or it was.
         owed: settled, but its connection is gone: acknowledged when it is redelivered.
     """
 
@@ -46,6 +47,7 @@ class Job(Ticket):
         "sequence",
         "session",
         "size",
+        "turn",
         "what",
     )
 
@@ -65,6 +67,7 @@ class Job(Ticket):
         self.parcel: Parcel | None = None
         self.outcome = ""
         self.alarm = False
+        self.turn: int | None = None
         self.owed = False
 
 

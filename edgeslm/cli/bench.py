@@ -23,7 +23,7 @@ from edgeslm import __version__, providers
 from edgeslm.adapters.fs import write_durably
 from edgeslm.adapters.meters import EnergyMeter, cpu_mhz, energy_meter, temperature_c
 from edgeslm.adapters.process import cores, pss_mb
-from edgeslm.agent.workers import TOGETHER
+from edgeslm.agent.responder import TOGETHER
 from edgeslm.cli.text import duration, printable, whole
 from edgeslm.contract.measurement import Climate, Energy, Latency, Measurement
 from edgeslm.errors import UnavailableError
@@ -156,10 +156,11 @@ def measure(  # noqa: PLR0913 -- by name
         Request(case.request.text, case.request.source)
         for case in parse_golden(model.files.read("golden"))
     ]
+    memory = model.memory()
     for request in itertools.islice(itertools.cycle(requests), _WARM_UP):
-        model.answer(request)
+        model.answer(request, memory)
     starts = [_start(bundle, requests, options, callers=callers) for _ in range(_STARTS)]
-    memory = [start["pss_mb"] for start in starts if start["pss_mb"] is not None]
+    pss_mb = [start["pss_mb"] for start in starts if start["pss_mb"] is not None]
     cached = load(golden=False)
     for request in requests:
         cached.answer(request)
@@ -187,7 +188,7 @@ def measure(  # noqa: PLR0913 -- by name
         "load_ms": load_ms,
         "load_with_golden_ms": with_golden_ms,
         "cold_start_ms": statistics.median(start["cold_start_ms"] for start in starts),
-        "pss_mb": statistics.median(memory) if memory else None,
+        "pss_mb": statistics.median(pss_mb) if pss_mb else None,
         "latency": list(_latencies(model, requests, seconds)),
         "one_caller_per_s": per_second(model, callers=1),
         "callers": callers,
@@ -213,12 +214,13 @@ def energy(
     if meter is None:
         return None
     count = 0
+    memory = model.memory()
 
     def work() -> None:
         nonlocal count
         end = time.perf_counter() + seconds
         for request in itertools.cycle(requests):
-            model.answer(request)
+            model.answer(request, memory)
             count += 1
             if time.perf_counter() >= end:
                 return
@@ -285,12 +287,13 @@ def _per_second(
 
     def call(caller: int) -> int:
         texts = itertools.cycle(requests[caller % len(requests) :] + requests)
+        memory = model.memory()  # a caller's own, since only the agent keeps callers in order
         count = 0
         while not count or time.perf_counter() < end:
             if together == 1:
-                model.answer(next(texts))
+                model.answer(next(texts), memory)
             else:
-                for answer in model.answer_all([*itertools.islice(texts, together)]):
+                for answer in model.answer_all([*itertools.islice(texts, together)], memory):
                     if isinstance(answer, Exception):
                         raise answer
             count += together

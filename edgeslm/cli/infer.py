@@ -16,9 +16,10 @@ from edgeslm.cli.text import printable, whole
 from edgeslm.contract.messages import ModelRef, Result, encode
 from edgeslm.contract.settings import Route
 from edgeslm.errors import EXIT_REJECTED, EdgeSLMError, RejectedError
-from edgeslm.ports import Received
+from edgeslm.ports import Memory, Received
 from edgeslm.runtime.golden import user_verdicts
 from edgeslm.runtime.model import Model, load_model
+from edgeslm.runtime.model import Reading as ModelReading
 from edgeslm.runtime.placement import remarks
 from edgeslm.runtime.profiles import load_profile
 from edgeslm.runtime.result import answered, refused
@@ -62,34 +63,55 @@ class _Envelope(TypedDict):
     share: str
 
 
+_Read = tuple[Line, Reading, ModelReading | Exception | None]
+"""A line, what it asks, and what the model read of that; None: it asks nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Answering:
-    """Answers groups of lines; called on several threads at once."""
+    """Answers groups of lines: `read` on several threads at once, `judge` in order."""
 
     model: Model
+    memory: Memory | None
     form: str
     device: str
     text: Route
     fields: Route
     source: str
 
-    def __call__(self, group: Group) -> tuple[bytes, bool]:
+    def answer(self, group: Group) -> tuple[bytes, bool]:
+        """Do both, which will do where nothing is remembered."""
+        return self.judge(self.read(group))
+
+    def read(self, group: Group) -> tuple[Group, list[_Read]]:
+        """Return the group, its lines read."""
+        return group, [self._ask(line) for line in group.lines]
+
+    def judge(self, both: tuple[Group, list[_Read]]) -> tuple[bytes, bool]:
         """Return the results, a line each, and whether all are answers."""
-        results = [self._result(line, group) for line in group.lines]
+        group, lines = both
+        results = [self._result(group, *one) for one in lines]
         payload = b"".join(encode(result) + b"\n" for result in results)
         return payload, not any("error" in result for result in results)
 
-    def _result(self, line: Line, group: Group) -> Result:
+    def _ask(self, line: Line) -> _Read:
         reading = self._read(line)
+        if reading.request is None:
+            return line, reading, None
+        (read,) = self.model.read([reading.request])
+        return line, reading, read
+
+    def _result(
+        self, group: Group, line: Line, reading: Reading, read: ModelReading | Exception | None
+    ) -> Result:
         request, code, why = reading.request, reading.code, reading.why
         id_ = reading.own_id or str(line.number)
-        if request is not None:
-            try:
-                answer = self.model.answer(request)
-            except EdgeSLMError as err:
-                code, why = err.code, str(err)
-            except Exception as err:  # noqa: BLE001 -- one line must not end the others
-                code, why = "internal", type(err).__name__
+        if request is not None and read is not None:
+            (answer,) = self.model.judge([read], self.memory)
+            if isinstance(answer, EdgeSLMError):
+                code, why = answer.code, str(answer)
+            elif isinstance(answer, Exception):  # one line must not end the others
+                code, why = "internal", type(answer).__name__
             else:
                 return answered(answer, request=request, **self._envelope(group, id_))
         return refused(code, why, request=request, **self._envelope(group, id_))
@@ -141,8 +163,10 @@ def main(argv: Sequence[str]) -> int:
     for remark in remarks(model):
         sys.stderr.write(printable(f"edgeslm infer: note: {remark}\n"))
     text = _ROUTE.model_copy(update={"max_bytes": args.max_bytes, "share": args.share})
+    memory = model.memory()
     answering = _Answering(
         model=model,
+        memory=memory,
         form=args.format,
         device=args.device,
         text=text,
@@ -150,8 +174,13 @@ def main(argv: Sequence[str]) -> int:
         source=args.source,
     )
     groups = read_groups(sys.stdin.fileno(), max_bytes=args.max_bytes)
+    if memory is None:
+        done = map_in_order(groups, answering.answer, threads=args.threads)
+    else:
+        read = map_in_order(groups, answering.read, threads=args.threads)
+        done = (answering.judge(both) for both in read)
     all_answered = True
-    for payload, good in map_in_order(groups, answering, threads=args.threads):
+    for payload, good in done:
         sys.stdout.buffer.write(payload)
         sys.stdout.buffer.flush()  # whoever reads may be waiting for just this line
         all_answered = all_answered and good

@@ -232,6 +232,12 @@ class ModelState(TypedDict):
     expired: Annotated[int, Field(description="Dropped: the message's own expiry had passed.")]
     cache_hits: int
     cache_misses: int
+    memory: NotRequired[
+        Annotated[
+            dict[str, int],
+            Field(description="Counts of what it remembers of its inputs, since it was loaded."),
+        ]
+    ]
     p50_ms: NotRequired[
         Annotated[float, Field(description="Latency of the last minute's answers; absent: none.")]
     ]

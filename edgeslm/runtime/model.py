@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from edgeslm import tasks
 from edgeslm.adapters.ort import GraphError, InferenceError
@@ -14,7 +14,7 @@ from edgeslm.contract.golden import GoldenCase
 from edgeslm.contract.manifest import Coverage
 from edgeslm.contract.messages import ModelRef
 from edgeslm.contract.profile import DeviceProfile
-from edgeslm.ports import Answer, Prepared, Request, Session, Task, Tensor
+from edgeslm.ports import Answer, Memory, Prepared, Request, Session, Task, Tensor
 from edgeslm.runtime.batches import MASK, groups, stack
 from edgeslm.runtime.buckets import LENGTH_FROM, Buckets
 from edgeslm.runtime.bundle import Bundle, BundleTamperedError, VariantFiles, open_bundle
@@ -28,6 +28,14 @@ from edgeslm.runtime.variants import ANY_LENGTH, CPU, Variant, choose_variant, f
 Row = tuple[dict[str, Tensor], bool]  # outputs without the batch axis; truncated
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Reading(NamedTuple):
+    """A request that was read: `prepared`, and what the model says of it, where it is asked."""
+
+    prepared: Prepared
+    outputs: dict[str, Tensor] | None
+    truncated: bool
 
 
 class Model:
@@ -82,6 +90,7 @@ class Model:
         self._tokenizer = tokenizer
         self._prepare = task.prepare
         self._finish = task.finish
+        self._memory = task.memory
         self._cache: Cache[Row] = Cache(cache_entries)
 
     @property
@@ -94,25 +103,35 @@ class Model:
         """Inferences."""
         return self._cache.misses
 
-    def answer(self, request: Request) -> Answer:
-        """Return what the model says of `request`: a pure function of its text and source.
+    def memory(self) -> Memory | None:
+        """Return a memory of nothing yet; None: no answer depends on what was asked before."""
+        return self._memory()
+
+    def answer(self, request: Request, memory: Memory | None = None) -> Answer:
+        """Return what the model says of `request`.
+
+        It is a pure function of the request, and of what `memory` was asked before; without one,
+        as of the first that was ever asked.
 
         Raises:
             InferenceError: the provider failed on this text.
         """
-        prepared = self._prepare(request)
-        if prepared.model_text is None:
-            return self._finish(prepared, None, truncated=False)
-        outputs, truncated = self._cache.get(prepared.model_text, self._infer)
-        return self._finish(prepared, outputs, truncated=truncated)
+        prepared, outputs, truncated = self._read(request)
+        return self._finish(prepared, outputs, truncated=truncated, memory=memory)
 
-    def answer_all(self, requests: Sequence[Request]) -> list[Answer | Exception]:
-        """Return what `answer` returns, or raises, for each: the same to the last bit.
+    def answer_all(
+        self, requests: Sequence[Request], memory: Memory | None = None
+    ) -> list[Answer | Exception]:
+        """Return what `answer` returns, or raises, for each in order: the same to the last bit.
 
         Where a row does not depend on its batch, those that need the model share inferences.
         """
+        return self.judge(self.read(requests), memory)
+
+    def read(self, requests: Sequence[Request]) -> list[Reading | Exception]:
+        """Do what of `answer_all` depends on no memory, and takes time. Any order will do."""
         if len(requests) == 1:
-            return [_attempt(self.answer, requests[0])]
+            return [_attempt(self._read, requests[0])]
         prepared = [_attempt(self._prepare, request) for request in requests]
         texts = [
             one.model_text
@@ -121,8 +140,17 @@ class Model:
         ]
         rows = dict(zip(texts, self._cache.get_all(texts, self._infer_all), strict=True))
         return [
-            one if isinstance(one, Exception) else _attempt(self._close, one, rows)
+            one if isinstance(one, Exception) else _attempt(_with_row, one, rows)
             for one in prepared
+        ]
+
+    def judge(
+        self, readings: Sequence[Reading | Exception], memory: Memory | None = None
+    ) -> list[Answer | Exception]:
+        """Do the rest, which takes microseconds: in the order in which it was asked."""
+        return [
+            one if isinstance(one, Exception) else _attempt(self._judge, one, memory)
+            for one in readings
         ]
 
     def check_batches(self, requests: Sequence[Request]) -> bool:
@@ -134,16 +162,18 @@ class Model:
         if not self.batch_invariant:
             return True
         self.forget()
-        together = self.answer_all(requests)
+        together = self.answer_all(requests, self.memory())
         self.forget()
-        self.batch_invariant = together == list(map(self.answer, requests))
+        memory = self.memory()
+        self.batch_invariant = together == [self.answer(one, memory) for one in requests]
         return self.batch_invariant
 
     def replay_golden(self, *, cached: bool = False, gently: bool = True) -> list[GoldenCase]:
         """Hold the golden file against what the provider says now; return it.
 
         May be called while others are answered, to whom it leaves most of the time, if `gently`.
-        With `cached` what the cache holds is not asked for again: for one just loaded.
+        With `cached` what the cache holds is not asked for again: for one just loaded. The cases
+        are asked in order, with a memory of their own.
 
         Raises:
             BundleTamperedError: the file is not the one that was loaded.
@@ -156,7 +186,8 @@ class Model:
         assert artifact.tolerance is not None  # noqa: S101 -- the manifest's own rule
         cases = parse_golden(raw)
         answer = self.answer if cached else self._answer_anew
-        replay(cases, answer, artifact.tolerance, gently=gently)
+        memory = self.memory()
+        replay(cases, lambda one: answer(one, memory), artifact.tolerance, gently=gently)
         return cases
 
     def resize(self, cache_entries: int) -> None:
@@ -172,21 +203,22 @@ class Model:
         """Empty the cache and its counts."""
         self._cache.clear()
 
-    def _answer_anew(self, request: Request) -> Answer:
+    def _answer_anew(self, request: Request, memory: Memory | None) -> Answer:
         prepared = self._prepare(request)
         if prepared.model_text is None:
-            return self._finish(prepared, None, truncated=False)
+            return self._finish(prepared, None, truncated=False, memory=memory)
         outputs, truncated = self._infer(prepared.model_text)
-        return self._finish(prepared, outputs, truncated=truncated)
+        return self._finish(prepared, outputs, truncated=truncated, memory=memory)
 
-    def _close(self, prepared: Prepared, rows: Mapping[str, Row | Exception]) -> Answer:
+    def _read(self, request: Request) -> Reading:
+        prepared = self._prepare(request)
         if prepared.model_text is None:
-            return self._finish(prepared, None, truncated=False)
-        row = rows[prepared.model_text]
-        if isinstance(row, Exception):
-            raise row
-        outputs, truncated = row
-        return self._finish(prepared, outputs, truncated=truncated)
+            return Reading(prepared, None, truncated=False)
+        return Reading(prepared, *self._cache.get(prepared.model_text, self._infer))
+
+    def _judge(self, reading: Reading, memory: Memory | None) -> Answer:
+        prepared, outputs, truncated = reading
+        return self._finish(prepared, outputs, truncated=truncated, memory=memory)
 
     def _infer(self, text: str) -> Row:
         feeds, truncated = self._feeds(text)
@@ -329,6 +361,15 @@ def _attempt(do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Excep
         return do(*args, **kwargs)
     except Exception as err:  # noqa: BLE001 -- whoever asked for this text is told
         return err
+
+
+def _with_row(prepared: Prepared, rows: Mapping[str, Row | Exception]) -> Reading:
+    if prepared.model_text is None:
+        return Reading(prepared, None, truncated=False)
+    row = rows[prepared.model_text]
+    if isinstance(row, Exception):
+        raise row
+    return Reading(prepared, *row)
 
 
 def _row(outputs: Mapping[str, Tensor], at: int) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ from edgeslm.core import calibration, numbers
 from edgeslm.core.calibration import Fusion, Tail
 from edgeslm.core.detector import Detector, Repertoire, Scores
 from edgeslm.core.template import MARK, Split, readable, split
-from edgeslm.ports import Answer, Prepared, Request, Tensor
+from edgeslm.ports import Answer, Memory, Prepared, Request, Tensor
 
 DISTANCE: Final = "distance"
 """Name of the graph's output, float32 [batch]: 1 - largest cosine to a reference, in [0, 2]."""
@@ -158,19 +158,28 @@ class Anomaly:
             parameters.text.tail(), parameters.number.tail(), parameters.fused.tail()
         )
 
+    def memory(self) -> None:
+        """Return None: it has no windows and no sessions."""
+
     def prepare(self, request: Request) -> Prepared:
         """Split the text; what the model reads, and the cache's key, is its template."""
         parts = split(request.text)
         return Prepared(request, readable(parts.template), parts)
 
     def finish(
-        self, prepared: Prepared, outputs: Mapping[str, Tensor] | None, *, truncated: bool
+        self,
+        prepared: Prepared,
+        outputs: Mapping[str, Tensor] | None,
+        *,
+        truncated: bool,
+        memory: Memory | None = None,
     ) -> Answer:
         """Score words and numbers, fuse and judge.
 
         Raises:
             ValueError: the outputs lack `distance` (the graph is not of this task).
         """
+        del memory
         if outputs is None or DISTANCE not in outputs:
             msg = f"the graph gave no output {DISTANCE!r}"
             raise ValueError(msg)

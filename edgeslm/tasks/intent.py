@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from edgeslm.contract.base import Typed, parse_json
-from edgeslm.ports import Answer, Prepared, Request, Tensor
+from edgeslm.ports import Answer, Memory, Prepared, Request, Tensor
 
 LOGITS: Final = "logits"
 
@@ -76,13 +76,21 @@ class Intent:
         self._threshold = parameters.threshold
         self._calibration = parameters.calibration
 
+    def memory(self) -> None:
+        """It needs none."""
+
     def prepare(self, request: Request) -> Prepared:
         return Prepared(request, request.text)  # words matter: the key is the exact text
 
     def finish(
-        self, prepared: Prepared, outputs: Mapping[str, Tensor] | None, *, truncated: bool
+        self,
+        prepared: Prepared,
+        outputs: Mapping[str, Tensor] | None,
+        *,
+        truncated: bool,
+        memory: Memory | None = None,
     ) -> Answer:
-        del prepared
+        del prepared, memory
         assert outputs is not None  # noqa: S101 -- `prepare` always asks for the model
         logits = outputs[LOGITS].astype(np.float32, copy=False)
         best = int(logits.argmax())

@@ -15,7 +15,7 @@ import pytest
 from edgeslm.agent import loader
 from edgeslm.agent.desired import Source
 from edgeslm.agent.loader import LetGo, Loader, News, RoomWanted, Wanted
-from edgeslm.agent.workers import AbsentModel, Model
+from edgeslm.agent.responder import AbsentModel, Model
 from edgeslm.runtime.bundle import BundleTamperedError
 
 WAIT_S = 10.0

@@ -14,10 +14,10 @@ import onnx
 import pytest
 
 from edgeslm.adapters import process
-from edgeslm.agent.workers import TOGETHER
+from edgeslm.agent.responder import TOGETHER
 from edgeslm.cli import bench
 from edgeslm.contract.measurement import MEASUREMENT, Measurement
-from edgeslm.ports import Answer, Request
+from edgeslm.ports import Answer, Memory, Request
 from edgeslm.runtime.bundle import MANIFEST
 from edgeslm.runtime.model import Model, load_model
 from tests.cli.conftest import Run
@@ -128,9 +128,11 @@ def test_batches_are_those_of_the_agents_threads(
     sizes = []
     answer_all = Model.answer_all
 
-    def spy(model: Model, requests: Sequence[Request]) -> list[Answer | Exception]:
+    def spy(
+        model: Model, requests: Sequence[Request], memory: Memory | None = None
+    ) -> list[Answer | Exception]:
         sizes.append(len(requests))
-        return answer_all(model, requests)
+        return answer_all(model, requests, memory)
 
     monkeypatch.setattr(bench, "_STARTS", 1)
     monkeypatch.setattr(Model, "answer_all", spy)
@@ -156,7 +158,12 @@ def test_there_are_no_batches_where_this_machine_disproves_them(
 
 def test_a_text_that_fails_in_a_batch_is_no_throughput(intent: Path) -> None:
     model = load_model(intent, cache_entries=0)
-    model.answer_all = lambda requests: [ValueError("x") for _ in requests]  # type: ignore[method-assign]
+
+    def fail(requests: Sequence[Request], memory: Memory | None = None) -> list[Answer | Exception]:
+        del memory
+        return [ValueError("x") for _ in requests]
+
+    model.answer_all = fail  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="x"):
         bench._per_second(model, requests=[Request("a")], callers=2, seconds=0.01, together=2)  # noqa: SLF001
 

@@ -10,7 +10,7 @@ from edgeslm.contract.manifest import Tolerance
 from edgeslm.ports import Answer, Request
 from edgeslm.runtime.golden import parse_golden, replay
 from exporters.data import Row
-from exporters.golden import CASES, Judged, Twin, choose, golden_file, strange_rows, tolerance
+from exporters.golden import CASES, Judged, Twin, choose, golden_file, pick, strange_rows, tolerance
 
 THRESHOLD = 0.0
 
@@ -76,7 +76,9 @@ def test_the_tolerance_covers_what_the_twin_differs_by() -> None:
 def test_a_case_that_a_device_may_judge_otherwise_is_marked() -> None:
     near, flips, far = judged("near", -0.05), judged("flips", -0.2), judged("far", -3.0)
     allowed = Tolerance(score=0.1, confidence=0.1, verified="measured")
-    raw = golden_file([twin(near, 0), twin(flips, 0.3), twin(far, 0)], surety, allowed=allowed)
+    raw = golden_file(
+        pick([twin(near, 0), twin(flips, 0.3), twin(far, 0)], surety, allowed=allowed)
+    )
     marked = {case.request.text: case.near_threshold for case in parse_golden(raw)}
     assert marked == {"near": True, "flips": True, "far": False}
 
@@ -85,7 +87,7 @@ def test_a_case_that_a_device_may_judge_otherwise_is_marked() -> None:
 def test_the_twin_itself_passes(pool: list[Judged], by: float) -> None:
     """What the tolerance was measured on is within it."""
     twins = [twin(j, by) for j in choose(pool, surety, cases=160)]
-    raw = golden_file(twins, surety, allowed=tolerance(twins))
+    raw = golden_file(pick(twins, surety, allowed=tolerance(twins)))
     said = {t.judged.row.text: t.answer for t in twins}
     replay(parse_golden(raw), lambda request: said[request.text], tolerance(twins))
 
@@ -100,7 +102,7 @@ def test_a_golden_file_keeps_request_and_answer() -> None:
     row = Row("ünïcode\n", None, "press", 2.5, "k")
     case = Judged(row, Answer("normal", 0.123456789, 1e-9, p_value=0.25))
     allowed = Tolerance(score=1, confidence=1, verified="none")
-    raw = golden_file([Twin(case, case.answer)], surety, allowed=allowed)
+    raw = golden_file(pick([Twin(case, case.answer)], surety, allowed=allowed))
     (read,) = parse_golden(raw)
     assert Request(**read.request.model_dump()) == Request("ünïcode\n", "press", 2.5, "k")
     assert read.expect.accepted is None

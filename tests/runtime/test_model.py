@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.errors import EdgeSLMError
-from edgeslm.ports import Answer, Request
+from edgeslm.ports import Answer, Memory, Request
 from edgeslm.runtime.model import Model, load_model
 from edgeslm.runtime.profiles import load_profile
 from tests.runtime import tiny
@@ -107,9 +107,9 @@ def test_replays_the_golden_file_once(
     asked: list[Request] = []
     answer = Model.answer
 
-    def spy(model: Model, request: Request) -> Answer:
+    def spy(model: Model, request: Request, memory: Memory | None = None) -> Answer:
         asked.append(request)
-        return answer(model, request)
+        return answer(model, request, memory)
 
     monkeypatch.setattr(Model, "answer", spy)
     load_model(whole, verdict_dir=verdicts)
@@ -127,7 +127,8 @@ def test_replays_it_anew_where_that_is_asked_for(
     load_model(whole, verdict_dir=verdicts)
     asked: list[Request] = []
 
-    def other(_: Model, request: Request) -> Answer:
+    def other(_: Model, request: Request, memory: Memory | None = None) -> Answer:
+        del memory
         asked.append(request)
         return Answer("other", 0.0, 0.0)
 

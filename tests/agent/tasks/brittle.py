@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Mapping
 
-from edgeslm.ports import Answer, Prepared, Request, Tensor
+from edgeslm.ports import Answer, Memory, Prepared, Request, Tensor
 
 
 class BrittleTask:
@@ -16,6 +16,9 @@ class BrittleTask:
 
     def __init__(self, label: str) -> None:
         self._label = label
+
+    def memory(self) -> None:
+        """It needs none."""
 
     def prepare(self, request: Request) -> Prepared:
         word, _, rest = request.text.partition(" ")
@@ -28,9 +31,14 @@ class BrittleTask:
         return Prepared(request, None)
 
     def finish(
-        self, prepared: Prepared, outputs: Mapping[str, Tensor] | None, *, truncated: bool
+        self,
+        prepared: Prepared,
+        outputs: Mapping[str, Tensor] | None,
+        *,
+        truncated: bool,
+        memory: Memory | None = None,
     ) -> Answer:
-        del outputs
+        del outputs, memory
         score = float(len(prepared.request.text))
         return Answer(label=self._label, confidence=1.0, score=score, truncated=truncated)
 

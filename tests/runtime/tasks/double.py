@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from edgeslm.errors import InvalidFileError
-from edgeslm.ports import Answer, Prepared, Request, Tensor
+from edgeslm.ports import Answer, Memory, Prepared, Request, Tensor
 
 FILE = "parameters.json"
 
@@ -17,13 +17,21 @@ class DoubleTask:
     def __init__(self, labels: list[str]) -> None:
         self._labels = labels
 
+    def memory(self) -> None:
+        """It needs none."""
+
     def prepare(self, request: Request) -> Prepared:
         return Prepared(request, None if request.text == "no model" else request.text)
 
     def finish(
-        self, prepared: Prepared, outputs: Mapping[str, Tensor] | None, *, truncated: bool
+        self,
+        prepared: Prepared,
+        outputs: Mapping[str, Tensor] | None,
+        *,
+        truncated: bool,
+        memory: Memory | None = None,
     ) -> Answer:
-        del prepared
+        del prepared, memory
         if outputs is None:
             return Answer(label="none", confidence=1.0, score=0.0)
         logits = outputs["logits"]
