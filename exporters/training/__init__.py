@@ -1,0 +1,1 @@
+"""Full fine-tuning of an encoder on the user's examples."""
