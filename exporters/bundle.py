@@ -103,6 +103,7 @@ def write_bundle(
         artifacts += _artifacts(folder, made)
     artifacts.append(_file(folder, folder / _PATHS["tokenizer"], "tokenizer"))
     manifest = Manifest(
+        requires=tuple(sorted({f for made in variants for f in made.compiled.head.requires})),
         name=identity.name,
         version=identity.version,
         task=identity.task,

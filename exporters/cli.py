@@ -49,8 +49,8 @@ _MINUTES: Final = 5.0
 _MOST_MINUTES: Final = 24 * 60
 _EPILOG: Final = """\
 DIR receives bundle/ (what a device takes), bundle.tar (the same, packed), bom.cdx.json,
-quality.json, measurements.json, lock.json and, with --tune, tune.json. It appears when all is
-done; an earlier export there is replaced.
+quality.json, measurements.json, lock.json, with --tune tune.json and, with --train full, trained/
+(the trained encoder). It appears when all is done; an earlier export there is replaced.
 """
 _MATRIX_EPILOG: Final = """\
 DIR receives a folder for each profile, which holds what an export for it alone would hold, and
@@ -117,8 +117,8 @@ def _run(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if args.task in commands.names():
         return _command(args)
-    if args.minutes is not None and not args.tune:
-        parser.error("--minutes goes with --tune")
+    if args.minutes is not None and not (args.tune or _trains(args)):
+        parser.error("--minutes goes with --tune, or with --train full")
     if args.tune and getattr(args, "lock", None) is not None:
         parser.error("--tune searches what --lock has settled: give one of them")
     # After the arguments: they take seconds.
@@ -223,7 +223,14 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of a `Job`, and `profiles` where there are many."""
     options = dict(vars(args))
     tune, minutes = options.pop("tune"), options.pop("minutes")
-    return options | {"tune_minutes": (minutes or _MINUTES) if tune else None}
+    return options | {
+        "tune_minutes": (minutes or _MINUTES) if tune else None,
+        "train_minutes": minutes if _trains(args) else None,
+    }
+
+
+def _trains(args: argparse.Namespace) -> bool:
+    return bool(getattr(args, "train", None) == "full")
 
 
 class _Stages:
@@ -295,6 +302,14 @@ def _add_tasks(tasks: Any, epilog: str, add_profile: Callable[[Any], None]) -> N
             metavar="SHARE",
             help=f"{what} (default {recipe.DEFAULT_SHARE})",
         )
+        if recipe.TRAINABLE:
+            one.add_argument(
+                "--train",
+                choices=("head", "full"),
+                default="head",
+                help="what learns from the examples: a head on the encoder as it is (default), "
+                "or the encoder with it",
+            )
 
 
 def _one_profile(parser: argparse.ArgumentParser) -> None:
@@ -335,7 +350,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of every random choice (default 0)")
     add("--tune", action="store_true", help="search the recipe that is best on this machine")
     add("--minutes", type=_minutes, metavar="M",
-        help=f"with --tune: for so long, or until Ctrl-C (default {_MINUTES:g})")  # fmt: skip
+        help=f"with --tune: search so long, or until Ctrl-C (default {_MINUTES:g}); with --train "
+        "full: train no longer (default: until it no longer helps)")  # fmt: skip
     add("--max-tokens", type=_positive, metavar="N",
         help="cut longer texts (default: the profile's)")  # fmt: skip
 

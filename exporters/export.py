@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 from threadpoolctl import threadpool_limits
@@ -29,12 +30,16 @@ from exporters.quality import tidy
 from exporters.report import write_reports
 from exporters.report.content import Content, Judgement
 from exporters.sources import open_source
-from exporters.sources.base import Encoder, read_encoder
+from exporters.sources.base import Encoder, Source, TooLongError, read_encoder
 from exporters.targets.base import Plan, Target
+from exporters.training.folder import TRAINED
 from exporters.tune.decisions import Decisions
-from exporters.tune.lock import LOCK, Lock, describe, read_lock
+from exporters.tune.lock import LOCK, Lock, Train, check_same, describe, read_lock
 from exporters.variant import Done, Maker
 from exporters.workbench import Stage, Workbench
+
+if TYPE_CHECKING:
+    from exporters.training.train import Outcome
 
 BUNDLE: Final = "bundle"
 TAR: Final = "bundle.tar"
@@ -68,6 +73,8 @@ class Job:
     max_tokens: int | None = None
     tune_minutes: float | None = None
     lock: Path | None = None
+    train: Train = "head"
+    train_minutes: float | None = None
     supported_until: str | None = None
     base_license: str | None = None
     base_supplier: str | None = None
@@ -84,12 +91,6 @@ class ArchitectureError(RejectedError):
 
     code = "export.architecture"
     exit_status = EXIT_CONFIG
-
-
-class TooLongError(RejectedError):
-    """The model does not take as many tokens as asked for, or a bundle does not."""
-
-    code = "export.max_tokens"
 
 
 def export(job: Job, stage: Stage) -> dict[str, Any]:
@@ -168,10 +169,55 @@ class Common:
         source = open_source(job.model, tokenizer=job.tokenizer)
         self.source = source.name
         self.source_digest = source.digest().hex()
+        self.outcome = self._train(source) if job.train == "full" else None
+        if self.outcome is not None:
+            source = open_source(str(self.outcome.trained.folder), tokenizer=None)
         with stage("exporting the encoder", None):
             folder = kept("encoders", key_of([source.digest(), _code()]), source.export)
             self.encoder = read_encoder(folder)
+        if self.outcome is not None:  # what a manifest tells of is what training began with
+            base = self.outcome.trained.facts.base
+            self.encoder = replace(self.encoder, weights_sha256=base.sha256)
         self._benches: dict[int, Workbench] = {}
+
+    def _train(self, source: Source) -> Outcome:
+        """Train the encoder of `source`, as a lock file says where there is one.
+
+        Raises:
+            LockError: it is not of this export, which is found out before any long work.
+        """
+        from exporters.training.train import Order, train  # noqa: PLC0415 -- torch: seconds
+
+        job, plan = self.job, None
+        if job.lock is not None:
+            given = read_lock(job.lock)
+            check_same(given, self.describe(load_profile(job.profile), given.max_tokens))
+            plan = given.training
+        order = Order(
+            source,
+            self.split.train,
+            seed=job.seed,
+            max_tokens=job.max_tokens,
+            minutes=job.train_minutes,
+            plan=plan,
+        )
+        return train(order, self._stage)
+
+    def describe(self, profile: DeviceProfile, max_tokens: int) -> Lock:
+        """Return the lock of an export, as far as it is known before anything is made."""
+        job = self.job
+        return describe(
+            profile=profile,
+            model=self.source_digest,
+            data=job.data,
+            evaluation=job.evaluation,
+            task=job.task,
+            share=job.share,
+            seed=job.seed,
+            max_tokens=max_tokens,
+            cpu=this_device().cpu_model,
+            train=job.train,
+        )
 
     def workbench(self, profile: DeviceProfile) -> Workbench:
         """Return the workbench of all profiles that cut texts where this one does.
@@ -192,6 +238,7 @@ class Common:
                 seed=self.job.seed,
                 scratch=self.folder(),
                 stage=self._stage,
+                fitter=None if self.outcome is None else self.outcome.fitter,
             )
         return self._benches[length]
 
@@ -228,7 +275,7 @@ def make(order: Order, out: Path, common: Common) -> dict[str, Any]:
         (one.folder / one.made.plan.name).rename(bundle / one.made.plan.name)
     made = [one.made for one in chosen]
     bundle_hash = write_bundle(bundle, identity, bench.encoder.tokenizer, made)
-    report = {
+    report: dict[str, Any] = {
         "bundle": bundle_hash,
         "task": job.task,
         "held_out": {"rows": len(bench.split.held_out), "given": job.evaluation is not None},
@@ -236,11 +283,17 @@ def make(order: Order, out: Path, common: Common) -> dict[str, Any]:
         "variants": {one.made.plan.name: one.report for one in judged},
         "cautions": bench.split.cautions + decisions.notes + cautions,
     }
+    if common.outcome is not None:
+        report["training"] = common.outcome.report
+        report["cautions"] = [*common.outcome.division.cautions, *report["cautions"]]
     measured = {
         "bundle": bundle_hash,
         "cpu": this_device().cpu_model,
         "variants": {one.made.plan.name: one.measured for one in chosen if one.measured},
     }
+    if common.outcome is not None:
+        measured["training"] = common.outcome.measured
+        shutil.copytree(common.outcome.trained.folder, fresh / TRAINED)
     write_tar(bundle, fresh / TAR)
     (fresh / LOCK).write_bytes(decisions.lock.to_bytes())
     if decisions.searches:
@@ -289,19 +342,11 @@ def _content(
 
 
 def _lock(order: Order, common: Common) -> Lock:
-    """Return the lock of this export, as far as it is known before anything is made."""
-    job = common.job
-    return describe(
-        profile=order.profile,
-        model=common.source_digest,
-        data=job.data,
-        evaluation=job.evaluation,
-        task=job.task,
-        share=job.share,
-        seed=job.seed,
-        max_tokens=common.workbench(order.profile).max_tokens,
-        cpu=this_device().cpu_model,
-    )
+    """Return the lock of this export, as far as it is known before anything is compiled."""
+    lock = common.describe(order.profile, common.workbench(order.profile).max_tokens)
+    if common.outcome is None:
+        return lock
+    return lock.model_copy(update={"training": common.outcome.plan})
 
 
 def _select(judged: Sequence[Done]) -> tuple[list[Done], list[str]]:

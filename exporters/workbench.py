@@ -23,7 +23,7 @@ from exporters.data import Row, Split
 from exporters.encode import make_embed
 from exporters.heads.base import Advance, FittedHead
 from exporters.quality import answer_all
-from exporters.recipes.base import Metrics, Recipe
+from exporters.recipes.base import Fitter, Metrics, Recipe
 from exporters.sources.base import Encoder
 from exporters.targets.base import Compiled, Feeds, Plan
 from exporters.targets.cpu import GRAPH, save
@@ -66,6 +66,7 @@ class Workbench:
         seed: of every random choice.
         scratch: folder for what is made on the way.
         stage: shows progress.
+        fitter: makes heads; None: the recipe does.
     """
 
     task: str
@@ -78,6 +79,7 @@ class Workbench:
     seed: int
     scratch: Path
     stage: Stage
+    fitter: Fitter | None = None
     _made: dict[Hashable, object] = field(default_factory=dict)
     _answers: dict[Hashable, dict[tuple[str, str], Answer]] = field(default_factory=dict)
     _sequences: dict[tuple[Hashable, tuple[Row, ...]], list[Answer]] = field(default_factory=dict)
@@ -122,10 +124,9 @@ class Workbench:
             )
             rows = self.split.train
             on = FP32 if model is None else "the quantised encoder"
-            with self.stage(f"fitting on {on}", self.recipe.steps(rows)) as advance:
-                return self.recipe.fit(
-                    rows, embed, share=self.share, seed=self.seed, advance=advance
-                )
+            fitter = self.fitter or self.recipe
+            with self.stage(f"fitting on {on}", fitter.steps(rows)) as advance:
+                return fitter.fit(rows, embed, share=self.share, seed=self.seed, advance=advance)
 
         return self.once(("head", content), fit)
 

@@ -1,14 +1,16 @@
 """Intent: which of the known requests a text is, or that it is none of them.
 
-The graph gives calibrated logits. The score is their free energy: it is low where some label
-has much evidence, and rises where none has, whatever the others say.
+The graph gives calibrated logits and, where the bundle's score needs it, how near the text is to
+those learnt from. Which score a bundle goes by was chosen on texts held out when it was made; in
+each, higher is more out of scope. The plainest is the logits' free energy: it is low where some
+label has much evidence, and rises where none has, whatever the others say.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,24 @@ from edgeslm.contract.base import Typed, parse_json
 from edgeslm.ports import Answer, Memory, Prepared, Request, Tensor
 
 LOGITS: Final = "logits"
+DISTANCE: Final = "distance"
+"""Output beside the logits, float32 [batch]: 1 - cosine of the text's embedding to the nearest of
+some that stand for those learnt from. Only where the bundle's score needs it."""
+FEATURE: Final = "intent-scorer"
+"""That a manifest names where the score is another than the energy."""
+Scorer = Literal["softmax", "energy", "knn", "calibrated"]
+
+# Bounded, so that no score overflows.
+Weight = Annotated[float, Field(ge=-1e9, le=1e9)]
+
+
+class Mixture(Typed):
+    """The `calibrated` score: log-odds of being out of scope, linear in the other three."""
+
+    softmax: Weight
+    energy: Weight
+    knn: Weight
+    bias: Weight
 
 
 class IntentParameters(Typed):
@@ -38,6 +58,8 @@ class IntentParameters(Typed):
             description="Scores of in-scope texts not fitted on, ascending.",
         ),
     ]
+    scorer: Scorer = Field("energy", description="By what a text is held to be out of scope.")
+    mixture: Mixture | None = Field(None, description="Of the calibrated score.")
 
     @model_validator(mode="after")
     def _is_ordered(self) -> IntentParameters:
@@ -47,7 +69,20 @@ class IntentParameters(Typed):
         if any(a > b for a, b in zip(self.calibration, self.calibration[1:], strict=False)):
             msg = "calibration: not ascending"
             raise ValueError(msg)
+        if (self.scorer == "calibrated") != (self.mixture is not None):
+            msg = "mixture: of the calibrated score, and of no other"
+            raise ValueError(msg)
         return self
+
+    @property
+    def needs_distance(self) -> bool:
+        """Whether the graph must have the output `DISTANCE`."""
+        return self.scorer in {"knn", "calibrated"}
+
+    def to_bytes(self) -> bytes:
+        """Return the artifact; of the plain score as readers of before know it."""
+        plain = {"scorer", "mixture"} if self.scorer == "energy" else None
+        return self.model_dump_json(exclude=plain).encode()
 
 
 def energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -68,10 +103,40 @@ def energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return free
 
 
+Values = TypeVar("Values", float, NDArray[np.float64])
+
+
+def out_of_scope(
+    parameters: IntentParameters, *, free: Values, top: Values, distance: Values | None
+) -> Values:
+    """Score of one text, or of many, by the scorer of `parameters`.
+
+    Args:
+        parameters: of the bundle.
+        free: `energy` of the logits.
+        top: the largest logit.
+        distance: from the nearest, in [0, 2]; None where the scorer needs none.
+
+    Returns:
+        Higher is more out of scope. *softmax*: minus the log of the largest probability; *knn*:
+        the distance; *calibrated*: see `Mixture`.
+    """
+    if parameters.scorer == "energy":
+        return free
+    unsure = -free - top
+    if parameters.scorer == "softmax":
+        return unsure
+    assert distance is not None  # noqa: S101 -- the graph of such a bundle has it
+    if (mixed := parameters.mixture) is None:
+        return distance
+    return mixed.softmax * unsure + mixed.energy * free + mixed.knn * distance + mixed.bias
+
+
 class Intent:
     """Implements `edgeslm.ports.Task`."""
 
     def __init__(self, parameters: IntentParameters) -> None:
+        self._parameters = parameters
         self._labels = parameters.labels
         self._threshold = parameters.threshold
         self._calibration = parameters.calibration
@@ -94,13 +159,19 @@ class Intent:
         assert outputs is not None  # noqa: S101 -- `prepare` always asks for the model
         logits = outputs[LOGITS].astype(np.float32, copy=False)
         best = int(logits.argmax())
-        score = float(energy(logits))
+        free = float(energy(logits))
+        score = out_of_scope(
+            self._parameters,
+            free=free,
+            top=float(logits[best]),
+            distance=float(outputs[DISTANCE]) if self._parameters.needs_distance else None,
+        )
         # Share of in-scope texts at least as far out; the text itself counts as one of them.
         behind = len(self._calibration) - bisect_left(self._calibration, score)
         return Answer(
             label=self._labels[best],
             # exp(best logit - log of the sum): the softmax's largest value
-            confidence=min(1.0, float(np.exp(float(logits[best]) + score))),
+            confidence=min(1.0, float(np.exp(float(logits[best]) + free))),
             score=score,
             accepted=score <= self._threshold,
             p_value=(behind + 1) / (len(self._calibration) + 1),

@@ -61,6 +61,7 @@ class AnomalyHead:
     parameters: bytes
     references: NDArray[np.float32]
     """[references, dim], rows of length 1."""
+    requires: tuple[str, ...] = ()
 
     def attach(self, encoder: onnx.ModelProto) -> onnx.ModelProto:
         """Return `encoder` with pooling, cosines and their distance; output `distance` [batch]."""

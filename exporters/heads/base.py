@@ -25,6 +25,10 @@ class FittedHead(Protocol):
     def parameters(self) -> bytes:
         """Canonical JSON for the bundle's `parameters` artifact, read by edgeslm/tasks/."""
 
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """Features that a reader of such a bundle must understand, for its manifest."""
+
     def attach(self, encoder: onnx.ModelProto) -> onnx.ModelProto:
         """Return `encoder` with pooling and head in its graph.
 

@@ -9,21 +9,22 @@ from typing import Final
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
-from sklearn.linear_model import LogisticRegression
 
-from edgeslm.tasks.intent import LOGITS, IntentParameters, energy
+from edgeslm.tasks.intent import (
+    DISTANCE,
+    FEATURE,
+    LOGITS,
+    IntentParameters,
+    energy,
+)
 from exporters.data import OUT_OF_SCOPE, Row, spread
 from exporters.heads.base import Advance, Embed, Tail
+from exporters.heads.linear import Floats, Layer, surprise, temperature_of
 
-Floats = NDArray[np.float32]
 _FOLDS: Final = 5
 # Inverse strength of the L2 penalty, on centred embeddings of unit mean variance, weakest last.
 _GRID: Final = (0.003, 0.01, 0.03, 0.1, 0.3)
 _CHUNK: Final = 256  # texts between two steps of the bar
-_ITERATIONS: Final = 300
-_UNLIKELY: Final = -30.0
 _CALIBRATION_POINTS: Final = 1000  # kept of the held-out scores: p-values in steps of 0.001
 _DIGITS: Final = 6  # of a score: what float32 carries
 
@@ -36,36 +37,45 @@ class IntentHead:
         weight: float32 [dim, labels], on embeddings of length 1; temperature applied.
         bias: float32 [labels]; temperature applied.
         settings: the parameters artifact.
+        references: float32 [references, dim], rows of length 1, that stand for the texts learnt
+            from; None where the score needs none.
     """
 
     weight: Floats
     bias: Floats
     settings: IntentParameters
+    references: Floats | None = None
 
     @property
     def parameters(self) -> bytes:
         """Canonical JSON of the settings."""
-        return self.settings.model_dump_json().encode()
+        return self.settings.to_bytes()
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        return () if self.settings.scorer == "energy" else (FEATURE,)
 
     def attach(self, encoder: onnx.ModelProto) -> onnx.ModelProto:
-        """Add pooling and the linear layer; output `logits`, float32 [batch, labels]."""
+        """Add pooling and the linear layer.
+
+        Outputs `logits`, float32 [batch, labels], and with references `distance`, float32 [batch].
+        """
         tail = Tail(encoder)
         weight, bias = tail.constant("weight", self.weight), tail.constant("bias", self.bias)
-        product = tail.node("MatMul", [tail.pool(), weight], "product")
+        embedding = tail.pool()
+        product = tail.node("MatMul", [embedding, weight], "product")
         logits = tail.node("Add", [product, bias], "scaled")
-        return tail.finish({LOGITS: (logits, ("batch", len(self.bias)))})
-
-
-@dataclass(frozen=True, slots=True)
-class _Linear:
-    """Logits = x @ weight + bias, for x in the embedding's own space."""
-
-    weight: NDArray[np.float64]
-    bias: NDArray[np.float64]
-
-    def __call__(self, x: Floats) -> NDArray[np.float64]:
-        logits: NDArray[np.float64] = x @ self.weight + self.bias
-        return logits
+        outputs: dict[str, tuple[str, Sequence[int | str]]] = {
+            LOGITS: (logits, ("batch", len(self.bias)))
+        }
+        if self.references is not None:
+            references = tail.constant("references", self.references.T)
+            cosines = tail.node("MatMul", [embedding, references], "cosines")
+            last = tail.constant("references_axis", np.array([1]))
+            nearest = tail.node("ReduceMax", [cosines, last], "nearest", keepdims=0)
+            one = tail.constant("one", np.array(1, np.float32))
+            outputs[DISTANCE] = (tail.node("Sub", [one, nearest], "far"), ("batch",))
+        return tail.finish(outputs)
 
 
 def steps(rows: Sequence[Row]) -> int:
@@ -92,37 +102,65 @@ def fit(
     labels = sorted({str(row.label) for row in known})
     index = {label: i for i, label in enumerate(labels)}
     y = np.array([index[str(row.label)] for row in known])
-    x = _embed_all([row.text for row in known], embed, advance)
+    x = embed_all([row.text for row in known], embed, advance)
     folds = np.array(spread(known, _FOLDS, seed=seed))
     strength, first = _choose(x, y, folds, advance)
     held_out = np.empty((len(y), len(labels)))
     held_out[folds == 0] = first
     for fold in range(1, _FOLDS):
         if (here := folds == fold).any():
-            layer = _Layer(len(labels)).fit(x[~here], y[~here], strength)
+            layer = Layer(len(labels)).fit(x[~here], y[~here], strength)
             held_out[here] = layer(x[here])
         advance(1)
-    final = _Layer(len(labels)).fit(x, y, strength)
+    final = Layer(len(labels)).fit(x, y, strength)
     advance(1)
-    temperature = _temperature(held_out, y)
-    scores = np.sort(energy((held_out / temperature).astype(np.float32)))
-    # The smallest threshold that rejects at most this share of texts like these.
-    accepted = min(len(scores), int(np.ceil((1 - reject_share) * (len(scores) + 1))))
-    settings = IntentParameters(
-        labels=tuple(labels),
-        threshold=_rounded(scores[accepted - 1]),
-        reject_share=reject_share,
-        temperature=_rounded(temperature),
-        calibration=tuple(_rounded(s) for s in _thin(scores)),
-    )
+    settings = settle(labels, held_out, y, reject_share=reject_share)
     return IntentHead(
-        (final.weight / temperature).astype(np.float32),
-        (final.bias / temperature).astype(np.float32),
+        (final.weight / settings.temperature).astype(np.float32),
+        (final.bias / settings.temperature).astype(np.float32),
         settings,
     )
 
 
-def _embed_all(texts: Sequence[str], embed: Embed, advance: Advance) -> Floats:
+def settle(
+    labels: Sequence[str],
+    logits: NDArray[np.float64],
+    y: NDArray[np.int64],
+    *,
+    reject_share: float,
+) -> IntentParameters:
+    """Return the parameters that logits ask for, of texts that they were not fitted on.
+
+    Args:
+        labels: in the logits' order.
+        logits: float64 [texts, labels], of texts in scope, at temperature 1.
+        y: the right one of each.
+        reject_share: share of texts in scope to reject, in (0, 1).
+    """
+    temperature = temperature_of(logits, y)
+    free = energy((logits / temperature).astype(np.float32))
+    threshold, calibration = ranks(free, reject_share)
+    return IntentParameters(
+        labels=tuple(labels),
+        threshold=threshold,
+        reject_share=reject_share,
+        temperature=_rounded(temperature),
+        calibration=calibration,
+    )
+
+
+def ranks(scores: NDArray[np.float64], reject_share: float) -> tuple[float, tuple[float, ...]]:
+    """Return a threshold, and what p-values are told by.
+
+    The threshold is the smallest that rejects at most this share of texts like these.
+    """
+    ascending = np.sort(scores)
+    accepted = min(len(scores), int(np.ceil((1 - reject_share) * (len(scores) + 1))))
+    return _rounded(ascending[accepted - 1]), tuple(_rounded(s) for s in _thin(ascending))
+
+
+def embed_all(texts: Sequence[str], embed: Embed, advance: Advance) -> Floats:
+    """Return the embeddings of texts, float32 [texts, dim]; advances by one for each."""
     chunks = [texts[i : i + _CHUNK] for i in range(0, len(texts), _CHUNK)]
     rows = []
     for chunk in chunks:
@@ -141,71 +179,18 @@ def _choose(
     """
     labels = int(y.max()) + 1
     test = folds == 0
-    layer = _Layer(labels)
+    layer = Layer(labels)
     best: tuple[float, float, NDArray[np.float64]] | None = None
     for tried, strength in enumerate(_GRID, 1):
         logits = layer.fit(x[~test], y[~test], strength)(x[test])
         advance(1)
-        loss = _surprise(logits / _temperature(logits, y[test]), y[test])
+        loss = surprise(logits / temperature_of(logits, y[test]), y[test])
         if best is not None and loss >= best[0]:
             advance(len(_GRID) - tried)
             break
         best = loss, strength, logits
     assert best is not None  # noqa: S101 -- the grid is not empty
     return best[1], best[2]
-
-
-class _Layer:
-    """Multinomial logistic regression; each fit begins where the one before ended."""
-
-    def __init__(self, labels: int) -> None:
-        self._labels = labels
-        self._model = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
-
-    def fit(self, x: Floats, y: NDArray[np.int64], strength: float) -> _Linear:
-        """Fit on centred embeddings under one scale.
-
-        One for all dimensions: it is the penalty's unit, and with it the solver takes tens of
-        steps in place of hundreds.
-        """
-        mean = x.mean(axis=0)
-        scale = float(np.sqrt(x.var(axis=0).mean())) or 1.0
-        self._model.set_params(C=strength).fit((x - mean) / scale, y)
-        coef = self._model.coef_.astype(np.float64)
-        intercept = self._model.intercept_.astype(np.float64)
-        classes = self._model.classes_
-        if len(classes) == 2:  # noqa: PLR2004 -- scikit-learn then keeps one logit of the two
-            coef, intercept = np.vstack([-coef, coef]) / 2, np.hstack([-intercept, intercept]) / 2
-        # A label that is in no row (all its texts lie in the fold left out) is unlikely.
-        weight, bias = np.zeros((x.shape[1], self._labels)), np.full(self._labels, _UNLIKELY)
-        weight[:, classes] = coef.T / scale
-        bias[classes] = intercept - mean.astype(np.float64) @ weight[:, classes]
-        return _Linear(weight, bias)
-
-
-def _temperature(logits: NDArray[np.float64], y: NDArray[np.int64]) -> float:
-    """Return the divisor in [0.01, 100] under which `logits` explain `y` best."""
-    found = minimize_scalar(
-        lambda log_t: _surprise(logits / np.exp(log_t), y),
-        bounds=(np.log(0.01), np.log(100.0)),
-        method="bounded",
-    )
-    return float(np.exp(found.x))
-
-
-def _surprise(logits: NDArray[np.float64], y: NDArray[np.int64]) -> float:
-    """Mean cross-entropy to `y`, in nats, as if one more text in n + 2 were of another label.
-
-    Without that, labels that are told apart without a fault would make every answer certain.
-
-    Source:
-        Platt 1999, "Probabilistic outputs for support vector machines", section 2.2.
-    """
-    n, labels = logits.shape
-    right = logits[np.arange(n), y]
-    wrong = (logits.sum(axis=1) - right) / (labels - 1)
-    other = 1 / (n + 2)
-    return float((logsumexp(logits, axis=1) - (1 - other) * right - other * wrong).mean())
 
 
 def _thin(ascending: NDArray[np.float64]) -> NDArray[np.float64]:

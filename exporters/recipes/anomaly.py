@@ -22,6 +22,7 @@ from exporters.recipes.base import POINTS, Metrics, too_few
 HELP: Final = "flag texts unlike the normal ones"
 SHARE: Final = ("--alarm-budget", "share of normal texts that may raise an alarm")
 DEFAULT_SHARE: Final = 0.01
+TRAINABLE: Final = False
 _CHANCE: Final = 0.01  # that a rate within the budget looks as bad
 
 

@@ -16,7 +16,19 @@ Metrics = dict[str, float | int | None]
 POINTS: Final = 100.0
 
 
-class Recipe(Protocol):
+class Fitter(Protocol):
+    """Makes heads: a recipe, or what stands in for it where the encoder was trained."""
+
+    def steps(self, rows: Sequence[Row]) -> int:
+        """Return by how much `fit` will advance in all."""
+
+    def fit(
+        self, rows: Sequence[Row], embed: Embed, *, share: float, seed: int, advance: Advance
+    ) -> FittedHead:
+        """Fit the head."""
+
+
+class Recipe(Fitter, Protocol):
     """One module of exporters/recipes/."""
 
     HELP: str
@@ -24,6 +36,8 @@ class Recipe(Protocol):
     SHARE: tuple[str, str]
     """(option, what it means) of the task's one number: a share of normal traffic."""
     DEFAULT_SHARE: float
+    TRAINABLE: bool
+    """Whether an encoder can be trained for it."""
 
     def split(self, data: Path, evaluation: Path | None, *, share: float, seed: int) -> Split:
         """Read, check and divide the user's examples.
@@ -33,16 +47,8 @@ class Recipe(Protocol):
             BudgetError: they are too few for `share`.
         """
 
-    def steps(self, rows: Sequence[Row]) -> int:
-        """Return by how much `fit` will advance in all."""
-
     def texts(self, rows: Sequence[Row]) -> list[str]:
         """Return the different texts that the model reads to answer `rows`."""
-
-    def fit(
-        self, rows: Sequence[Row], embed: Embed, *, share: float, seed: int, advance: Advance
-    ) -> FittedHead:
-        """Fit the head."""
 
     def measure(self, rows: Sequence[Row], answers: Sequence[Answer], *, share: float) -> Metrics:
         """Judge `answers` to the held-out `rows`; `share` is what was asked for."""

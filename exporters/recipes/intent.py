@@ -29,6 +29,7 @@ from exporters.recipes.base import POINTS, Metrics, too_few
 HELP: Final = "classify texts into intents, and reject those out of scope"
 SHARE: Final = ("--reject-share", "share of in-scope texts to reject as out of scope")
 DEFAULT_SHARE: Final = 0.05
+TRAINABLE: Final = True
 _PARTS: Final = 5  # one of them is held out where the user gives no evaluation data
 _BINS: Final = 15
 # With fewer, AUROC's own standard error (about 1.2 points at 200 texts and .97) hides a loss.

@@ -30,6 +30,12 @@ class SourceError(RejectedError):
     code = "source.unusable"
 
 
+class TooLongError(RejectedError):
+    """The model does not take as many tokens as asked for, or a bundle does not."""
+
+    code = "export.max_tokens"
+
+
 class Source(Protocol):
     """One place where a model comes from."""
 

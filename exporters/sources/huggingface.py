@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 import tempfile
@@ -49,17 +50,36 @@ class HubUnavailableError(UnavailableError):
 
 
 class HuggingFace:
-    """Implements `exporters.sources.base.Source`."""
+    """Implements `exporters.sources.base.Source`.
+
+    Attributes:
+        folder: where the model lies.
+        tokenizer: the bytes of a tokenizer.json without padding or truncation.
+    """
 
     def __init__(self, name: str, folder: Path, tokenizer: Path) -> None:
         self.name = name
-        self._folder = folder
-        self._tokenizer = read_tokenizer(tokenizer)
+        self.folder = folder
+        self.tokenizer = read_tokenizer(tokenizer)
         self._weights = _weights_of(name, folder)
 
+    def weights_sha256(self) -> str:
+        """Return the hash of the weights, of one file or several."""
+        weights = self._weights
+        return sha256_of(weights[0]) if len(weights) == 1 else digest_of(weights, None).hex()
+
+    def max_positions(self) -> int | None:
+        """Return the longest sequence that the model takes, in tokens; None: it does not say."""
+        try:
+            said = json.loads((self.folder / "config.json").read_bytes())
+        except (OSError, ValueError):  # whoever loads the model will say so
+            return None
+        found = said.get("max_position_embeddings") if isinstance(said, dict) else None
+        return found if isinstance(found, int) and found > 0 else None
+
     def digest(self) -> bytes:
-        facts = [self._tokenizer.decode("utf-8"), pins(_PACKAGES)]
-        return digest_of([*self._weights, self._folder / "config.json"], facts)
+        facts = [self.tokenizer.decode("utf-8"), pins(_PACKAGES)]
+        return digest_of([*self._weights, self.folder / "config.json"], facts)
 
     def export(self, folder: Path) -> None:
         # Imported here: it takes seconds, and a cached export needs none of it.
@@ -69,7 +89,7 @@ class HuggingFace:
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 try:
                     main_export(
-                        str(self._folder),
+                        str(self.folder),
                         output=scratch,
                         task="feature-extraction",
                         library_name="transformers",
@@ -81,15 +101,12 @@ class HuggingFace:
                     raise SourceError(msg) from None
                 raw = onnx.load(Path(scratch) / "model.onnx")
             model = tidy_encoder(raw, file=self.name)
-            positions = _check_parity(self.name, self._folder, model)
-        weights = self._weights
+            positions = _check_parity(self.name, self.folder, model)
         write_encoder(
             folder,
             model,
-            self._tokenizer,
-            weights_sha256=sha256_of(weights[0])
-            if len(weights) == 1
-            else digest_of(weights, None).hex(),
+            self.tokenizer,
+            weights_sha256=self.weights_sha256(),
             max_positions=positions,
         )
 

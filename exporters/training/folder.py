@@ -133,12 +133,8 @@ def _head(file: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             sizes = sum(inside.file_size for inside in archive.infolist())
-        if sizes > _MAX_BYTES:
-            raise TrainedError(str(file), [("", f"over {_MAX_BYTES} bytes")], remedy=_REMEDY)
-        with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(raw if sizes <= _MAX_BYTES else b""), allow_pickle=False) as arrays:
             found = arrays["weight"], arrays["bias"]
-    except TrainedError:
-        raise
     except Exception as err:  # noqa: BLE001 -- zipfile, zlib and numpy share no base
         what = f"not a head: {str(err)[:200]}"
         raise TrainedError(str(file), [("", what)], remedy=_REMEDY) from None

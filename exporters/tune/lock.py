@@ -19,7 +19,10 @@ from edgeslm.errors import RejectedError
 from exporters.bundle import PACKAGES
 from exporters.cache import pins
 from exporters.targets.base import Plan
+from exporters.training.plan import TrainingPlan
 
+Train = Literal["head", "full"]
+"""What is trained on the examples: the head on a frozen encoder, or both."""
 LOCK: Final = "lock.json"
 _MAX_BYTES: Final = 1 << 20
 
@@ -55,6 +58,8 @@ class Lock(Typed):
     evaluation: Sha256 | None
     profile: Name
     profile_sha256: Sha256 = Field(description="Of the profile as it was read.")
+    train: Train = "head"
+    training: TrainingPlan | None = Field(None, description="Of train: full; null: of head.")
     chosen: dict[str, LockedPlan] = Field(
         default={}, description="By provider, where a search was made; else the profile says."
     )
@@ -105,7 +110,7 @@ def check_same(given: Lock, now: Lock) -> None:
 
 def _facts(lock: Lock) -> dict[str, object]:
     """What a lock says of the export, besides what was chosen; a pin is a fact of its own."""
-    facts: dict[str, object] = lock.model_dump(exclude={"chosen", "pins"})
+    facts: dict[str, object] = lock.model_dump(exclude={"chosen", "pins", "training"})
     return facts | {f"pins.{package}": version for package, version in lock.pins.items()}
 
 
@@ -120,8 +125,10 @@ def describe(  # noqa: PLR0913 -- by name
     seed: int,
     max_tokens: int,
     cpu: str,
+    train: Train = "head",
+    training: TrainingPlan | None = None,
 ) -> Lock:
-    """Return the lock of an export in which nothing is chosen yet."""
+    """Return the lock of an export, for whose targets nothing is chosen yet."""
     said = profile.model_dump_json().encode()
     return Lock(
         exporter=__version__,
@@ -136,6 +143,8 @@ def describe(  # noqa: PLR0913 -- by name
         evaluation=None if evaluation is None else _digest(evaluation),
         profile=profile.name,
         profile_sha256=hashlib.sha256(said).hexdigest(),
+        train=train,
+        training=training,
     )
 
 

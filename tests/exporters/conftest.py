@@ -116,3 +116,36 @@ class Stages:
 @pytest.fixture
 def stages() -> Stages:
     return Stages()
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder: two layers of BERT with random weights, for the toy's words."""
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("hf") / "tiny-bert"
+    vocabulary = {word: i for i, word in enumerate(["[UNK]", *WORDS])}
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(vocabulary), hidden_size=DIM, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=2 * DIM, max_position_embeddings=64,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106 -- no secret
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def many_orders() -> list[dict[str, object]]:
+    """Enough labelled texts to train on: 72 of each of three labels, and 40 of none."""
+    rows: list[dict[str, object]] = []
+    for what in ("pump", "valve", "oven", "crane"):
+        for before in ("", "now ", "please "):
+            for after in ("", " now", " please", " the", " at", " in"):
+                rows.append({"text": f"{before}start {what}{after}", "label": "start"})
+                rows.append({"text": f"{before}stop {what}{after}", "label": "stop"})
+                rows.append({"text": f"{before}{what} broken{after}", "label": "fault"})
+    words = ("weather", "joke", "is", "a", "high", "low", "ok", "bar")
+    strange = [f"{one} {two}" for one in words for two in words if one != two]
+    return rows + [{"text": text, "label": "oos"} for text in strange[:40]]

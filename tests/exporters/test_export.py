@@ -22,11 +22,11 @@ from edgeslm.runtime.golden import parse_golden
 from edgeslm.runtime.model import load_model
 from edgeslm.runtime.profiles import detect_profile
 from exporters.data import DataError
-from exporters.export import Job, TooLongError, export
+from exporters.export import Job, export
 from exporters.folders import OutputError
 from exporters.quality import QualityError
 from exporters.quantize import dynamic_int8, static_int8
-from exporters.sources.base import Encoder, read_encoder
+from exporters.sources.base import Encoder, TooLongError, read_encoder
 from exporters.targets import NoTargetError
 from tests.exporters.conftest import Stages, write_lines
 
