@@ -22,17 +22,33 @@ _MINUTES: Final = 6
 _QUICK_MINUTES: Final = 1
 
 
-def intent(setup: Setup, case: str, *, profile: str | None = None) -> Path:
+def intent(setup: Setup, case: str, *options: str, profile: str | None = None) -> Path:
     """Return the bundle of an intent case, judged on its evaluation part.
 
     Args:
         setup: of the run.
         case: name of the case.
+        options: further arguments of `edgeslm-export`.
         profile: of the device; None: this machine's.
     """
     train = train_rows(setup, case)
     judged = cases.rows(setup, case, "eval")
-    return _have(setup, "intent", case, train, judged, profile=profile)
+    return _have(setup, "intent", case, train, judged, *options, profile=profile)
+
+
+def trained(setup: Setup, case: str, *options: str) -> Path:
+    """Return the bundle of an intent case whose encoder was fine-tuned.
+
+    Args:
+        setup: of the run.
+        case: name of the case.
+        options: further arguments of `edgeslm-export`.
+    """
+    options = ("--train", "full", *options)
+    if setup.quick:
+        options += ("--minutes", str(_QUICK_MINUTES))
+    rows = train_rows(setup, case), cases.rows(setup, case, "eval")
+    return _have(setup, "intent", f"{case}-full", *rows, *options)
 
 
 def sampled(setup: Setup, case: str, *, texts: int, profile: str) -> Path:
@@ -91,6 +107,12 @@ def plant(setup: Setup) -> Path:
 def quality(bundle: Path) -> dict[str, Any]:
     """Return the `quality.json` that the exporter left beside `bundle`."""
     found: dict[str, Any] = json.loads((bundle.parent / "quality.json").read_bytes())
+    return found
+
+
+def measurements(bundle: Path) -> dict[str, Any]:
+    """Return the `measurements.json` that the exporter left beside `bundle`."""
+    found: dict[str, Any] = json.loads((bundle.parent / "measurements.json").read_bytes())
     return found
 
 

@@ -148,4 +148,5 @@ def many_orders() -> list[dict[str, object]]:
                 rows.append({"text": f"{before}{what} broken{after}", "label": "fault"})
     words = ("weather", "joke", "is", "a", "high", "low", "ok", "bar")
     strange = [f"{one} {two}" for one in words for two in words if one != two]
-    return rows + [{"text": text, "label": "oos"} for text in strange[:40]]
+    rows += [{"text": text, "label": "oos"} for text in strange[:40]]
+    return rows

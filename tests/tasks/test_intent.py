@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgeslm.errors import InvalidFileError
 from edgeslm.ports import Answer, Request
-from edgeslm.tasks.intent import LOGITS, IntentParameters, energy, load
+from edgeslm.tasks.intent import DISTANCE, LOGITS, IntentParameters, energy, load
 
 GOOD = {
     "labels": ["fault", "start", "stop"],
@@ -114,3 +114,54 @@ def test_bytes_that_are_no_parameters_are_refused(raw: bytes) -> None:
 def test_parameters_survive_their_own_json() -> None:
     parameters = IntentParameters.model_validate_json(json.dumps(GOOD))
     assert IntentParameters.model_validate_json(parameters.model_dump_json()) == parameters
+
+
+MIXTURE = {"softmax": 1.0, "energy": 2.0, "knn": 3.0, "bias": 0.5}
+
+
+def scored(**more: object) -> Answer:
+    task = load(json.dumps({**GOOD, **more}).encode())
+    outputs = {
+        LOGITS: np.array([1.0, 4.0, 2.0], np.float32),
+        DISTANCE: np.array(0.25, np.float32),
+    }
+    return task.finish(task.prepare(Request("x")), outputs, truncated=False)
+
+
+def test_each_scorer_scores_as_it_says_and_leaves_label_and_confidence() -> None:
+    free = float(energy(np.array([1.0, 4.0, 2.0], np.float32)))
+    unsure = -math.log(math.exp(4) / sum(map(math.exp, (1, 4, 2))))
+    expected = {
+        "energy": free,
+        "softmax": unsure,
+        "knn": 0.25,
+        "calibrated": unsure + 2 * free + 3 * 0.25 + 0.5,
+    }
+    plain = scored()
+    for scorer, score in expected.items():
+        more = {"mixture": MIXTURE} if scorer == "calibrated" else {}
+        got = scored(scorer=scorer, **more)
+        assert got.score == pytest.approx(score)
+        assert (got.label, got.confidence) == (plain.label, plain.confidence)
+        assert got.accepted == (got.score <= -2.0)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"scorer": "calibrated"}, "mixture: of the calibrated score"),
+        ({"scorer": "knn", "mixture": MIXTURE}, "mixture: of the calibrated score"),
+        ({"scorer": "guess"}, "scorer"),
+        ({"scorer": "calibrated", "mixture": {**MIXTURE, "knn": 1e300}}, r"mixture\.knn"),
+    ],
+)
+def test_scorers_that_are_none_are_refused(more: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidFileError, match=said):
+        load(json.dumps({**GOOD, **more}).encode())
+
+
+def test_of_the_plain_score_nothing_is_said_that_older_readers_do_not_know() -> None:
+    parameters = IntentParameters.model_validate_json(json.dumps(GOOD))
+    assert json.loads(parameters.to_bytes()).keys() == {*GOOD, "schema_version"}
+    other = parameters.model_copy(update={"scorer": "knn"})
+    assert IntentParameters.model_validate_json(other.to_bytes()) == other
