@@ -77,6 +77,11 @@ SURROUNDINGS: Final = (
         "goes on: results, states and events have `clock: untrusted`",
         "75",
     ),
+    (
+        "This device has no certificate yet, and [provision] is to get it",
+        "75 `config.not_provisioned`; with `--wait`, as their units have it, goes on: it waits",
+        "75",
+    ),
     ("The host has another name", "goes on under the same id: that of the settings", "0"),
 )
 MADE: Final = "<!-- Made from the code by `make docs`; edit the code instead. -->"

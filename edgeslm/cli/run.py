@@ -15,8 +15,8 @@ from edgeslm import logs
 from edgeslm.adapters.signals import acting_on
 from edgeslm.agent.agent import Agent
 from edgeslm.agent.wiring import RealParts
+from edgeslm.cli import awaiting
 from edgeslm.cli.broker_files import try_files
-from edgeslm.contract.settings import load_settings
 from edgeslm.runtime.profiles import load_profile
 
 # A thread that wants the interpreter waits so long for one that computes. Python's 5 ms would be
@@ -28,8 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the agent until SIGTERM or SIGINT; SIGHUP reloads the settings."""
     parser = argparse.ArgumentParser(prog="edgeslm run", description="Run the agent.")
     parser.add_argument("--config", type=Path, required=True, help="settings, TOML")
+    parser.add_argument("--wait", action="store_true", help=awaiting.HELP)
     args = parser.parse_args(argv)
-    settings = load_settings(args.config)
+    settings = awaiting.settings_for(args.config, wait=args.wait)
+    if settings is None:
+        return 0
     if settings.profile:  # a wrong one is said at once, and not of each model
         load_profile(settings.profile)
     for field in ("uplink", "input"):

@@ -9,17 +9,20 @@ from pathlib import Path
 
 from edgeslm import logs
 from edgeslm.adapters.signals import acting_on
+from edgeslm.cli import awaiting
 from edgeslm.cli.broker_files import try_files
 from edgeslm.cli.updates import require_extra, update_of
-from edgeslm.contract.settings import load_settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the updater until SIGTERM or SIGINT, or until it was idle for long enough."""
     parser = argparse.ArgumentParser(prog="edgeslm updater", description="Run the updater.")
     parser.add_argument("--config", type=Path, required=True, help="settings, TOML, with [update]")
+    parser.add_argument("--wait", action="store_true", help=awaiting.HELP)
     args = parser.parse_args(argv)
-    settings = load_settings(args.config)
+    settings = awaiting.settings_for(args.config, wait=args.wait)
+    if settings is None:
+        return 0
     update = update_of(settings)
     try_files(args.config, "uplink", settings.uplink)
     require_extra()

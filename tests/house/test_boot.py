@@ -17,6 +17,7 @@ import pytest
 from benchmarks import container
 from benchmarks.container import Container
 from edgeslm.cli.main import main
+from edgeslm.contract.identity import CURRENT, IDENTITY, Identity
 from edgeslm.contract.topics import DEFAULT_ROOT, Topics
 from edgeslm.fleet.config import FleetConfig
 from edgeslm.fleet.director import Wish
@@ -186,6 +187,37 @@ def test_a_frozen_agent_is_restarted_by_the_watchdog_and_answers(device: Contain
     assert shown(device, "edgeslm", "Result") == "success"
     said = device.run("journalctl", "--no-pager", "--unit=edgeslm")
     assert "Watchdog timeout" in said
+
+
+def test_an_agent_without_a_certificate_waits_for_it_and_is_not_restarted(
+    device: Container,
+) -> None:
+    up(device)
+    folder = "/run/to-come"  # of what provisioning gets
+    named = f'device_id = "{DEVICE}"\n'
+    asks = f'[provision]\ndir = "{folder}"\ntoken_file = "/etc/edgeslm/token"\n'
+    (device.stick / "unnamed.toml").write_text(SETTINGS.removeprefix(named) + asks)
+    start = f"/usr/bin/edgeslm run --wait --config {container.STICK}/unnamed.toml"
+    drop_in = "/run/systemd/system/edgeslm.service.d/unnamed.conf"
+    script = f"mkdir -p {drop_in.rpartition('/')[0]} && printf '%b' \"$0\" > {drop_in}"
+    device.run("sh", "-c", script, f"[Service]\\nExecStart=\\nExecStart={start}\\n")
+    device.run("systemctl", "daemon-reload")
+    device.run("systemctl", "restart", "edgeslm")
+    pid = shown(device, "edgeslm", "MainPID")
+    assert "no certificate yet" in shown(device, "edgeslm", "StatusText")
+    time.sleep(WATCHDOG_S)
+    identity = Identity(device=DEVICE, serial="1", not_before=0.0, not_after=2e9)
+    script = (
+        f'mkdir -p {folder}/1 && echo "$0" > {folder}/1/{IDENTITY} && ln -s 1 {folder}/{CURRENT}'
+    )
+    device.run("sh", "-c", script, identity.model_dump_json())
+    assert ask(device)["model"]["version"] == 1
+    assert shown(device, "edgeslm", "MainPID") == pid
+    said = device.run("journalctl", "--no-pager", "--unit=edgeslm", "--output=cat")
+    assert said.count('"certificate_awaited"') == 1
+    device.run("rm", drop_in)
+    device.run("systemctl", "daemon-reload")
+    device.run("systemctl", "restart", "edgeslm")
 
 
 def test_settings_are_read_again_on_reload(device: Container) -> None:

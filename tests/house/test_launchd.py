@@ -33,10 +33,10 @@ def daemon() -> dict[str, Any]:
 
 
 def test_the_daemon_runs_a_command_there_is(daemon: dict[str, Any]) -> None:
-    exe, command, option, config = daemon["ProgramArguments"]
+    exe, command, wait, option, config = daemon["ProgramArguments"]
     assert Path(exe).name == "edgeslm"
     assert (command,) in COMMANDS
-    assert (option, Path(config).name) == ("--config", "agent.toml")
+    assert (wait, option, Path(config).name) == ("--wait", "--config", "agent.toml")
     assert f"{daemon['Label']}.plist" == PLIST.name
     assert set(daemon) == KEYS
 
