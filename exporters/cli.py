@@ -354,6 +354,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "full: train no longer (default: until it no longer helps)")  # fmt: skip
     add("--max-tokens", type=_positive, metavar="N",
         help="cut longer texts (default: the profile's)")  # fmt: skip
+    add(
+        "--prune-vocab",
+        action="store_true",
+        help="keep word vectors of what the training texts say, and read all else as the nearest",
+    )
 
 
 def _names(text: str) -> list[str]:

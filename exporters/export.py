@@ -20,13 +20,14 @@ from edgeslm.errors import EXIT_CONFIG, RejectedError
 from edgeslm.runtime.bundle import Bundle, open_bundle
 from edgeslm.runtime.device import this_device
 from edgeslm.runtime.profiles import load_profile
-from exporters import recipes, targets
+from exporters import recipes, reductions, targets
 from exporters.budget import check_latency, size_bytes
 from exporters.bundle import MANIFEST, write_bundle, write_tar
 from exporters.cache import kept, key_of
 from exporters.folders import beside, check_out, replace_folder
 from exporters.mlbom import ML_BOM, Origins, ml_bom
 from exporters.quality import tidy
+from exporters.reductions import Reduction
 from exporters.report import write_reports
 from exporters.report.content import Content, Judgement
 from exporters.sources import open_source
@@ -36,6 +37,7 @@ from exporters.training.folder import TRAINED
 from exporters.tune.decisions import Decisions
 from exporters.tune.lock import LOCK, Lock, Train, check_same, describe, read_lock
 from exporters.variant import Done, Maker
+from exporters.vocabulary import cut_positions, language, prune
 from exporters.workbench import Stage, Workbench
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ class Job:
     supported_until: str | None = None
     base_license: str | None = None
     base_supplier: str | None = None
+    prune_vocab: bool = False
 
 
 class IdentityError(RejectedError):
@@ -178,7 +181,22 @@ class Common:
         if self.outcome is not None:  # what a manifest tells of is what training began with
             base = self.outcome.trained.facts.base
             self.encoder = replace(self.encoder, weights_sha256=base.sha256)
-        self._benches: dict[int, Workbench] = {}
+        self.reductions: list[Reduction] = []
+        if job.prune_vocab:
+            with stage("pruning the vocabulary", None):
+                self._prune()
+        self._benches: dict[tuple[int, int], Workbench] = {}
+
+    def _prune(self) -> None:
+        """Keep of the vocabulary what the training texts are made of.
+
+        Raises:
+            RejectedError: this model's cannot be pruned.
+        """
+        texts = self.recipe.texts(self.split.train)
+        smaller, pieces = prune(self.encoder, language(self.encoder, texts))
+        self.reductions.append(Reduction("vocabulary", str(pieces), self.encoder, same_head=True))
+        self.encoder = smaller
 
     def _train(self, source: Source) -> Outcome:
         """Train the encoder of `source`, as a lock file says where there is one.
@@ -217,6 +235,7 @@ class Common:
             max_tokens=max_tokens,
             cpu=this_device().cpu_model,
             train=job.train,
+            prune_vocab=job.prune_vocab,
         )
 
     def workbench(self, profile: DeviceProfile) -> Workbench:
@@ -226,12 +245,14 @@ class Common:
             TooLongError: the model does not take as many tokens as the user asked for.
         """
         length = _max_tokens(self.job, profile, self.encoder)
-        if length not in self._benches:
-            self._benches[length] = Workbench(
+        longest = max([length, *_buckets(profile)]) if self.job.prune_vocab else 0
+        if (length, longest) not in self._benches:
+            encoder = cut_positions(self.encoder, longest) if longest else self.encoder
+            self._benches[length, longest] = Workbench(
                 task=self.job.task,
                 recipe=self.recipe,
                 split=self.split,
-                encoder=self.encoder,
+                encoder=encoder,
                 source=self.source,
                 max_tokens=length,
                 share=self.job.share,
@@ -240,7 +261,7 @@ class Common:
                 stage=self._stage,
                 fitter=None if self.outcome is None else self.outcome.fitter,
             )
-        return self._benches[length]
+        return self._benches[length, longest]
 
     def folder(self) -> Path:
         """Return a new folder, on the file system that exports go to."""
@@ -275,11 +296,14 @@ def make(order: Order, out: Path, common: Common) -> dict[str, Any]:
         (one.folder / one.made.plan.name).rename(bundle / one.made.plan.name)
     made = [one.made for one in chosen]
     bundle_hash = write_bundle(bundle, identity, bench.encoder.tokenizer, made)
+    smaller = bench.once("reductions", lambda: reductions.judge(common.reductions, bench))
+    cautions += reductions.cautions(smaller, limit=order.profile.gate.accuracy_drop_max)
     report: dict[str, Any] = {
         "bundle": bundle_hash,
         "task": job.task,
         "held_out": {"rows": len(bench.split.held_out), "given": job.evaluation is not None},
         "fp32": tidy(bench.reference_metrics(bench.split.held_out)),
+        "reductions": smaller,
         "variants": {one.made.plan.name: one.report for one in judged},
         "cautions": bench.split.cautions + decisions.notes + cautions,
     }
@@ -392,6 +416,12 @@ def _max_tokens(job: Job, profile: DeviceProfile, encoder: Encoder) -> int:
         msg = f"--max-tokens {job.max_tokens}: this model takes {_MIN_TOKENS} to {limit}"
         raise TooLongError(msg)
     return job.max_tokens
+
+
+def _buckets(profile: DeviceProfile) -> list[int]:
+    """Return all lengths that a profile asks a graph for."""
+    found = (getattr(profile, key, None) for key in profile.providers)
+    return [length for one in found for length in getattr(one, "buckets", None) or ()]
 
 
 def _code() -> bytes:

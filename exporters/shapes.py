@@ -311,6 +311,18 @@ def _largest(model: onnx.ModelProto, feeds: Sequence[Feeds]) -> dict[str, float]
     return found
 
 
+def widen_look_ups(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return `model` with int64 in tables of int32, as one that leads words to others has."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    looked_up = {node.input[0] for node in wide.graph.node if node.op_type == "Gather"}
+    for tensor in wide.graph.initializer:
+        if tensor.data_type == TensorProto.INT32 and tensor.name in looked_up:
+            values = numpy_helper.to_array(tensor).astype(np.int64)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    return wide
+
+
 def spell_out_norms(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return `model` with each ReduceL2 as what it stands for, which more providers take."""
     plain = onnx.ModelProto()

@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol, TypeVar, cast
 
@@ -67,6 +67,7 @@ class Workbench:
         scratch: folder for what is made on the way.
         stage: shows progress.
         fitter: makes heads; None: the recipe does.
+        head: of `encoder`, where it is known already.
     """
 
     task: str
@@ -80,6 +81,7 @@ class Workbench:
     scratch: Path
     stage: Stage
     fitter: Fitter | None = None
+    head: FittedHead | None = None
     _made: dict[Hashable, object] = field(default_factory=dict)
     _answers: dict[Hashable, dict[tuple[str, str], Answer]] = field(default_factory=dict)
     _sequences: dict[tuple[Hashable, tuple[Row, ...]], list[Answer]] = field(default_factory=dict)
@@ -106,12 +108,20 @@ class Workbench:
             self._made[key] = make()
         return cast("T", self._made[key])
 
+    def beside(self, encoder: Encoder, *, head: FittedHead | None = None) -> Workbench:
+        """Return a workbench of another encoder, for the same examples; each makes its own."""
+        other = replace(self, encoder=encoder, scratch=self.folder(), head=head)
+        other._made, other._answers = {}, {}  # noqa: SLF001 -- of our own kind
+        return other
+
     def folder(self) -> Path:
         """Return a new folder for what is shared."""
         return Path(tempfile.mkdtemp(dir=self.scratch))
 
     def fit(self, model: onnx.ModelProto | None = None) -> FittedHead:
         """See `exporters.targets.base.Workbench.fit`."""
+        if model is None and self.head is not None:
+            return self.head
         chosen = self.encoder.model if model is None else model
         content = hashlib.sha256(chosen.SerializeToString(deterministic=True)).digest()
 

@@ -31,6 +31,7 @@ def page(content: Content, searches: Sequence[Mapping[str, Any]]) -> str:
     parts = [
         _lead(content),
         _quality(content),
+        _reductions(content.quality.get("reductions", ())),
         _variants(content),
         _front(content),
         *(_variant(content, judgement) for judgement in content.judgements),
@@ -89,6 +90,27 @@ def _quality(content: Content) -> str:
         tables.append(_table(["", "float32", *reports], lines, caption=caption))
     note = "<p>In per cent, except counts; oos auroc and calibration error go from 0 to 1.</p>"
     return "<h2>Quality</h2>" + "".join(tables) + note
+
+
+def _reductions(steps: Sequence[Mapping[str, Any]]) -> str:
+    """What made the encoder smaller before it was compiled, and what that cost."""
+    if not steps:
+        return ""
+    tables = []
+    for step in steps:
+        weights = (f"{step['parameters'][when] / 1e6:.1f}" for when in ("before", "after"))
+        lines: list[Sequence[str]] = [["parameters, millions", *weights]]
+        lines += [
+            [_words(metric), *(_number(step[when].get(metric)) for when in ("before", "after"))]
+            for metric in step["before"]
+        ]
+        lines += [
+            [f"points lost: {_words(what)}", "", _number(points)]
+            for what, points in step["lost_points"].items()
+        ]
+        tables.append(_table(["", "before", "after"], lines, caption=step["what"].capitalize()))
+    note = "<p>Float32 both, on the held-out texts; the gate above judges what is left.</p>"
+    return "<h2>Made smaller</h2>" + "".join(tables) + note
 
 
 def _variants(content: Content) -> str:

@@ -31,6 +31,7 @@ from exporters.shapes import (
     spell_out_norms,
     tabulate_mask,
     unpack_weights,
+    widen_look_ups,
 )
 from exporters.static_check import static_coverage
 from exporters.targets.base import Compiled, Plan, Workbench, section
@@ -72,7 +73,8 @@ def compile(  # noqa: A001 -- the port's word
         HalfOverflowError: the model does not fit into float16.
     """
     section(profile, profile.coreml, "coreml")
-    encoder = fold(tabulate_mask(workbench.encoder.model))
+    # Of integers, Core ML looks up int64 alone: see `exporters.documented`.
+    encoder = fold(tabulate_mask(widen_look_ups(workbench.encoder.model)))
     if plan.precision == FP16:
         check_half(encoder, workbench.calibration(_TRIED_TEXTS))
     head = workbench.fit()

@@ -53,6 +53,7 @@ class Lock(Typed):
     task: str
     share: float
     max_tokens: Annotated[int, Field(ge=1)]
+    prune_vocab: bool = False
     model: Sha256 = Field(description="Of the source: its weights, configuration, tokenizer.")
     data: Sha256
     evaluation: Sha256 | None
@@ -124,6 +125,7 @@ def describe(  # noqa: PLR0913 -- by name
     share: float,
     seed: int,
     max_tokens: int,
+    prune_vocab: bool,
     cpu: str,
     train: Train = "head",
     training: TrainingPlan | None = None,
@@ -138,6 +140,7 @@ def describe(  # noqa: PLR0913 -- by name
         task=task,
         share=share,
         max_tokens=max_tokens,
+        prune_vocab=prune_vocab,
         model=model,
         data=_digest(data),
         evaluation=None if evaluation is None else _digest(evaluation),

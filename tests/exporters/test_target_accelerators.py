@@ -180,6 +180,24 @@ def test_core_ml_runs_it(job: Job) -> None:
         assert (model.provider, model.node_share) == ("coreml", 1.0)
 
 
+@pytest.mark.parametrize(
+    ("provider", "section"),
+    [
+        ("coreml", 'precisions = ["fp16"]'),
+        ("cuda", 'compute_capability = "8.7"\nprecisions = ["int8"]'),
+        ("openvino", 'device = "NPU"'),
+    ],
+)
+def test_a_pruned_vocabulary_is_looked_up_by_the_provider(
+    job: Job, provider: str, section: str
+) -> None:
+    asked = profile(job, provider, f"{section}\nbuckets = [8]")
+    report, manifest = made(dataclasses.replace(asked, prune_vocab=True))
+    [step] = report["reductions"]
+    assert step["parameters"]["after"] < step["parameters"]["before"]
+    assert whole([a for a in manifest.artifacts if a.role == "graph"])
+
+
 def test_int8_weights_are_whole_only_once_they_are_unpacked(job: Job) -> None:
     """Which is why float16 is the first choice: it is whole as it lies in the file."""
     _, manifest = made(profile(job, "coreml", "buckets = [8]"))

@@ -112,6 +112,18 @@ def rewrite(job: Job, change: Any) -> None:
 
 
 @needs_emulator
+def test_a_pruned_vocabulary_is_looked_up_by_the_npu(job: Job) -> None:
+    job = dataclasses.replace(profile(job, buckets=[8]), prune_vocab=True)
+    report = export(job, Stages())
+    [step] = report["reductions"]
+    assert step["parameters"]["after"] < step["parameters"]["before"]
+    assert report["variants"][QDQ]["verified"] == "emulated"
+    [graph] = [a for a in manifest_of(job).artifacts if a.role == "graph"]
+    assert graph.coverage is not None
+    assert graph.coverage.nodes == graph.coverage.nodes_taken > 0
+
+
+@needs_emulator
 def test_the_whole_graph_with_its_head_runs_on_the_npu_alone(job: Job) -> None:
     job = profile(job, buckets=[8, 16], contexts=True)
     report = export(job, Stages())
