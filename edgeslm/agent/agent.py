@@ -210,6 +210,7 @@ class Agent:
                 log.info("input_connected", model=name, session_present=report.session_present)
                 self._downs[name].clear()
                 slot.session.up(report.epoch, session_present=report.session_present)
+                self._forwarder.recall()
             case Down():
                 if self._is_news(name, report, now, was=slot.session.connected):
                     broker = self._settings.input_broker.address

@@ -87,9 +87,9 @@ class Forwarder:
             tell=self._tell,
         )
         self._now = 0.0  # of this turn
-        # By lane, ids of the newest rows of agents before this one.
+        # By lane, ids of the newest rows as of the last time that inputs might come again.
         self._written: set[tuple[bool, str]] = set()
-        self._find_written()
+        self.recall()
         self._on_trouble = on_trouble
         self._epoch = 0
         self._notes: dict[Parcel, None] = {}  # events not confirmed
@@ -191,6 +191,20 @@ class Forwarder:
             self._alerts.offer(alerts)
             parcels = [parcel for parcel in parcels if not parcel.alert]
         self._telemetry.offer(parcels)
+
+    def recall(self) -> None:
+        """Learn what was written last: a broker that lost us may not know of its acknowledgement.
+
+        To be called before an agent, or a connection, hears its first input.
+        """
+        self._written.clear()
+        if not self.rows:
+            return
+        with contextlib.suppress(OutboxUnavailableError):
+            for alert in (True, False):
+                for payload in self._outbox.newest(self._unacknowledged, alert=alert):
+                    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+                        self._written.add((alert, str(json.loads(payload)["id"])))
 
     def say(self, parcel: Parcel) -> None:
         """Publish a state, now or never: a newer one follows."""
@@ -299,7 +313,7 @@ class Forwarder:
             self._telemetry.found(rows.telemetry)
             self._relief.written(rows.telemetry)
             if sum(rows):
-                self._find_written()
+                self.recall()
 
     def _begin_anew(self, err: OutboxUnavailableError, *, now: float) -> None:
         """Move the file away: rows that cannot be read would hold up all others for good."""
@@ -315,14 +329,6 @@ class Forwarder:
         self._written.clear()
         self._open = False
         self._open_at = now
-
-    def _find_written(self) -> None:
-        """Learn what agents before this one wrote last: its inputs may come again."""
-        with contextlib.suppress(OutboxUnavailableError):
-            for alert in (True, False):
-                for payload in self._outbox.newest(self._unacknowledged, alert=alert):
-                    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-                        self._written.add((alert, str(json.loads(payload)["id"])))
 
     def _is_written(self, parcel: Parcel) -> bool:
         """Whether `parcel` is on disk already, and so safe; its input is settled then."""

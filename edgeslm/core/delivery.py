@@ -83,7 +83,7 @@ class Parcel:
         row: its id on disk; None while it is in memory only.
         alert: it leaves with the alerts, not with the telemetry.
         tried: it was on its way when the link went, and may have come through.
-        again: the broker sent its input before: what an agent before this one wrote may be of it.
+        again: the broker sent its input before: what is on disk may be of it.
     """
 
     topic: str

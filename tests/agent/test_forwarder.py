@@ -495,6 +495,21 @@ def test_an_input_whose_result_is_on_disk_when_it_comes_again_is_counted_once() 
     assert not any("redelivered" in one for one in rows)
 
 
+def test_an_input_that_comes_again_on_a_new_connection_is_counted_once() -> None:
+    """Its broker ended before it heard the acknowledgement; this agent has lived on."""
+    rig = long_rig(unacknowledged=300, thin_share=0.05)
+    now = fill(rig, 0, 3100)
+    assert spans(rig.outbox)
+    rig.forwarder.recall()
+    repeated = again(2800, 300)
+    rig.forwarder.offer(repeated)
+    rig.forwarder.pump(now=now)
+    assert settled(repeated) == [True] * 300
+    fill(rig, 3100, 2000, now=now)
+    rows = [json.loads(row[2]) for row in rig.outbox.peek(10**6, after=0, alert=False)]
+    assert sum(one["summary"]["count"] if "summary" in one else 1 for one in rows) == 5100
+
+
 def test_a_disk_that_removes_nothing_is_not_filled_with_what_the_broker_has() -> None:
     class Refusing(MemoryOutbox):
         tries = 0
