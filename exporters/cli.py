@@ -47,6 +47,7 @@ EXIT_PARTLY: Final = 1  # `edgeslm-export matrix`: some profiles failed; `matrix
 MATRIX: Final = "matrix"
 _MINUTES: Final = 5.0
 _MOST_MINUTES: Final = 24 * 60
+_OPTION: Final = "option "  # what the fields of a recipe's own options begin with
 _EPILOG: Final = """\
 DIR receives bundle/ (what a device takes), bundle.tar (the same, packed), bom.cdx.json,
 quality.json, measurements.json, lock.json, with --tune tune.json and, with --train full, trained/
@@ -223,7 +224,9 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of a `Job`, and `profiles` where there are many."""
     options = dict(vars(args))
     tune, minutes = options.pop("tune"), options.pop("minutes")
+    own = {name: options.pop(name) for name in list(options) if name.startswith(_OPTION)}
     return options | {
+        "options": {name.removeprefix(_OPTION): value for name, value in own.items()},
         "tune_minutes": (minutes or _MINUTES) if tune else None,
         "train_minutes": minutes if _trains(args) else None,
     }
@@ -302,6 +305,14 @@ def _add_tasks(tasks: Any, epilog: str, add_profile: Callable[[Any], None]) -> N
             metavar="SHARE",
             help=f"{what} (default {recipe.DEFAULT_SHARE})",
         )
+        for own, chosen in recipe.OPTIONS.items():
+            one.add_argument(
+                f"--{own}",
+                dest=_OPTION + own,
+                type=_checked(chosen.check),
+                default=chosen.default,
+                help=f"{chosen.help} (default {chosen.default})",
+            )
         if recipe.TRAINABLE:
             one.add_argument(
                 "--train",
@@ -359,6 +370,19 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep word vectors of what the training texts say, and read all else as the nearest",
     )
+
+
+def _checked(check: Callable[[str], object]) -> Callable[[str], str]:
+    """Return the type of an argument that stays as it is written, if `check` takes it."""
+
+    def read(text: str) -> str:
+        try:
+            check(text)
+        except EdgeSLMError as err:
+            raise argparse.ArgumentTypeError(str(err)) from None
+        return text
+
+    return read
 
 
 def _names(text: str) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +27,7 @@ from exporters.cache import kept, key_of
 from exporters.folders import beside, check_out, replace_folder
 from exporters.mlbom import ML_BOM, Origins, ml_bom
 from exporters.quality import tidy
+from exporters.recipes.base import Fitter
 from exporters.reductions import Reduction
 from exporters.report import write_reports
 from exporters.report.content import Content, Judgement
@@ -81,6 +82,7 @@ class Job:
     base_license: str | None = None
     base_supplier: str | None = None
     prune_vocab: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 class IdentityError(RejectedError):
@@ -236,6 +238,7 @@ class Common:
             cpu=this_device().cpu_model,
             train=job.train,
             prune_vocab=job.prune_vocab,
+            options=job.options,
         )
 
     def workbench(self, profile: DeviceProfile) -> Workbench:
@@ -259,9 +262,14 @@ class Common:
                 seed=self.job.seed,
                 scratch=self.folder(),
                 stage=self._stage,
-                fitter=None if self.outcome is None else self.outcome.fitter,
+                fitter=self._fitter(),
             )
         return self._benches[length, longest]
+
+    def _fitter(self) -> Fitter:
+        if self.outcome is not None:
+            return self.outcome.fitter
+        return self.recipe.fitter(self.job.options)
 
     def folder(self) -> Path:
         """Return a new folder, on the file system that exports go to."""

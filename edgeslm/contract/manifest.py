@@ -14,7 +14,7 @@ Role = Literal["graph", "weights", "context", "costs", "tokenizer", "parameters"
 Verified = Literal["silicon", "emulated", "static", "none"]
 """Where it ran: on such a chip, on its emulator, nowhere but checked node by node, or neither."""
 # Features of schema 1 that this build understands; a manifest names those it needs.
-FEATURES: frozenset[str] = frozenset({"intent-scorer"})
+FEATURES: frozenset[str] = frozenset({"anomaly-memory", "intent-scorer"})
 CPU_FEATURES: frozenset[str] = frozenset({"asimddp", "avx2", "avx512_vnni", "avx_vnni"})
 """That the profiles which ship with edgeslm require, and so what is exported for them."""
 _NEEDED: frozenset[Role] = frozenset({"graph", "tokenizer", "parameters", "golden"})

@@ -70,11 +70,20 @@ class ModelRef(TypedDict):
 class Cause(TypedDict):
     """What made an anomaly's lowest channel low."""
 
-    channel: Annotated[str, Field(description="text or number.")]
+    channel: Annotated[str, Field(description="text, number, window or session.")]
     slot: NotRequired[Annotated[int, Field(description="Index of the number in the line, from 0.")]]
-    value: NotRequired[Annotated[str, Field(description="That number, as written.")]]
-    expected: NotRequired[Annotated[str, Field(description="Range seen in training.")]]
-    token: NotRequired[Annotated[str, Field(description="Word, pair, or line new to its source.")]]
+    value: NotRequired[
+        Annotated[str, Field(description="That number, as written; of a window, its mean.")]
+    ]
+    expected: NotRequired[
+        Annotated[str, Field(description="Range seen in training; of a window, where means lay.")]
+    ]
+    readings: NotRequired[Annotated[int, Field(description="How many are in that window.")]]
+    token: NotRequired[
+        Annotated[str, Field(description="Word, pair, or line new to its source or session.")]
+    ]
+    after: NotRequired[Annotated[str, Field(description="The line before it in its session.")]]
+    near: NotRequired[Annotated[list[str], Field(description="Known lines most like a new one.")]]
 
 
 @with_config(_WIRE)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -20,11 +20,17 @@ from edgeslm.errors import RejectedError
 
 EXACT: Final = 256
 """Highest calibration scores that are all kept; below them ranks are kept geometrically."""
+TEXT: Final = "text"
+NUMBER: Final = "number"
+WINDOW: Final = "window"
+SESSION: Final = "session"
 TEXT_SHARE: Final = 0.9
-"""Share of the alarm budget that text has; the rest is for numbers. A new template is far out and
-rare, while among a line's numbers one is always near the edge of its range."""
-LOG_TEXT: Final = math.log(TEXT_SHARE)
-LOG_NUMBER: Final = math.log(1 - TEXT_SHARE)
+SHARES: Final = {TEXT: TEXT_SHARE, NUMBER: 1 - TEXT_SHARE, WINDOW: 0.09, SESSION: 0.1}
+"""Weights by which channels share the alarm budget. A new template is far out and rare, while among
+a line's numbers one is always near the edge of its range."""
+LOG_BESIDE: Final = math.log(0.001)
+"""Of the number channel where a window speaks: that holds the reading itself, too, and only what is
+far out is left to be seen."""
 MIN_P: Final = 1e-300
 """Smallest p-value that is reported; scores go on growing beyond it."""
 MIN_DECAY: Final = 1e-6
@@ -68,6 +74,10 @@ class Tail:
     log_p: tuple[float, ...]
     log_p_above: tuple[float, ...]
     decay: float
+
+    def p_value(self, score: float) -> float:
+        """Return the p-value of `score`, in (0, 1]."""
+        return _p_value(self.log_p_value(score))
 
     def log_p_value(self, score: float) -> float:
         """Return ln of the p-value of `score`, finite and at most 0; it never rises with score.
@@ -126,41 +136,66 @@ class Verdict(NamedTuple):
     """The p-value of each, in (0, 1]."""
 
 
-@dataclass(frozen=True, slots=True)
+class Scores(NamedTuple):
+    """One score per channel; None: it has nothing to say of this line."""
+
+    text: float
+    number: float
+    window: float | None = None
+    session: float | None = None
+
+
 class Fusion:
-    """Two channels as one: the weighted minimum of their p-values, calibrated again.
+    """Several channels as one: the weighted minimum of their p-values, calibrated again.
 
     Calibrated again since the minimum of p-values is none, and since many lines have no numbers
     or say nothing new, so that a union bound would waste most of the budget.
-    """
-
-    text: Tail
-    number: Tail
-    fused: Tail
-
-    def verdict(self, text: float, number: float) -> Verdict:
-        """Return what a line's two scores say together."""
-        log_text, log_number = self.text.log_p_value(text), self.number.log_p_value(number)
-        by_text, by_number = LOG_TEXT - log_text, LOG_NUMBER - log_number
-        score = max(by_text, by_number)
-        return Verdict(
-            score,
-            _p_value(self.fused.log_p_value(score)),
-            "text" if by_text >= by_number else "number",
-            {"text": _p_value(log_text), "number": _p_value(log_number)},
-        )
-
-
-def fusion(text: Sequence[float], number: Sequence[float]) -> Fusion:
-    """Return the fusion calibrated on the scores of normal lines, at least one.
 
     Args:
-        text: text score of each line.
-        number: number score of each, in the same order.
+        channels: by name, among `SHARES`; `TEXT` and `NUMBER` always.
+        fused: of the weighted minimum.
+        ranks: text that says nothing new leaves the score to the other channels, so that lines far
+            from the alarm line rank by them; bundles of before do without.
     """
-    first = Fusion(tail(text), tail(number), tail([0.0]))
-    scores = [first.verdict(t, n).score for t, n in zip(text, number, strict=True)]
-    return replace(first, fused=tail(scores))
+
+    def __init__(self, channels: Mapping[str, Tail], fused: Tail, *, ranks: bool = True) -> None:
+        self.channels = channels
+        self.fused = fused
+        self._ranks = ranks
+        self._channels = [
+            (at, name, channels[name], math.log(share))
+            for at, (name, share) in enumerate(SHARES.items())
+            if name in channels
+        ]
+
+    def verdict(self, scores: Scores) -> Verdict:
+        """Return what a line's scores say together."""
+        best, which = -math.inf, ""
+        p_values = {}
+        beside = scores.window is not None
+        for at, name, distribution, log_share in self._channels:
+            if (score := scores[at]) is None:
+                continue
+            log_p = distribution.log_p_value(score)
+            p_values[name] = _p_value(log_p)
+            by = (LOG_BESIDE if beside and name == NUMBER else log_share) - log_p
+            if by > best and not (self._ranks and name == TEXT and log_p == 0):
+                best, which = by, name
+        return Verdict(best, _p_value(self.fused.log_p_value(best)), which, p_values)
+
+
+def fusion(lines: Sequence[Scores], *, ranks: bool = True) -> Fusion:
+    """Return the fusion calibrated on the scores of normal lines, at least one.
+
+    A channel that had nothing to say of any of them is left out. `ranks`: see `Fusion`.
+    """
+    channels = {}
+    for name, scores in zip(SHARES, zip(*lines, strict=True), strict=True):
+        # Of a line that it does not see, a channel says nothing odd.
+        if any(score is not None for score in scores):
+            channels[name] = tail([score or 0.0 for score in scores])
+    first = Fusion(channels, tail([0.0]), ranks=ranks)
+    return Fusion(channels, tail([first.verdict(line).score for line in lines]), ranks=ranks)
 
 
 def _p_value(log_p: float) -> float:

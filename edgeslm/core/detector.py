@@ -54,6 +54,8 @@ class Scores(NamedTuple):
     """The histories that the numbers were held against, if there are any."""
     unseen: str
     """What is new: a word, a pair of words, or a template that its source never used."""
+    template: int | None
+    """Index of the known template that it is; None if it is new."""
 
 
 class _Source:
@@ -88,6 +90,10 @@ class Detector:
         """Whether `source` was in the training lines."""
         return source in self._sources
 
+    def near(self, template: str) -> list[str]:
+        """Return the known templates that share most words with a new one, the nearest first."""
+        return self._vocabulary.near(template)
+
     def scores(self, parts: Split, source: str, distance: float) -> Scores:
         """Return the scores of a line.
 
@@ -101,9 +107,9 @@ class Detector:
         speaker = self._sources.get(source, self._everyone)
         index, words, unseen = self._vocabulary.look(template)
         if index is None:
-            return Scores(words + DISTANCE * distance + speaker.novelty, 0.0, None, unseen)
+            return Scores(words + DISTANCE * distance + speaker.novelty, 0.0, None, unseen, None)
         text = 0.0 if index in speaker.templates else speaker.novelty
         if not slots:
-            return Scores(text, 0.0, None, unseen)
+            return Scores(text, 0.0, None, unseen, index)
         line = speaker.lines.get(index) or self._everyone.lines[index]
-        return Scores(text, line.score(slots), line, unseen)
+        return Scores(text, line.score(slots), line, unseen, index)

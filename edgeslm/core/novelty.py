@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -15,6 +16,12 @@ WORDS: Final = 0.4
 PAIRS: Final = 0.4
 CACHED: Final = 4096
 """New templates whose novelty is kept, so that a line that repeats is looked at once."""
+
+
+NEAR: Final = 2
+"""Known templates that are named as the nearest to a new one."""
+HOLDING: Final = 32
+"""Templates that are looked at for each word of a new one: the first that held it."""
 
 
 class Look(NamedTuple):
@@ -38,7 +45,7 @@ class Vocabulary:
         templates: distinct canonical forms; a template's place in the order is its index.
     """
 
-    def __init__(self, templates: Iterable[str]) -> None:
+    def __init__(self, templates: Sequence[str]) -> None:
         self._exact: dict[str, Look] = {}
         self._canonical: dict[str, Look] = {}
         self._words: set[str] = set()
@@ -49,11 +56,26 @@ class Vocabulary:
             words = ["", *tokens(plain), ""]
             self._words.update(words)
             self._pairs.update(pairwise(words))
+        self._holding: dict[str, list[int]] = {}
+        for i, template in enumerate(templates):
+            for word in dict.fromkeys(tokens(canonical(template))):
+                holding = self._holding.setdefault(word, [])
+                if len(holding) < HOLDING:
+                    holding.append(i)
+        self._templates = templates
         self._look = lru_cache(maxsize=CACHED)(self._look_closely)
 
     def look(self, template: str) -> Look:
         """Return what is known of `template`."""
         return self._exact.get(template) or self._look(template)
+
+    def near(self, template: str) -> list[str]:
+        """Return the `NEAR` templates that share most words with `template`, the nearest first."""
+        words = set(tokens(canonical(template)))
+        shared = Counter(i for word in words for i in self._holding.get(word, ()))
+        # Of those that share as much, the one with the fewest words of its own.
+        order = sorted(shared, key=lambda i: (-shared[i], len(self._templates[i]), i))
+        return [self._templates[i] for i in order[:NEAR]]
 
     def _look_closely(self, template: str) -> Look:
         plain = canonical(template)

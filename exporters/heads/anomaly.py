@@ -13,6 +13,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -20,12 +21,15 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeslm.core import calibration
+from edgeslm.core.calibration import NUMBER, SESSION, TEXT, WINDOW, Scores
 from edgeslm.core.detector import SOURCE, Detector, Repertoire
 from edgeslm.core.numbers import History, history, pooled
 from edgeslm.core.template import Split, canonical, number, readable, split
 from edgeslm.errors import RejectedError
 from edgeslm.tasks.anomaly import DISTANCE
 from exporters.data import Row
+from exporters.heads import sessions as sessions_
+from exporters.heads import windows
 from exporters.heads.base import Advance, Embed, Tail
 
 FOLDS: Final = 10
@@ -35,6 +39,12 @@ LEFT_OUT: Final = math.log(FOLDS / (FOLDS - 1))
 """Nats by which something never seen surprises more once all lines are counted, and not nine
 tenths: without it, lines that tie at the top of calibration would all rise above it."""
 BATCH: Final = 32
+REMEMBERS: Final = "anomaly-memory"
+"""What a device must understand of a bundle with windows or sessions."""
+WINDOWS: Final = "windows"
+SESSIONS: Final = "sessions"
+ON: Final = "on"
+OFF: Final = "off"
 FEW: Final = 20
 """Lines below which a source's own history of a template gives way to the pooled one."""
 
@@ -45,13 +55,24 @@ class TrainingDataError(RejectedError):
     code = "data.training"
 
 
+class SwitchError(RejectedError):
+    """An option that is on or off is neither."""
+
+    code = "export.switch"
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"{text!r}: give {ON} or {OFF}")
+
+
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """One training line: its parts, the index of its template, and its source."""
+    """One training line: its parts, the index of its template, and where it is from."""
 
     parts: Split
     template: int
     source: str
+    time: float | None
+    key: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +82,7 @@ class AnomalyHead:
     parameters: bytes
     references: NDArray[np.float32]
     """[references, dim], rows of length 1."""
-    requires: tuple[str, ...] = ()
+    requires: tuple[str, ...]
 
     def attach(self, encoder: onnx.ModelProto) -> onnx.ModelProto:
         """Return `encoder` with pooling, cosines and their distance; output `distance` [batch]."""
@@ -74,13 +95,14 @@ class AnomalyHead:
         return tail.finish({DISTANCE: (tail.node("Sub", [one, nearest], "far"), ("batch",))})
 
 
-def fit(
+def fit(  # noqa: PLR0913 -- by name
     rows: Sequence[Row],
     embed: Embed,
     *,
     alarm_budget: float,
     seed: int,
     advance: Advance,
+    options: Mapping[str, str] = MappingProxyType({}),
 ) -> AnomalyHead:
     """Fit the score on the normal and unlabelled lines of `rows`.
 
@@ -90,9 +112,11 @@ def fit(
         alarm_budget: share of normal lines that may alarm, in (0, 1).
         seed: unused, since nothing here is drawn at random; part of every head's signature.
         advance: called with the number of templates just embedded.
+        options: `WINDOWS` and `SESSIONS`, as the command line has them.
 
     Raises:
         TrainingDataError: no normal line.
+        WindowsError: no windows are of such lengths.
         BudgetError: too few lines for the budget; names how many are needed.
     """
     del seed
@@ -103,7 +127,23 @@ def fit(
     calibration.require(alarm_budget, len(normal))
     templates, lines = _split_all(_in_time_order(normal))
     embeddings = _embed_all(templates, embed, advance)
-    fusion = calibration.fusion(*_cross_fitted(templates, embeddings, lines))
+    text, number_ = _cross_fitted(templates, embeddings, lines)
+    nothing = [None] * len(lines)
+    lengths = windows.parse(options.get(WINDOWS, windows.DEFAULT))
+    in_windows = None if lengths is None else windows.fit(_readings(lines), lengths)
+    in_sessions = None
+    if parse_switch(options.get(SESSIONS, ON)):
+        in_sessions = sessions_.fit(
+            [line.key for line in lines],
+            [line.template for line in lines],
+            [line.time for line in lines],
+        )
+    by_window = nothing if in_windows is None else in_windows.scores
+    by_session = nothing if in_sessions is None else in_sessions.scores
+    said = map(Scores, text, number_, by_window, by_session)
+    # Without either, a bundle is one of before, for devices of before.
+    remembers = in_windows is not None or in_sessions is not None
+    fusion = calibration.fusion(list(said), ranks=remembers)
     everyone, sources = _repertoires(lines)
     parameters = {
         "alarm_budget": alarm_budget,
@@ -111,12 +151,36 @@ def fit(
         "templates": templates,
         "everyone": _plain(everyone),
         "sources": {name: _plain(repertoire) for name, repertoire in sources.items()},
-        **{name: asdict(getattr(fusion, name)) for name in ("text", "number", "fused")},
+        "text": asdict(fusion.channels[TEXT]),
+        "number": asdict(fusion.channels[NUMBER]),
+        "fused": asdict(fusion.fused),
     }
+    if remembers:
+        parameters["ranks"] = True
+    for name, channel, fitted in (
+        ("windows", WINDOW, in_windows),
+        (SESSIONS, SESSION, in_sessions),
+    ):
+        if fitted is not None:
+            distribution = asdict(fusion.channels[channel])
+            parameters[name] = {**fitted.parameters, "channel": distribution}
     raw = json.dumps(parameters, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     frequent = Counter(line.template for line in lines).most_common(MAX_REFERENCES)
     # A lone surrogate, from a JSON escape in the data, has no UTF-8 form.
-    return AnomalyHead(raw.encode("utf-8", "replace"), embeddings[sorted(i for i, _ in frequent)])
+    references = embeddings[sorted(i for i, _ in frequent)]
+    requires = (REMEMBERS,) if remembers else ()
+    return AnomalyHead(raw.encode("utf-8", "replace"), references, requires)
+
+
+def parse_switch(text: str) -> bool:
+    """Return whether `text` says on.
+
+    Raises:
+        SwitchError: neither on nor off.
+    """
+    if text not in {ON, OFF}:
+        raise SwitchError(text)
+    return text == ON
 
 
 def _in_time_order(rows: list[Row]) -> list[Row]:
@@ -136,8 +200,12 @@ def _split_all(rows: Sequence[Row]) -> tuple[list[str], list[_Line]]:
         place = index.setdefault(canonical(parts.template), len(index))
         if place == len(templates):
             templates.append(parts.template)
-        lines.append(_Line(parts, place, row.source))
+        lines.append(_Line(parts, place, row.source, row.time, row.key))
     return templates, lines
+
+
+def _readings(lines: Sequence[_Line]) -> list[windows.Reading]:
+    return [windows.Reading(x.source, x.template, x.parts.slots, x.time) for x in lines]
 
 
 def _embed_all(templates: Sequence[str], embed: Embed, advance: Advance) -> NDArray[np.float32]:

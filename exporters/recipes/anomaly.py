@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,14 +16,28 @@ from edgeslm.core import calibration, template
 from edgeslm.core.calibration import BudgetError
 from edgeslm.ports import Answer
 from exporters.data import ANOMALY, DataError, Row, Split, check_anomaly, last_fifth, read_rows
-from exporters.heads import anomaly
+from exporters.heads import anomaly, windows
 from exporters.heads.base import Advance, Embed, FittedHead
-from exporters.recipes.base import POINTS, Metrics, too_few
+from exporters.recipes.base import POINTS, Fitter, Metrics, Option, too_few
 
 HELP: Final = "flag texts unlike the normal ones"
 SHARE: Final = ("--alarm-budget", "share of normal texts that may raise an alarm")
 DEFAULT_SHARE: Final = 0.01
 TRAINABLE: Final = False
+OPTIONS: Final[Mapping[str, Option]] = {
+    anomaly.WINDOWS: Option(
+        "one or two lengths of the windows over a source's readings: 10,30 of them, or 60s,600s, "
+        f"or {windows.OFF}",
+        windows.DEFAULT,
+        windows.parse,
+    ),
+    anomaly.SESSIONS: Option(
+        "whether lines with the same key are judged as a session, where the data has sessions: "
+        f"{anomaly.ON} or {anomaly.OFF}",
+        anomaly.ON,
+        anomaly.parse_switch,
+    ),
+}
 _CHANCE: Final = 0.01  # that a rate within the budget looks as bad
 
 
@@ -65,7 +80,29 @@ def fit(
     rows: Sequence[Row], embed: Embed, *, share: float, seed: int, advance: Advance
 ) -> FittedHead:
     """See `exporters.recipes.base.Recipe.fit`."""
-    return anomaly.fit(rows, embed, alarm_budget=share, seed=seed, advance=advance)
+    return fitter({}).fit(rows, embed, share=share, seed=seed, advance=advance)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitter:
+    """Implements `exporters.recipes.base.Fitter`."""
+
+    options: Mapping[str, str]
+
+    def steps(self, rows: Sequence[Row]) -> int:
+        return steps(rows)
+
+    def fit(
+        self, rows: Sequence[Row], embed: Embed, *, share: float, seed: int, advance: Advance
+    ) -> FittedHead:
+        return anomaly.fit(
+            rows, embed, alarm_budget=share, seed=seed, advance=advance, options=self.options
+        )
+
+
+def fitter(options: Mapping[str, str]) -> Fitter:
+    """See `exporters.recipes.base.Recipe.fitter`."""
+    return _Fitter(options)
 
 
 def measure(rows: Sequence[Row], answers: Sequence[Answer], *, share: float) -> Metrics:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from edgeslm.contract.manifest import Tolerance
 from edgeslm.ports import Answer
@@ -28,6 +28,15 @@ class Fitter(Protocol):
         """Fit the head."""
 
 
+class Option(NamedTuple):
+    """A choice of one recipe: what it means, what it is without being given, and its check."""
+
+    help: str
+    default: str
+    check: Callable[[str], object]
+    """Raises RejectedError, which says what to give."""
+
+
 class Recipe(Fitter, Protocol):
     """One module of exporters/recipes/."""
 
@@ -38,6 +47,11 @@ class Recipe(Fitter, Protocol):
     DEFAULT_SHARE: float
     TRAINABLE: bool
     """Whether an encoder can be trained for it."""
+    OPTIONS: Mapping[str, Option]
+    """By name, without the dashes."""
+
+    def fitter(self, options: Mapping[str, str]) -> Fitter:
+        """Return what makes its heads, by these of its `OPTIONS`."""
 
     def split(self, data: Path, evaluation: Path | None, *, share: float, seed: int) -> Split:
         """Read, check and divide the user's examples.

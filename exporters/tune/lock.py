@@ -6,6 +6,7 @@ With it, the same export gives the same bytes: without the search, and without a
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -54,6 +55,7 @@ class Lock(Typed):
     share: float
     max_tokens: Annotated[int, Field(ge=1)]
     prune_vocab: bool = False
+    options: dict[str, str] = Field(default={}, description="The task's own.")
     model: Sha256 = Field(description="Of the source: its weights, configuration, tokenizer.")
     data: Sha256
     evaluation: Sha256 | None
@@ -126,6 +128,7 @@ def describe(  # noqa: PLR0913 -- by name
     seed: int,
     max_tokens: int,
     prune_vocab: bool,
+    options: Mapping[str, str],
     cpu: str,
     train: Train = "head",
     training: TrainingPlan | None = None,
@@ -141,6 +144,7 @@ def describe(  # noqa: PLR0913 -- by name
         share=share,
         max_tokens=max_tokens,
         prune_vocab=prune_vocab,
+        options=dict(options),
         model=model,
         data=_digest(data),
         evaluation=None if evaluation is None else _digest(evaluation),

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.core.calibration import BudgetError, fusion, lines_needed, require, tail
+from edgeslm.core.calibration import (
+    BudgetError,
+    Fusion,
+    Scores,
+    fusion,
+    lines_needed,
+    require,
+    tail,
+)
 
 SCORES = st.lists(st.floats(0, 1e6), min_size=1, max_size=60)
 # Many ties, as text scores have.
@@ -82,33 +90,33 @@ def scored(n: int) -> tuple[list[float], list[float]]:
 
 def test_fused_p_keeps_the_budget_and_channels_keep_theirs() -> None:
     text, number = scored(4000)
-    f = fusion(text[:2000], number[:2000])
-    verdicts = [f.verdict(t, x) for t, x in zip(text[2000:], number[2000:], strict=True)]
+    f = fusion(list(map(Scores, text[:2000], number[:2000])))
+    verdicts = [f.verdict(Scores(t, x)) for t, x in zip(text[2000:], number[2000:], strict=True)]
     assert np.mean([v.p_value <= 0.05 for v in verdicts]) == pytest.approx(0.05, abs=0.015)
     assert all(0 < p <= 1 for v in verdicts for p in (v.p_value, *v.channels.values()))
 
 
 def test_a_far_score_in_either_channel_alarms_and_names_it() -> None:
-    f = fusion(*scored(2000))
-    assert f.verdict(2.0, 0.0).p_value < 0.001
-    assert f.verdict(2.0, 0.0).channel == "text"
-    assert f.verdict(0.0, 40.0).p_value < 0.001
-    assert f.verdict(0.0, 40.0).channel == "number"
+    f = fusion(list(map(Scores, *scored(2000))))
+    assert f.verdict(Scores(2.0, 0.0)).p_value < 0.001
+    assert f.verdict(Scores(2.0, 0.0)).channel == "text"
+    assert f.verdict(Scores(0.0, 40.0)).p_value < 0.001
+    assert f.verdict(Scores(0.0, 40.0)).channel == "number"
 
 
 @given(st.floats(0, 1e9), st.floats(0, 1e9))
 def test_verdicts_are_finite_and_score_and_p_agree(text: float, number: float) -> None:
-    f = fusion(*scored(300))
-    a, b = f.verdict(text, number), f.verdict(0.0, 0.0)
+    f = fusion(list(map(Scores, *scored(300))))
+    a, b = f.verdict(Scores(text, number)), f.verdict(Scores(0.0, 0.0))
     assert math.isfinite(a.score)
     assert 0 < a.p_value <= 1
     assert (a.score >= b.score) == (a.p_value <= b.p_value) or a.p_value == b.p_value
 
 
 def test_scores_go_on_where_p_ends() -> None:
-    f = fusion(*scored(300))
-    assert f.verdict(1e8, 0).p_value == f.verdict(1e7, 0).p_value > 0
-    assert f.verdict(1e8, 0).score > f.verdict(1e7, 0).score
+    f = fusion(list(map(Scores, *scored(300))))
+    assert f.verdict(Scores(1e8, 0)).p_value == f.verdict(Scores(1e7, 0)).p_value > 0
+    assert f.verdict(Scores(1e8, 0)).score > f.verdict(Scores(1e7, 0)).score
 
 
 @pytest.mark.parametrize(("budget", "lines"), [(0.01, 100), (0.001, 1000), (0.3, 4), (0.05, 20)])
@@ -119,3 +127,26 @@ def test_a_budget_needs_lines_and_the_error_says_how_many(budget: float, lines: 
         require(budget, lines - 1)
     assert caught.value.needed == lines
     assert caught.value.code == "calibration.budget"
+
+
+def test_a_channel_that_says_nothing_of_any_line_is_left_out() -> None:
+    f = fusion([Scores(float(i == 0), float(i)) for i in range(200)])
+    assert set(f.channels) == {"text", "number"}
+    f = fusion([Scores(0.0, float(i), window=None if i % 2 else float(i)) for i in range(200)])
+    assert set(f.channels) == {"text", "number", "window"}
+    assert "window" not in f.verdict(Scores(0.0, 1.0)).channels
+
+
+def test_where_a_window_speaks_a_number_must_be_far_out() -> None:
+    f = fusion([Scores(0.0, i / 100, window=i / 100) for i in range(400)])
+    assert f.verdict(Scores(0.0, 4.2, window=3.9)).channel == "window"
+    assert f.verdict(Scores(0.0, 4.2)).channel == "number"
+    assert f.verdict(Scores(0.0, 50.0, window=0.0)).channel == "number"
+
+
+def test_lines_that_say_nothing_new_rank_by_their_numbers() -> None:
+    lines = [Scores(float(i == 0), float(i)) for i in range(100)]
+    ranks = fusion(lines)
+    assert ranks.verdict(Scores(0.0, 10.0)).score < ranks.verdict(Scores(0.0, 20.0)).score
+    before = Fusion(ranks.channels, ranks.fused, ranks=False)
+    assert before.verdict(Scores(0.0, 10.0)).score == before.verdict(Scores(0.0, 20.0)).score

@@ -105,7 +105,7 @@ def test_the_cause_is_the_lowest_channels(task: Anomaly, head: AnomalyHead) -> N
     low, high = number["expected"].split(" to ")
     assert float(low) < 60 < float(high)
     (text,) = answer(task, head, "pump exploded", "pump0").explanation
-    assert text == {"channel": "text", "token": "exploded"}
+    assert text == {"channel": "text", "token": "exploded", "near": ["pump temp=¤ C"]}
     assert answer(task, head, "pump temp=60.0 C", "pump0").explanation == ()
 
 

@@ -1,0 +1,272 @@
+"""Windows over the readings of one series: what a source's slots of one template held lately.
+
+A reading alone may be usual while ten of them are not: a mean that has crept up, two slots that no
+longer move together. So the last reading and the means over short and long windows are held, all
+together, against those of training, by Mahalanobis distance: their levels, and how they differ.
+
+Readings are brought to the scale of training, and bounded to little beyond its range: one wild
+reading, which the number channel sees by itself, must not colour a whole window.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeslm.core.calibration import Tail
+from edgeslm.core.template import number
+
+MAX_READINGS: Final = 240
+"""Longest window."""
+MAX_SLOTS: Final = 12
+"""Most slots of a line that windows look at: the first that varied."""
+MAX_SERIES: Final = 1024
+"""Series whose readings are kept, the most recent: at 30 readings of 8 slots 4 MB."""
+MAX_GAUGES: Final = 4096
+"""Most series of one bundle."""
+MARGIN: Final = 5.0
+"""Standard deviations beyond the range of training to which readings are bounded."""
+LATE: Final = 8
+"""Readings in a row older than one before them, after which it is the clock that was set."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Means over some windows, and how they lay in training.
+
+    Args:
+        windows: lengths, readings, ascending; each is one of the series' own.
+        mean: of the means, window by window and slot by slot, in units of the slots' scale.
+        root: float64 [n, n] for n means: |(x - mean) @ root| is the Mahalanobis distance.
+    """
+
+    windows: tuple[int, ...]
+    mean: tuple[float, ...]
+    root: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """What one series was like in training.
+
+    Args:
+        slots: indices of the line's slots that are looked at.
+        centre: mean of each.
+        scale: standard deviation of each, > 0.
+        low: lowest value of each, in scales from the centre.
+        high: highest.
+        spread: standard deviation of each one's mean over the longest window, in scales, > 0.
+        pause_s: a longer time between two readings begins its windows anew; None: none does.
+        views: from that over the shortest windows to that over the longest; as many as every other
+            series of a bundle has. Of those whose windows are full, the last one speaks.
+    """
+
+    slots: tuple[int, ...]
+    centre: tuple[float, ...]
+    scale: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    spread: tuple[float, ...]
+    pause_s: float | None
+    views: tuple[View, ...]
+
+
+class _Lens:
+    """A view, ready to be looked through."""
+
+    __slots__ = ("kernel", "longest", "mean", "root", "size")
+
+    def __init__(self, view: View, rows: int) -> None:
+        self.longest = view.windows[-1]
+        self.kernel = np.zeros((len(view.windows), rows))
+        for row, length in zip(self.kernel, view.windows, strict=True):
+            row[-length:] = 1 / length
+        self.mean = np.array(view.mean)
+        self.root = np.array(view.root)
+        self.size = len(view.mean)
+
+
+class Gauge:
+    """One series' training, ready to be held against; immutable."""
+
+    __slots__ = ("_bounds", "_spread", "_views", "longest", "pause_s", "width")
+
+    def __init__(self, usual: Usual) -> None:
+        self.width = len(usual.slots)
+        self.pause_s = usual.pause_s
+        self._spread = usual.spread
+        self.longest = longest = max(view.windows[-1] for view in usual.views)
+        self._bounds = tuple(
+            (slot, centre, scale, low - MARGIN, high + MARGIN)
+            for slot, centre, scale, low, high in zip(
+                usual.slots, usual.centre, usual.scale, usual.low, usual.high, strict=True
+            )
+        )
+        self._views = tuple(_Lens(view, longest) for view in usual.views)
+
+    def reading(self, slots: Sequence[str], before: Sequence[float] | None) -> list[float]:
+        """Return a line's numbers in scales from their centres, bounded; float [width].
+
+        Where a slot holds no finite number, what it held `before`, or its centre.
+        """
+        found = []
+        for i, (slot, centre, scale, low, high) in enumerate(self._bounds):
+            value = (number(slots[slot]) - centre) / scale
+            if value != value:  # noqa: PLR0124 -- the quickest test for NaN
+                value = 0.0 if before is None else before[i]
+            found.append(low if value < low else high if value > high else value)  # noqa: FURB136
+        return found
+
+    def worst(self, rows: Array) -> Worst:
+        """Return the oddest slot of `rows`, the last `longest` readings in any order, or twice.
+
+        Its usual means are those within two standard deviations.
+        """
+        means = rows.mean(axis=0).tolist()
+        index = max(range(self.width), key=lambda i: abs(means[i]) / self._spread[i])
+        slot, centre, scale, _, _ = self._bounds[index]
+        about = 2 * scale * self._spread[index]
+        mean = centre + scale * means[index]
+        return Worst(slot, mean, centre - about, centre + about, self.longest)
+
+    def view(self, count: int) -> int | None:
+        """Return the view over the longest windows that so many readings fill; None: none is."""
+        found = None
+        for index, view in enumerate(self._views):
+            if view.longest > count:
+                break
+            found = index
+        return found
+
+    def distance(self, view: int, rows: Array) -> float:
+        """Return the distance of readings in a view, >= 0.
+
+        Args:
+            view: its index.
+            rows: float64 [longest, width], the oldest first; those that no window reaches are not
+                looked at.
+        """
+        lens = self._views[view]
+        spread = ((lens.kernel @ rows).ravel() - lens.mean) @ lens.root
+        return math.sqrt(float(spread @ spread) / lens.size)
+
+
+class Worst(NamedTuple):
+    """The slot whose mean over the longest window is farthest from its usual ones."""
+
+    slot: int
+    mean: float
+    low: float
+    high: float
+    readings: int
+
+
+class _Trace:
+    """The last readings of one series, twice over, so that any window lies in one piece."""
+
+    __slots__ = ("at", "count", "last", "late", "rows", "score", "slots", "time")
+
+    def __init__(self, gauge: Gauge) -> None:
+        self.rows = np.zeros((2 * gauge.longest, gauge.width))
+        self.count = 0
+        self.late = 0
+        self.last: list[float] | None = None
+        self.slots: Sequence[str] = ()
+        self.time: float | None = None
+        self.score: float | None = None
+
+
+class Series:
+    """The readings of every series of one stream, the most recent series only.
+
+    Args:
+        gauges: by source and template, those of the series that have one.
+        tails: of each view's distance, over all series.
+        limit: most series kept.
+
+    Attributes:
+        counts: readings that were `late` (older than one before them) or `repeated` (the same time
+            and slots as the one before), `gaps` in time, and series `dropped` for others.
+    """
+
+    def __init__(
+        self,
+        gauges: Mapping[tuple[str, int], Gauge],
+        tails: Sequence[Tail],
+        *,
+        limit: int = MAX_SERIES,
+    ) -> None:
+        self._gauges = gauges
+        self._tails = tails
+        self._limit = limit
+        self._traces: OrderedDict[tuple[str, int], _Trace] = OrderedDict()
+        self.counts = {"late": 0, "repeated": 0, "gaps": 0, "series_dropped": 0}
+
+    def __len__(self) -> int:
+        return len(self._traces)
+
+    def score(
+        self, source: str, template: int, slots: Sequence[str], time: float | None
+    ) -> float | None:
+        """Take a reading in; return how unusual its windows are, nats, >= 0.
+
+        A reading that comes late, or again, leaves them as they stand. None where windows have
+        nothing to say: of a series without a gauge, or while they fill.
+        """
+        key = source, template
+        gauge = self._gauges.get(key)
+        if gauge is None:
+            return None
+        trace = self._trace(key, gauge)
+        if time is not None and trace.time is not None:
+            since = time - trace.time
+            if since < 0 and trace.late < LATE - 1:
+                trace.late += 1
+                self.counts["late"] += 1
+                return trace.score  # the windows stand as they are
+            if since == 0 and trace.slots == slots:
+                self.counts["repeated"] += 1
+                return trace.score
+            # Where the clock was set back, readings go on as before.
+            if gauge.pause_s is not None and since > gauge.pause_s:
+                self.counts["gaps"] += 1
+                trace.count = 0
+        trace.late = 0
+        trace.time = time
+        trace.slots = slots
+        longest = gauge.longest
+        at = trace.count % longest
+        trace.last = gauge.reading(slots, trace.last)
+        trace.rows[at] = trace.rows[at + longest] = trace.last
+        trace.count += 1
+        view = gauge.view(trace.count)
+        if view is None:
+            trace.score = None
+        else:
+            distance = gauge.distance(view, trace.rows[at + 1 : at + 1 + longest])
+            trace.score = -self._tails[view].log_p_value(distance)
+        return trace.score
+
+    def worst(self, source: str, template: int) -> Worst:
+        """Return the oddest slot of a series that has just been scored."""
+        key = source, template
+        return self._gauges[key].worst(self._traces[key].rows)
+
+    def _trace(self, key: tuple[str, int], gauge: Gauge) -> _Trace:
+        trace = self._traces.get(key)
+        if trace is not None:
+            self._traces.move_to_end(key)
+            return trace
+        if len(self._traces) >= self._limit:
+            self._traces.popitem(last=False)
+            self.counts["series_dropped"] += 1
+        trace = self._traces[key] = _Trace(gauge)
+        return trace

@@ -1,0 +1,127 @@
+"""Windows see what no single reading shows, and stay in step whatever the clocks do."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeslm.core.calibration import Tail, tail
+from edgeslm.core.series import LATE, Gauge, Series, Usual, View
+
+LINEAR = tail([i / 100 for i in range(500)])
+SHORT = View((1, 3), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.7)))
+LONG = View((1, 3, 6), (0.0,) * 3, ((1.0, 0.0, 0.0), (0.0, 1.7, 0.0), (0.0, 0.0, 2.4)))
+USUAL = Usual((0,), (10.0,), (2.0,), (-3.0,), (3.0,), (0.5,), 100.0, (SHORT, LONG))
+KEY = ("pump", 0)
+
+
+def series(*, limit: int = 4, sources: int = 1) -> Series:
+    gauges = {("pump" if i == 0 else f"pump{i}", 0): Gauge(USUAL) for i in range(sources)}
+    return Series(gauges, [LINEAR, LINEAR], limit=limit)
+
+
+def feed(made: Series, values: list[float], *, start: float = 0.0) -> list[float | None]:
+    return [made.score("pump", 0, [str(v)], start + i) for i, v in enumerate(values)]
+
+
+def test_windows_speak_from_the_shortest_on_as_they_fill() -> None:
+    found = feed(series(), [10.0] * 7)
+    assert [score is None for score in found] == [True, True, False, False, False, False, False]
+
+
+def test_a_mean_that_creeps_up_is_odd_though_no_reading_is() -> None:
+    made = series()
+    calm = feed(made, [10.0, 11.0, 9.0, 10.0, 11.0, 9.0])
+    crept = feed(made, [13.0, 13.0, 13.0, 13.0, 13.0, 13.0], start=6)
+    assert calm[-1] is not None
+    assert crept[-1] is not None
+    assert crept[-1] > calm[-1] + 0.2
+    worst = made.worst(*KEY)
+    assert (worst.slot, worst.mean, worst.low, worst.high) == (0, 13.0, 8.0, 12.0)
+    assert worst.readings == 6
+
+
+def test_one_wild_reading_is_bounded_and_soon_forgotten() -> None:
+    wild, far = series(), series()
+    feed(wild, [10.0] * 5 + [1e308])
+    feed(far, [10.0] * 5 + [2 * (3 + 5) + 10.0])  # its bound: margin beyond the range
+    assert feed(wild, [10.0] * 3, start=6) == feed(far, [10.0] * 3, start=6)
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(), st.none() | st.floats(allow_nan=False, allow_infinity=False)),
+        max_size=40,
+    )
+)
+def test_scores_are_finite_whatever_comes(readings: list[tuple[float, float | None]]) -> None:
+    made = series()
+    for value, time in readings:
+        score = made.score("pump", 0, [repr(value)], time)
+        assert score is None or (math.isfinite(score) and score >= 0)
+
+
+@given(st.lists(st.floats(-50, 50), min_size=6, max_size=30))
+def test_a_window_holds_its_own_readings_and_no_others(values: list[float]) -> None:
+    made, fresh = series(), series()
+    whole = feed(made, values)
+    assert feed(fresh, values[-6:])[-1] == pytest.approx(whole[-1], rel=1e-12)
+
+
+def test_a_pause_begins_the_windows_anew() -> None:
+    made = series()
+    feed(made, [10.0] * 6)
+    found = feed(made, [10.0] * 3, start=6 + 100)
+    assert [score is None for score in found] == [True, True, False]
+    assert made.counts["gaps"] == 1
+
+
+def test_what_comes_late_or_again_is_counted_and_changes_nothing() -> None:
+    made, other = series(), series()
+    before = feed(made, [10.0, 12.0, 10.0, 11.0, 9.0, 10.0])
+    feed(other, [10.0, 12.0, 10.0, 11.0, 9.0, 10.0])
+    assert made.score("pump", 0, ["99"], 2.0) == before[-1]
+    assert made.score("pump", 0, ["10.0"], 5.0) == before[-1]
+    assert made.counts == {"late": 1, "repeated": 1, "gaps": 0, "series_dropped": 0}
+    assert feed(made, [11.0], start=6) == feed(other, [11.0], start=6)
+
+
+def test_a_clock_that_was_set_back_is_believed_in_the_end() -> None:
+    made = series()
+    feed(made, [10.0] * 6, start=1e6)
+    found = feed(made, [13.0] * (LATE + 6))
+    assert len(set(found[: LATE - 1])) == 1, "the windows stand"
+    assert found[-1] is not None
+    assert found[0] is not None
+    assert found[-1] > found[0]
+    assert made.counts["late"] == LATE - 1
+
+
+def test_series_beyond_the_bound_give_way_oldest_first() -> None:
+    made = series(limit=2, sources=3)
+    for source in ("pump", "pump1", "pump", "pump2"):
+        made.score(source, 0, ["10"], None)
+    assert len(made) == 2
+    assert made.counts["series_dropped"] == 1
+    made.score("pump", 0, ["10"], None)
+    assert made.counts["series_dropped"] == 1, "the one used last was kept"
+
+
+def test_a_series_without_a_gauge_is_not_kept() -> None:
+    made = series()
+    assert made.score("unknown", 0, ["10"], None) is None
+    assert made.score("pump", 7, ["10"], None) is None
+    assert len(made) == 0
+
+
+def test_a_slot_without_a_number_holds_what_it_held() -> None:
+    gauge = Gauge(USUAL)
+    assert gauge.reading(["nan"], None) == [0.0]
+    assert gauge.reading(["off"], [1.5]) == [1.5]
+    assert gauge.reading(["12"], [1.5]) == [1.0]
+    assert isinstance(LINEAR, Tail)
+    assert np.isfinite(gauge.distance(1, np.zeros((6, 1))))

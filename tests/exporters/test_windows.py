@@ -1,0 +1,179 @@
+"""Windows and sessions as they are fitted: what the exporter scores is what a device scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeslm.core import calibration
+from edgeslm.core.learnt import SessionsParameters, WindowsParameters
+from edgeslm.core.series import Series
+from edgeslm.ports import Request
+from edgeslm.tasks.anomaly import Anomaly, Past, load
+from exporters.data import Row
+from exporters.heads import anomaly, sessions, windows
+from exporters.heads.windows import Lengths, Reading, WindowsError
+from tests.exporters.test_anomaly_head import embed
+
+NONE = asdict(calibration.tail([0.0]))
+RNG = np.random.default_rng(7)
+
+
+def walk(n: int, *, start: float = 0.0) -> list[Row]:
+    """A pump whose pressure follows its speed."""
+    speed = 1500 + 30 * np.sin(np.arange(n) / 9) + RNG.normal(size=n)
+    pressure = speed / 300 + RNG.normal(size=n) / 100
+    return [
+        Row(f"speed={a:.1f} rpm pressure={b:.3f} bar", source="p1", time=start + i)
+        for i, (a, b) in enumerate(zip(speed, pressure, strict=True))
+    ]
+
+
+def fitted(rows: Sequence[Row], **options: str) -> Anomaly:
+    head = anomaly.fit(
+        rows, embed, alarm_budget=0.01, seed=0, advance=lambda _: None, options=options
+    )
+    return load(head.parameters)
+
+
+def answers(task: Anomaly, rows: Sequence[Row]) -> list[Any]:
+    memory = task.memory()
+    outputs = {"distance": np.array(0.4, np.float32)}
+    asked = [Request(r.text, r.source, r.time, r.key) for r in rows]
+    return [
+        task.finish(task.prepare(one), outputs, truncated=False, memory=memory) for one in asked
+    ]
+
+
+def test_slots_that_no_longer_move_together_are_an_alarm_that_says_where() -> None:
+    task = fitted(walk(600))
+    fine = answers(task, walk(300, start=1000))
+    assert np.mean([one.label == "anomaly" for one in fine]) < 0.05
+    stuck = [
+        Row(f"{row.text.partition(' pressure')[0]} pressure=5.050 bar", source="p1", time=row.time)
+        for row in walk(120, start=1000)
+    ]
+    found = answers(task, stuck)[30:]
+    assert np.mean([one.label == "anomaly" for one in found]) > 0.5
+    causes = [one.explanation[0] for one in found if one.label == "anomaly"]
+    assert {cause["channel"] for cause in causes} == {"window"}
+    assert all({"slot", "value", "expected", "readings"} <= cause.keys() for cause in causes)
+    plain = fitted(walk(600), windows="none")
+    assert plain.memory() is None
+    assert np.mean([one.label == "anomaly" for one in answers(plain, stuck)]) < 0.1
+
+
+def test_the_exporter_and_a_device_see_the_same_distances() -> None:
+    rows = walk(300)
+    readings = [
+        Reading("p1", 0, row.text.replace("=", " ").split()[1::3], row.time) for row in rows
+    ]
+    found = windows.fit(readings, Lengths(readings=(5, 12)))
+    assert found is not None
+    raw = json.dumps({**found.parameters, "channel": NONE})
+    parameters = WindowsParameters.model_validate_json(raw)
+    series = Series(parameters.gauges(), [view.tail() for view in parameters.views])
+    seen = [series.score("p1", 0, one.slots, one.time) for one in readings]
+    assert (
+        [s is None for s in seen] == [s is None for s in found.scores] == [True] * 4 + [False] * 296
+    )
+    unseen = [s for s in found.scores if s is not None]
+    fit = [s for s in seen if s is not None]
+    assert np.median(fit) == pytest.approx(np.median(unseen), abs=0.5)
+    assert np.corrcoef(fit, unseen)[0, 1] > 0.7
+    assert np.mean(unseen) > np.mean(fit), "what was held out looks odder than what was fitted"
+
+
+def test_windows_of_time_are_readings_at_each_series_own_pace() -> None:
+    readings = [
+        Reading(s, 0, [str(i % 17)], i * pace)
+        for i in range(200)
+        for s, pace in (("a", 2), ("b", 5))
+    ]
+    found = windows.fit(readings, Lengths(seconds=(20.0, 60.0)))
+    assert found is not None
+    longest = {one["source"]: one["views"][-1]["windows"] for one in found.parameters["series"]}
+    assert longest == {"a": (1, 10, 30), "b": (1, 4, 12)}
+
+
+def test_a_series_that_says_too_little_gets_no_windows() -> None:
+    readings = [Reading("a", 0, ["5"], float(i)) for i in range(500)]
+    assert windows.fit(readings, Lengths(readings=(10, 30))) is None
+    readings = [Reading("a", 0, [str(i % 9)], float(i)) for i in range(99)]
+    assert windows.fit(readings, Lengths(readings=(10, 30))) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "1,5", "10,9999", "10,20,30", "nan s", "infs", "x", "-5s"]
+)
+def test_lengths_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(WindowsError, match="windows"):
+        windows.parse(text)
+
+
+def test_lengths_are_read() -> None:
+    assert windows.parse("30,10") == Lengths(readings=(10, 30))
+    assert windows.parse("60s, 600s") == Lengths(seconds=(60.0, 600.0))
+    assert windows.parse("none") is None
+
+
+def orders(n: int, *, skip: bool = False) -> list[Row]:
+    lines = ("order opened", "part milled", "part checked", "order closed")
+    return [
+        Row(text, source="cell", key=f"order {i}", time=float(10 * i + k))
+        for i in range(n)
+        for k, text in enumerate(lines)
+        if not (skip and k == 2)
+    ]
+
+
+def test_a_step_left_out_is_an_alarm_though_each_line_is_usual() -> None:
+    task = fitted(orders(400))
+    fine = answers(task, orders(60))
+    assert not any(one.label == "anomaly" for one in fine)
+    found = answers(task, orders(60, skip=True))
+    assert [one.label for one in found[:3]] == ["normal", "normal", "anomaly"]
+    (cause,) = found[2].explanation
+    assert (cause["channel"], cause["token"]) == ("session", "order closed")
+    assert cause["after"] == "part milled"
+
+
+def test_a_session_that_ends_early_says_so_on_its_last_line() -> None:
+    task = fitted(orders(400))
+    found = answers(task, orders(1)[:2])
+    assert [one.label for one in found] == ["normal", "normal"]
+    assert found[-1].channels["session_end"] < 0.01
+    assert answers(task, orders(1))[-1].channels["session_end"] == 1
+    assert "session" not in answers(task, [Row("order opened")])[0].channels
+
+
+def test_few_keys_and_keys_of_one_line_are_no_sessions() -> None:
+    assert sessions.fit(["a", "b"] * 50, [0, 0] * 50, [None] * 100) is None
+    assert sessions.fit([str(i) for i in range(100)], [0] * 100, [None] * 100) is None
+
+
+def test_parameters_of_both_come_back_as_they_were() -> None:
+    found = sessions.fit(
+        [f"k{i // 3}" for i in range(300)], [i % 3 for i in range(300)], [None] * 300
+    )
+    assert found is not None
+    raw = json.dumps({**found.parameters, "channel": NONE})
+    habits = SessionsParameters.model_validate_json(raw).habits()
+    assert (-1, 0, 1) in habits.triples
+    assert habits.ends == {(1, 2)}
+    assert habits.most == {0: 1, 1: 1, 2: 1}
+
+
+def test_counts_name_what_is_remembered() -> None:
+    task = fitted(walk(300) + orders(100))
+    memory = task.memory()
+    assert isinstance(memory, Past)
+    assert memory.counts() == {
+        "series": 0, "late": 0, "repeated": 0, "gaps": 0, "series_dropped": 0,
+        "sessions": 0, "sessions_dropped": 0, "sessions_expired": 0,
+    }  # fmt: skip
