@@ -133,7 +133,7 @@ class Maker:
         said = answers(rows, "judging")
         limit = gate.emulated_drop_max if plan.emulated else gate.accuracy_drop_max
         report, lost = self._judge(rows, said, plan, made.verified, limit=limit)
-        report["notes"] += [*compiled.notes, *built.notes]
+        report["notes"] += [*compiled.head.notes, *compiled.notes, *built.notes]
         if not made.coverage and plan.placement != ANYWHERE:
             unseen = f"what {plan.provider} takes of {plan.name} is not known here: the device will"
             report["notes"].append(f"{unseen} hold it against the profile's placement")

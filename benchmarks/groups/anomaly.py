@@ -1,4 +1,4 @@
-"""BGL, SKAB and hostile lines: does the exported bundle see what is wrong, and keep quiet else."""
+"""BGL and hostile lines: does the exported bundle see what is wrong, and keep quiet else."""
 
 from __future__ import annotations
 
@@ -19,6 +19,21 @@ from benchmarks.stats import averaged, once
 from exporters.data import ANOMALY, NORMAL, Row
 
 _SEEDS = 5
+_NUMBERS = frozenset({
+    "valve 99 opened",
+    "motor temp=172.4 C",
+    "motor temp=77.4 C",
+    "motor temp=-72.4 C",
+    "motor temp=nan C",
+    "motor temp=1e308 C",
+    "motor temp=-inf C",
+    "motor temp=1e999 C",
+    "motor temp=0 C",
+    "motor temp: 0.0281C vib: 72.9",
+    "motor temp: 72.9C vib: 0.27",
+    "axis offset=-5.00 mm",
+})  # fmt: skip
+"""Lines whose words are those of normal ones, and whose number is not."""
 
 
 def bgl(setup: Setup) -> dict[str, Measured]:
@@ -28,36 +43,23 @@ def bgl(setup: Setup) -> dict[str, Measured]:
         case = f"bgl-random-seed{seed}"
         train, unseen = cases.rows(setup, case, "train"), cases.rows(setup, case, "eval")
         bundle = bundles.anomaly(setup, f"bgl-{seed}", train, unseen)
-        ours.append(_Judged(unseen, *_answered(setup, bundle, unseen)))
+        ours.append(Judged(unseen, *answered(setup, bundle, unseen)))
         setup.tell(f"fitting the rival, seed {seed}")
-        rivals.append(_Judged(unseen, *_nearest(train, unseen)))
+        rivals.append(Judged(unseen, *nearest(train, unseen)))
     alarms, rival_alarms = [j.false_alarms for j in ours], [j.false_alarms for j in rivals]
     return {
         "bgl-auroc": averaged([j.auroc for j in ours], [j.auroc for j in rivals]),
         "bgl-f1": averaged([j.f1 for j in ours], [j.f1 for j in rivals]),
+        "bgl-f1-worst": Measured(
+            min(j.f1 for j in ours),
+            min(j.f1 for j in rivals),
+            (min(j.f1 for j in ours), max(j.f1 for j in ours)),
+        ),
         "bgl-false-alarms": averaged(alarms, rival_alarms),
         "bgl-false-alarms-worst": Measured(
             max(alarms), max(rival_alarms), (min(alarms), max(alarms))
         ),
     }
-
-
-def skab(setup: Setup) -> dict[str, Measured]:
-    """Rows of a pump's sensors as lines of text; each file is a source of one bundle."""
-    train, unseen = cases.rows(setup, "skab", "train"), cases.rows(setup, "skab", "eval")
-    bundle = bundles.anomaly(setup, "skab", train, unseen)
-    scores, _ = _answered(setup, bundle, unseen)
-    ours, rivals = [], []
-    for key in sorted({str(row.key) for row in unseen}, key=int):
-        here = [i for i, row in enumerate(unseen) if row.key == key]
-        bad = _bad([unseen[i] for i in here])
-        setup.tell(f"the rival, file {key}")
-        normal = [row.text for row in train if row.key == key]
-        ours.append(float(roc_auc_score(bad, scores[here])))
-        rivals.append(
-            float(roc_auc_score(bad, tfidf.distances(normal, [unseen[i].text for i in here])))
-        )
-    return {"skab-auroc": averaged(ours, rivals)}
 
 
 def adversarial(setup: Setup) -> dict[str, Measured]:
@@ -70,10 +72,10 @@ def adversarial(setup: Setup) -> dict[str, Measured]:
     for key in sorted({str(row.key) for row in unseen}):
         normal = [row for row in train if row.key == key]
         lines = [row for row in unseen if row.key == key]
-        bad = _bad(lines)
+        bad = bad_ones(lines)
         bundle = bundles.anomaly(setup, f"adversarial-{key}", normal, lines)
-        _, alarms = _answered(setup, bundle, lines)
-        _, rival_alarms = _nearest(normal, lines)
+        _, alarms = answered(setup, bundle, lines)
+        _, rival_alarms = nearest(normal, lines)
         caught += int((alarms & bad).sum())
         false += int((alarms & ~bad).sum())
         rival_caught += int((rival_alarms & bad).sum())
@@ -84,23 +86,48 @@ def adversarial(setup: Setup) -> dict[str, Measured]:
     }
 
 
-class _Judged:
+def adversarial_plant(setup: Setup) -> dict[str, Measured]:
+    """The same lines against one bundle of a plant that says most of their words somewhere."""
+    train, unseen = (
+        cases.rows(setup, "adversarial-plant", "train"),
+        cases.rows(setup, "adversarial-plant", "eval"),
+    )
+    bad = bad_ones(unseen)
+    bundle = bundles.anomaly(setup, "adversarial-plant", train, unseen)
+    _, alarms = answered(setup, bundle, unseen)
+    _, rival_alarms = nearest(train, unseen)
+    numbers = np.array([row.text in _NUMBERS for row in unseen])
+    return {
+        "adversarial-plant-caught": once(
+            int((alarms & bad).sum()), int((rival_alarms & bad).sum())
+        ),
+        "adversarial-plant-numbers": once(
+            int((numbers & ~alarms).sum()), int((numbers & ~rival_alarms).sum())
+        ),
+        "adversarial-plant-false": once(
+            int((alarms & ~bad).sum()), int((rival_alarms & ~bad).sum())
+        ),
+    }
+
+
+class Judged:
     """Scores and alarms of one seed against the truth; false alarms in % of normal lines."""
 
     def __init__(
         self, rows: Sequence[Row], scores: NDArray[np.float64], alarms: NDArray[np.bool_]
     ) -> None:
-        bad = _bad(rows)
+        bad = bad_ones(rows)
         self.auroc = float(roc_auc_score(bad, scores))
         self.f1 = float(f1_score(bad, alarms))
         self.false_alarms = 100.0 * float(fmean(map(float, alarms[~bad])))
 
 
-def _bad(rows: Sequence[Row]) -> NDArray[np.bool_]:
+def bad_ones(rows: Sequence[Row]) -> NDArray[np.bool_]:
+    """Which rows are anomalies."""
     return np.array([row.label != NORMAL for row in rows])
 
 
-def _answered(
+def answered(
     setup: Setup, bundle: Path, rows: Sequence[Row]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Scores float64 [n] and alarms bool [n], as the runtime answers in file order."""
@@ -108,7 +135,7 @@ def _answered(
     return np.array([a.score for a in found]), np.array([a.label == ANOMALY for a in found])
 
 
-def _nearest(
+def nearest(
     train: Sequence[Row], rows: Sequence[Row]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The rival's scores float64 [n] and alarms bool [n] at the same budget."""

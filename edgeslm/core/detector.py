@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from edgeslm.core.novelty import Vocabulary
 from edgeslm.core.numbers import History, Line
-from edgeslm.core.template import Split
+from edgeslm.core.template import Split, number
 
 DISTANCE: Final = 0.25
 """Weight in the text score of the embedding's cosine distance to the nearest known template."""
@@ -56,6 +56,8 @@ class Scores(NamedTuple):
     """What is new: a word, a pair of words, or a template that its source never used."""
     template: int | None
     """Index of the known template that it is; None if it is new."""
+    values: Sequence[float] = ()
+    """The numbers in its slots, NaN where there is none; empty for a new template."""
 
 
 class _Source:
@@ -90,6 +92,10 @@ class Detector:
         """Whether `source` was in the training lines."""
         return source in self._sources
 
+    def known(self, template: str) -> int | None:
+        """Return the index of the known template that this is; None if it is new."""
+        return self._vocabulary.look(template).place
+
     def near(self, template: str) -> list[str]:
         """Return the known templates that share most words with a new one, the nearest first."""
         return self._vocabulary.near(template)
@@ -112,4 +118,5 @@ class Detector:
         if not slots:
             return Scores(text, 0.0, None, unseen, index)
         line = speaker.lines.get(index) or self._everyone.lines[index]
-        return Scores(text, line.score(slots), line, unseen, index)
+        values = [number(slot) for slot in slots]
+        return Scores(text, line.score(values), line, unseen, index, values)

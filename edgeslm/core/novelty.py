@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from edgeslm.core.template import canonical, tokens
+from edgeslm.core.template import WILD, canonical, shape, tokens, wildcards
 
 # What a new template scores at least, and what new words and new pairs of words add at most.
 UNSEEN: Final = 0.2
@@ -39,7 +39,8 @@ class Look(NamedTuple):
 class Vocabulary:
     """Templates seen in training, with their words and pairs of neighbouring words.
 
-    Upper and lower case are one, except in units (see `template.canonical`). Immutable.
+    Upper and lower case are one, except in units (see `template.canonical`); and in one that was
+    merged, any word is known where it has `WILD`. Immutable.
 
     Args:
         templates: distinct canonical forms; a template's place in the order is its index.
@@ -63,6 +64,9 @@ class Vocabulary:
                 if len(holding) < HOLDING:
                     holding.append(i)
         self._templates = templates
+        self._merged = {
+            shape(template): self._exact[template] for template in templates if WILD in template
+        }
         self._look = lru_cache(maxsize=CACHED)(self._look_closely)
 
     def look(self, template: str) -> Look:
@@ -82,6 +86,10 @@ class Vocabulary:
         if known := self._canonical.get(plain):
             return known
         words = ["", *tokens(plain), ""]
+        if self._merged:
+            for _, key in wildcards(tuple(words[1:-1])):
+                if known := self._merged.get(key):
+                    return known
         pairs = list(pairwise(words))
         new_words = [word for word in words if word not in self._words]
         new_pairs = [pair for pair in pairs if pair not in self._pairs]

@@ -25,8 +25,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeslm.core.template import number
-
 KNOTS: Final = 64
 """Most distinct values kept of one history."""
 LIMIT: Final = 60.0
@@ -136,20 +134,18 @@ class Line:
         # A slot that never varied is no test until it does.
         self._varying = max(1, sum(slot.varies for slot in self._slots))
 
-    def score(self, slots: Sequence[str]) -> float:
-        """Return the surprise of a line with these slots, nats in [0, `LIMIT`]."""
-        if len(slots) == 1:
-            return self._slots[0].surprise(number(slots[0]))
+    def score(self, values: Sequence[float]) -> float:
+        """Return the surprise of a line with these numbers (NaN: none), nats in [0, `LIMIT`]."""
+        if len(values) == 1:
+            return self._slots[0].surprise(values[0])
         total = 0.0
-        for slot, text in zip(self._slots, slots, strict=True):
-            total += math.expm1(slot.surprise(number(text)))
+        for slot, value in zip(self._slots, values, strict=True):
+            total += math.expm1(slot.surprise(value))
         return min(LIMIT, math.log1p(total / self._varying))
 
-    def worst(self, slots: Sequence[str]) -> tuple[int, str]:
+    def worst(self, values: Sequence[float]) -> tuple[int, str]:
         """Return the index of the most surprising slot, and the range it held in training."""
-        surprises = [
-            slot.surprise(number(text)) for slot, text in zip(self._slots, slots, strict=True)
-        ]
+        surprises = [slot.surprise(v) for slot, v in zip(self._slots, values, strict=True)]
         index = surprises.index(max(surprises))
         return index, self._slots[index].expected
 

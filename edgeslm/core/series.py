@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeslm.core.calibration import Tail
-from edgeslm.core.template import number
 
 MAX_READINGS: Final = 240
 """Longest window."""
@@ -112,30 +111,32 @@ class Gauge:
         )
         self._views = tuple(_Lens(view, longest) for view in usual.views)
 
-    def reading(self, slots: Sequence[str], before: Sequence[float] | None) -> list[float]:
-        """Return a line's numbers in scales from their centres, bounded; float [width].
+    def reading(self, values: Sequence[float], before: Sequence[float] | None) -> list[float]:
+        """Return a line's `values` in scales from their centres, bounded; float [width].
 
-        Where a slot holds no finite number, what it held `before`, or its centre.
+        Where one is NaN, what the slot held `before`, or its centre.
         """
         found = []
         for i, (slot, centre, scale, low, high) in enumerate(self._bounds):
-            value = (number(slots[slot]) - centre) / scale
+            value = (values[slot] - centre) / scale
             if value != value:  # noqa: PLR0124 -- the quickest test for NaN
                 value = 0.0 if before is None else before[i]
             found.append(low if value < low else high if value > high else value)  # noqa: FURB136
         return found
 
-    def worst(self, rows: Array) -> Worst:
-        """Return the oddest slot of `rows`, the last `longest` readings in any order, or twice.
+    def worst(self, view: int, rows: Array) -> Worst:
+        """Return the oddest slot of readings, over the longest window of a view; as `distance`.
 
         Its usual means are those within two standard deviations.
         """
-        means = rows.mean(axis=0).tolist()
-        index = max(range(self.width), key=lambda i: abs(means[i]) / self._spread[i])
+        readings = self._views[view].longest
+        means = (np.add.reduce(rows[-readings:], axis=0) / readings).tolist()
+        odd = [abs(mean) / spread for mean, spread in zip(means, self._spread, strict=True)]
+        index = odd.index(max(odd))
         slot, centre, scale, _, _ = self._bounds[index]
         about = 2 * scale * self._spread[index]
         mean = centre + scale * means[index]
-        return Worst(slot, mean, centre - about, centre + about, self.longest)
+        return Worst(slot, mean, centre - about, centre + about, readings)
 
     def view(self, count: int) -> int | None:
         """Return the view over the longest windows that so many readings fill; None: none is."""
@@ -160,7 +161,7 @@ class Gauge:
 
 
 class Worst(NamedTuple):
-    """The slot whose mean over the longest window is farthest from its usual ones."""
+    """The slot whose mean over a window is farthest from its usual ones."""
 
     slot: int
     mean: float
@@ -172,16 +173,21 @@ class Worst(NamedTuple):
 class _Trace:
     """The last readings of one series, twice over, so that any window lies in one piece."""
 
-    __slots__ = ("at", "count", "last", "late", "rows", "score", "slots", "time")
+    __slots__ = ("at", "count", "last", "late", "rows", "score", "time", "values")
 
     def __init__(self, gauge: Gauge) -> None:
         self.rows = np.zeros((2 * gauge.longest, gauge.width))
         self.count = 0
         self.late = 0
         self.last: list[float] | None = None
-        self.slots: Sequence[str] = ()
+        self.values: Sequence[float] = ()
         self.time: float | None = None
         self.score: float | None = None
+
+    def window(self, longest: int) -> Array:
+        """Return the last readings, as many as the longest window, the oldest first."""
+        at = (self.count - 1) % longest
+        return self.rows[at + 1 : at + 1 + longest]
 
 
 class Series:
@@ -194,7 +200,7 @@ class Series:
 
     Attributes:
         counts: readings that were `late` (older than one before them) or `repeated` (the same time
-            and slots as the one before), `gaps` in time, and series `dropped` for others.
+            and numbers as the one before), `gaps` in time, and series `dropped` for others.
     """
 
     def __init__(
@@ -214,7 +220,7 @@ class Series:
         return len(self._traces)
 
     def score(
-        self, source: str, template: int, slots: Sequence[str], time: float | None
+        self, source: str, template: int, values: Sequence[float], time: float | None
     ) -> float | None:
         """Take a reading in; return how unusual its windows are, nats, >= 0.
 
@@ -232,7 +238,7 @@ class Series:
                 trace.late += 1
                 self.counts["late"] += 1
                 return trace.score  # the windows stand as they are
-            if since == 0 and trace.slots == slots:
+            if since == 0 and trace.values == values:
                 self.counts["repeated"] += 1
                 return trace.score
             # Where the clock was set back, readings go on as before.
@@ -241,24 +247,27 @@ class Series:
                 trace.count = 0
         trace.late = 0
         trace.time = time
-        trace.slots = slots
+        trace.values = values
         longest = gauge.longest
         at = trace.count % longest
-        trace.last = gauge.reading(slots, trace.last)
+        trace.last = gauge.reading(values, trace.last)
         trace.rows[at] = trace.rows[at + longest] = trace.last
         trace.count += 1
         view = gauge.view(trace.count)
         if view is None:
             trace.score = None
         else:
-            distance = gauge.distance(view, trace.rows[at + 1 : at + 1 + longest])
+            distance = gauge.distance(view, trace.window(longest))
             trace.score = -self._tails[view].log_p_value(distance)
         return trace.score
 
     def worst(self, source: str, template: int) -> Worst:
-        """Return the oddest slot of a series that has just been scored."""
+        """Return the oddest slot of a series that has just been scored, and was not None."""
         key = source, template
-        return self._gauges[key].worst(self._traces[key].rows)
+        gauge, trace = self._gauges[key], self._traces[key]
+        view = gauge.view(trace.count)
+        assert view is not None  # noqa: S101 -- it was scored
+        return gauge.worst(view, trace.window(gauge.longest))
 
     def _trace(self, key: tuple[str, int], gauge: Gauge) -> _Trace:
         trace = self._traces.get(key)

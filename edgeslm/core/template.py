@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 MARK: Final = "¤"
 """Stands for a slot. Where a text contains this sign itself, that sign is a slot."""
+WILD: Final = "\ufffc"
+"""Stands for a word that is another one each time, in templates that were merged; see `merged`."""
 MAX_CHARS: Final = 4096
 """Longest part of a text that is split; what follows is one more slot. It bounds the memory of
 whoever keeps templates, and the time of a hostile line."""
@@ -146,7 +149,7 @@ def number(slot: str) -> float:
 
 def readable(template: str) -> str:
     """Return `template` as a model reads it: a text in which every number is 0."""
-    return template.replace(MARK, "0")
+    return template.replace(MARK, "0").replace(WILD, "x")
 
 
 def canonical(template: str) -> str:
@@ -160,3 +163,15 @@ def canonical(template: str) -> str:
 def tokens(template: str) -> list[str]:
     """Return the words, marks and signs of a canonical template, in order."""
     return _TOKEN.findall(template)
+
+
+def shape(template: str) -> tuple[str, ...]:
+    """Return the words, marks and signs of a template as a key that merged templates share."""
+    return tuple(tokens(canonical(template)))
+
+
+def wildcards(words: tuple[str, ...]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield every place of a word, with the key in which it is `WILD`."""
+    for place, word in enumerate(words):
+        if word.isalpha():
+            yield place, (*words[:place], WILD, *words[place + 1 :])

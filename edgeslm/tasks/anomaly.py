@@ -32,7 +32,7 @@ from edgeslm.core.detector import Detector, Scores
 from edgeslm.core.learnt import Parameters
 from edgeslm.core.series import Series
 from edgeslm.core.sessions import NONE, Oddness, Sessions
-from edgeslm.core.template import Split, readable, split
+from edgeslm.core.template import WILD, Split, readable, split
 from edgeslm.ports import Answer, Memory, Prepared, Request, Tensor
 
 DISTANCE: Final = "distance"
@@ -50,9 +50,10 @@ class Past(Memory):
     def __init__(self, series: Series | None, sessions: Sessions | None) -> None:
         self.series = series
         self.sessions = sessions
+        self.new_templates = 0
 
     def counts(self) -> dict[str, int]:
-        found: dict[str, int] = {}
+        found = {"new_templates": self.new_templates}
         if self.series is not None:
             found |= {"series": len(self.series), **self.series.counts}
         if self.sessions is not None:
@@ -81,6 +82,7 @@ class Anomaly:
             channels[SESSION] = sessions.channel.tail()
             self._habits = sessions.habits()
             self._end = sessions.end.tail()
+        self._has_merged = any(WILD in template for template in parameters.templates)
         self._has_windows = windows is not None
         self._has_sessions = sessions is not None
         self._fusion = Fusion(channels, parameters.fused.tail(), ranks=parameters.ranks)
@@ -97,7 +99,10 @@ class Anomaly:
     def prepare(self, request: Request) -> Prepared:
         """Split the text; what the model reads, and the cache's key, is its template."""
         parts = split(request.text)
-        return Prepared(request, readable(parts.template), parts)
+        template = parts.template
+        if self._has_merged and (index := self._detector.known(template)) is not None:
+            template = self._templates[index]  # one reading for all that were merged
+        return Prepared(request, readable(template), parts)
 
     def finish(
         self,
@@ -124,8 +129,9 @@ class Anomaly:
         past = self.memory() if memory is None else cast("Past", memory)
         window, odd = None, None
         if past is not None:
+            past.new_templates += scores.template is None
             if past.series is not None and scores.template is not None:
-                window = past.series.score(source, scores.template, parts.slots, request.time)
+                window = past.series.score(source, scores.template, scores.values, request.time)
             if past.sessions is not None and request.key is not None:
                 odd = past.sessions.score(request.key, scores.template, request.time)
         session = None if odd is None else odd.line
@@ -160,7 +166,7 @@ class Anomaly:
     ) -> Cause:
         """Return what made `channel` the lowest."""
         if channel == NUMBER and scores.line is not None:
-            slot, expected = scores.line.worst(parts.slots)
+            slot, expected = scores.line.worst(scores.values)
             value = parts.slots[slot][:LONGEST_QUOTE]
             return {"channel": channel, "slot": slot, "value": value, "expected": expected}
         if channel == WINDOW and past is not None and past.series and scores.template is not None:

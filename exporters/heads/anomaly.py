@@ -31,6 +31,7 @@ from exporters.data import Row
 from exporters.heads import sessions as sessions_
 from exporters.heads import windows
 from exporters.heads.base import Advance, Embed, Tail
+from exporters.heads.merge import MAX_TEMPLATES, merge, rarest
 
 FOLDS: Final = 10
 MAX_REFERENCES: Final = 1024
@@ -83,6 +84,7 @@ class AnomalyHead:
     references: NDArray[np.float32]
     """[references, dim], rows of length 1."""
     requires: tuple[str, ...]
+    notes: tuple[str, ...]
 
     def attach(self, encoder: onnx.ModelProto) -> onnx.ModelProto:
         """Return `encoder` with pooling, cosines and their distance; output `distance` [batch]."""
@@ -125,7 +127,7 @@ def fit(  # noqa: PLR0913 -- by name
         msg = 'no normal lines to learn from: give lines without a label, or labelled "normal"'
         raise TrainingDataError(msg)
     calibration.require(alarm_budget, len(normal))
-    templates, lines = _split_all(_in_time_order(normal))
+    templates, lines, notes = _few(*_split_all(_in_time_order(normal)))
     embeddings = _embed_all(templates, embed, advance)
     text, number_ = _cross_fitted(templates, embeddings, lines)
     nothing = [None] * len(lines)
@@ -169,7 +171,7 @@ def fit(  # noqa: PLR0913 -- by name
     # A lone surrogate, from a JSON escape in the data, has no UTF-8 form.
     references = embeddings[sorted(i for i, _ in frequent)]
     requires = (REMEMBERS,) if remembers else ()
-    return AnomalyHead(raw.encode("utf-8", "replace"), references, requires)
+    return AnomalyHead(raw.encode("utf-8", "replace"), references, requires, notes)
 
 
 def parse_switch(text: str) -> bool:
@@ -202,6 +204,33 @@ def _split_all(rows: Sequence[Row]) -> tuple[list[str], list[_Line]]:
             templates.append(parts.template)
         lines.append(_Line(parts, place, row.source, row.time, row.key))
     return templates, lines
+
+
+def _few(
+    templates: list[str], lines: list[_Line]
+) -> tuple[list[str], list[_Line], tuple[str, ...]]:
+    """Return templates and lines with the templates merged and bounded, and notes on that."""
+    found = merge(templates)
+    notes = []
+    if found.merged:
+        notes.append(
+            f"{found.merged} templates differ from others by a name alone and became "
+            f"{len(found.templates) - len(templates) + found.merged}: any name will do there"
+        )
+    lines = [replace(line, template=found.places[line.template]) for line in lines]
+    if too_many := rarest([line.template for line in lines]):
+        left_out = sum(line.template in too_many for line in lines)
+        notes.append(
+            f"{len(too_many)} templates beyond the {MAX_TEMPLATES} that a bundle holds were left "
+            f"out, with {left_out} lines: devices take such lines for new"
+        )
+        kept = [i for i in range(len(found.templates)) if i not in too_many]
+        place = {template: i for i, template in enumerate(kept)}
+        lines = [
+            replace(line, template=place[line.template]) for line in lines if line.template in place
+        ]
+        return [found.templates[i] for i in kept], lines, tuple(notes)
+    return found.templates, lines, tuple(notes)
 
 
 def _readings(lines: Sequence[_Line]) -> list[windows.Reading]:

@@ -29,6 +29,10 @@ class FittedHead(Protocol):
     def requires(self) -> tuple[str, ...]:
         """Features that a reader of such a bundle must understand, for its manifest."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how it was fitted, a sentence each."""
+
     def attach(self, encoder: onnx.ModelProto) -> onnx.ModelProto:
         """Return `encoder` with pooling and head in its graph.
 

@@ -55,6 +55,10 @@ class IntentHead:
     def requires(self) -> tuple[str, ...]:
         return () if self.settings.scorer == "energy" else (FEATURE,)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
     def attach(self, encoder: onnx.ModelProto) -> onnx.ModelProto:
         """Add pooling and the linear layer.
 

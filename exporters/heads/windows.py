@@ -313,7 +313,7 @@ class _Model:
         mean = rows.mean(axis=0)
         covariance, _ = ledoit_wolf(rows - mean, assume_centered=True)
         precision = np.linalg.inv(covariance + _RIDGE * np.eye(len(mean)))
-        root: Array = np.linalg.cholesky((precision + precision.T) / 2)
+        root: Array = np.linalg.cholesky((precision + precision.T) / 2).astype(np.float64)
         return cls(mean, root)
 
     def distances(self, rows: Array) -> Array:

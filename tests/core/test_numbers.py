@@ -150,14 +150,14 @@ def test_sources_at_different_levels_say_little_of_the_next_one() -> None:
 
 def test_one_far_slot_makes_the_line_and_is_named() -> None:
     line = Line([history(normal(300)), history(normal(300, 5)), history([7.0] * 300)])
-    calm, jump = ["72.4", "5.0", "7"], ["72.4", "50", "7"]
+    calm, jump = [72.4, 5.0, 7.0], [72.4, 50.0, 7.0]
     assert line.score(calm) < 1
     assert line.score(jump) > 5
     index, expected = line.worst(jump)
     assert index == 1
     low, high = expected.split(" to ")
     assert 0 < float(low) < 5 < float(high) < 10
-    assert line.worst(["72.4", "5.0", "8"]) == (2, "7")
+    assert line.worst([72.4, 5.0, 8.0]) == (2, "7")
 
 
 def test_a_line_with_many_slots_alarms_no_more_often_than_one_with_one() -> None:
@@ -165,8 +165,8 @@ def test_a_line_with_many_slots_alarms_no_more_often_than_one_with_one() -> None
     train, test = rng.normal(size=(8, 500)), rng.normal(size=(8, 4000))
     one = Line([history(train[0].tolist())])
     eight = Line([history(x.tolist()) for x in train])
-    over_one = np.mean([one.score([str(x)]) > 4 for x in test[0]])
-    over_eight = np.mean([eight.score([str(x) for x in column]) > 4 for column in test.T])
+    over_one = np.mean([one.score([x]) > 4 for x in test[0]])
+    over_eight = np.mean([eight.score(list(column)) > 4 for column in test.T])
     assert over_eight < 2 * over_one + 0.01
 
 

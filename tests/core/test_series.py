@@ -25,7 +25,7 @@ def series(*, limit: int = 4, sources: int = 1) -> Series:
 
 
 def feed(made: Series, values: list[float], *, start: float = 0.0) -> list[float | None]:
-    return [made.score("pump", 0, [str(v)], start + i) for i, v in enumerate(values)]
+    return [made.score("pump", 0, [v], start + i) for i, v in enumerate(values)]
 
 
 def test_windows_speak_from_the_shortest_on_as_they_fill() -> None:
@@ -61,7 +61,7 @@ def test_one_wild_reading_is_bounded_and_soon_forgotten() -> None:
 def test_scores_are_finite_whatever_comes(readings: list[tuple[float, float | None]]) -> None:
     made = series()
     for value, time in readings:
-        score = made.score("pump", 0, [repr(value)], time)
+        score = made.score("pump", 0, [value], time)
         assert score is None or (math.isfinite(score) and score >= 0)
 
 
@@ -84,8 +84,8 @@ def test_what_comes_late_or_again_is_counted_and_changes_nothing() -> None:
     made, other = series(), series()
     before = feed(made, [10.0, 12.0, 10.0, 11.0, 9.0, 10.0])
     feed(other, [10.0, 12.0, 10.0, 11.0, 9.0, 10.0])
-    assert made.score("pump", 0, ["99"], 2.0) == before[-1]
-    assert made.score("pump", 0, ["10.0"], 5.0) == before[-1]
+    assert made.score("pump", 0, [99.0], 2.0) == before[-1]
+    assert made.score("pump", 0, [10.0], 5.0) == before[-1]
     assert made.counts == {"late": 1, "repeated": 1, "gaps": 0, "series_dropped": 0}
     assert feed(made, [11.0], start=6) == feed(other, [11.0], start=6)
 
@@ -104,24 +104,24 @@ def test_a_clock_that_was_set_back_is_believed_in_the_end() -> None:
 def test_series_beyond_the_bound_give_way_oldest_first() -> None:
     made = series(limit=2, sources=3)
     for source in ("pump", "pump1", "pump", "pump2"):
-        made.score(source, 0, ["10"], None)
+        made.score(source, 0, [10.0], None)
     assert len(made) == 2
     assert made.counts["series_dropped"] == 1
-    made.score("pump", 0, ["10"], None)
+    made.score("pump", 0, [10.0], None)
     assert made.counts["series_dropped"] == 1, "the one used last was kept"
 
 
 def test_a_series_without_a_gauge_is_not_kept() -> None:
     made = series()
-    assert made.score("unknown", 0, ["10"], None) is None
-    assert made.score("pump", 7, ["10"], None) is None
+    assert made.score("unknown", 0, [10.0], None) is None
+    assert made.score("pump", 7, [10.0], None) is None
     assert len(made) == 0
 
 
 def test_a_slot_without_a_number_holds_what_it_held() -> None:
     gauge = Gauge(USUAL)
-    assert gauge.reading(["nan"], None) == [0.0]
-    assert gauge.reading(["off"], [1.5]) == [1.5]
-    assert gauge.reading(["12"], [1.5]) == [1.0]
+    assert gauge.reading([math.nan], None) == [0.0]
+    assert gauge.reading([math.nan], [1.5]) == [1.5]
+    assert gauge.reading([12.0], [1.5]) == [1.0]
     assert isinstance(LINEAR, Tail)
     assert np.isfinite(gauge.distance(1, np.zeros((6, 1))))

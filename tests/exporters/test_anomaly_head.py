@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -218,8 +219,10 @@ def test_the_graph_gives_the_distance_to_the_nearest_reference_whatever_the_padd
 
 
 def test_references_are_bounded_and_the_most_frequent_are_kept() -> None:
-    rare = [Row("line " + "".join(chr(97 + d) for d in divmod(i, 26)) + "q" * (i // 600))
-            for i in range(MAX_REFERENCES + 100)]  # fmt: skip
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["".join(three) for three in itertools.product(letters, repeat=3)]
+    # By one word alone they would be merged.
+    rare = [Row(f"{word} {word}") for word in words[: MAX_REFERENCES + 100]]
     head = fitted([*rare, *[Row("often said")] * 50])
     assert head.references.shape == (MAX_REFERENCES, DIM)
     often = embed([readable(split("often said").template)])[0]

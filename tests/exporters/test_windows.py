@@ -78,7 +78,7 @@ def test_the_exporter_and_a_device_see_the_same_distances() -> None:
     raw = json.dumps({**found.parameters, "channel": NONE})
     parameters = WindowsParameters.model_validate_json(raw)
     series = Series(parameters.gauges(), [view.tail() for view in parameters.views])
-    seen = [series.score("p1", 0, one.slots, one.time) for one in readings]
+    seen = [series.score("p1", 0, [float(v) for v in one.slots], one.time) for one in readings]
     assert (
         [s is None for s in seen] == [s is None for s in found.scores] == [True] * 4 + [False] * 296
     )
@@ -174,6 +174,7 @@ def test_counts_name_what_is_remembered() -> None:
     memory = task.memory()
     assert isinstance(memory, Past)
     assert memory.counts() == {
+        "new_templates": 0,
         "series": 0, "late": 0, "repeated": 0, "gaps": 0, "series_dropped": 0,
         "sessions": 0, "sessions_dropped": 0, "sessions_expired": 0,
     }  # fmt: skip

@@ -1,0 +1,165 @@
+"""SKAB, NAB and HDFS: what no single line shows; and what it costs to look."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score, roc_auc_score
+
+from benchmarks import bundles, cases
+from benchmarks.answering import answers, request
+from benchmarks.figures import Measured
+from benchmarks.groups.anomaly import Judged, answered, bad_ones, nearest
+from benchmarks.rivals import tfidf
+from benchmarks.setup import Setup
+from benchmarks.stats import above, averaged, once
+from edgeslm.ports import Answer
+from edgeslm.tasks.anomaly import DISTANCE, SESSION_END, Anomaly, load
+from exporters.data import ANOMALY, Row
+from exporters.heads import anomaly
+
+_PERCENT = 100.0
+_NAB = {"nab-machine": "nab-machine-auroc", "nab-ambient": "nab-ambient-auroc"}
+_ROUNDS = 7
+_LINES = 3000
+_SLOTS = 8
+
+
+def skab(setup: Setup) -> dict[str, Measured]:
+    """Rows of a pump's sensors as lines of text; each file is a source of one bundle."""
+    train, unseen = cases.rows(setup, "skab", "train"), cases.rows(setup, "skab", "eval")
+    bundle = bundles.anomaly(setup, "skab", train, unseen)
+    scores, alarms = answered(setup, bundle, unseen)
+    bad = bad_ones(unseen)
+    rival_scores, rival_alarms = np.zeros(len(unseen)), np.zeros(len(unseen), np.bool_)
+    ours, rivals = [], []
+    for key in sorted({str(row.key) for row in unseen}, key=int):
+        here = [i for i, row in enumerate(unseen) if row.key == key]
+        setup.tell(f"the rival, file {key}")
+        normal = [row for row in train if row.key == key]
+        found = nearest(normal, [unseen[i] for i in here])
+        rival_scores[here], rival_alarms[here] = found
+        ours.append(float(roc_auc_score(bad[here], scores[here])))
+        rivals.append(float(roc_auc_score(bad[here], rival_scores[here])))
+    mine, theirs = (
+        Judged(unseen, s, a) for s, a in ((scores, alarms), (rival_scores, rival_alarms))
+    )
+    return {
+        "skab-auroc": averaged(ours, rivals),
+        "skab-f1": once(mine.f1, theirs.f1),
+        "skab-false-alarms": once(mine.false_alarms, theirs.false_alarms),
+        "skab-missed": once(_missed(bad, alarms), _missed(bad, rival_alarms)),
+    }
+
+
+def nab(setup: Setup) -> dict[str, Measured]:
+    """One temperature as lines of text, months of it, trained on its first days."""
+    found = {}
+    for case, name in _NAB.items():
+        train, unseen = cases.rows(setup, case, "train"), cases.rows(setup, case, "eval")
+        bundle = bundles.anomaly(setup, case, train, unseen)
+        scores, _ = answered(setup, bundle, unseen)
+        setup.tell(f"the rival, {case}")
+        rival = tfidf.distances([row.text for row in train], [row.text for row in unseen])
+        bad = bad_ones(unseen)
+        found[name] = once(float(roc_auc_score(bad, scores)), float(roc_auc_score(bad, rival)))
+    return found
+
+
+def hdfs(setup: Setup) -> dict[str, Measured]:
+    """Blocks of a file system, a session each: is any line odd, or its end?"""
+    case = "hdfs-sessions"
+    train, unseen = cases.rows(setup, case, "train"), cases.rows(setup, case, "eval")
+    bundle = bundles.anomaly(setup, case, train, unseen)
+    said: dict[str | None, list[tuple[Row, Answer]]] = defaultdict(list)
+    for row, answer in zip(unseen, answers(bundle, unseen, tell=setup.tell), strict=True):
+        said[row.key].append((row, answer))
+    bad = np.array([lines[0][0].label == ANOMALY for lines in said.values()])
+    # A session is as odd as its oddest line, or as its end, as its last line has it.
+    ends = np.array([lines[-1][1].channels[SESSION_END] for lines in said.values()])
+    scores = np.array([max(answer.score for _, answer in lines) for lines in said.values()])
+    scores = np.maximum(scores, -np.log(ends))
+    alarms = np.array(
+        [any(answer.label == ANOMALY for _, answer in lines) for lines in said.values()]
+    )
+    alarms |= ends <= bundles.BUDGET
+    setup.tell("the rival")
+    normal = _whole(train)
+    rival = tfidf.distances(normal, _whole(unseen))
+    rival_alarms = rival > tfidf.threshold(normal, bundles.BUDGET)
+    return {
+        "hdfs-auroc": once(float(roc_auc_score(bad, scores)), float(roc_auc_score(bad, rival))),
+        "hdfs-f1": once(float(f1_score(bad, alarms)), float(f1_score(bad, rival_alarms))),
+    }
+
+
+def memory_cost(setup: Setup) -> dict[str, Measured]:
+    """Lines of eight sensors under keys, each judged with and without what needs a memory.
+
+    In the second half each raises an alarm, which is explained.
+    """
+    train, unseen = _sensors(_LINES, wild=False), _sensors(_LINES, wild=True)
+    both = [_fitted(train, **options) for options in ({}, {"windows": "none", "sessions": "off"})]
+    ours: list[float] = []
+    floors: list[float] = []
+    for number in range(2 if setup.quick else _ROUNDS):
+        setup.tell(f"round {number + 1}")
+        for task, took in zip(both, (ours, floors), strict=True):
+            took.append(_cpu_us(task, unseen))
+    return {"memory-cost": above(ours, floors)}
+
+
+def _missed(bad: NDArray[np.bool_], alarms: NDArray[np.bool_]) -> float:
+    return _PERCENT * float((~alarms[bad]).mean())
+
+
+def _whole(rows: Sequence[Row]) -> list[str]:
+    """The lines of each session as one text."""
+    sessions: dict[str | None, list[str]] = defaultdict(list)
+    for row in rows:
+        sessions[row.key].append(row.text)
+    return ["\n".join(lines) for lines in sessions.values()]
+
+
+def _sensors(lines: int, *, wild: bool) -> list[Row]:
+    rng = np.random.default_rng(7)
+    values = np.cumsum(rng.normal(size=(lines, _SLOTS)), axis=0) / math.sqrt(lines) + 50
+    values += rng.normal(size=values.shape)
+    if wild:
+        values[lines // 2 :] *= 3
+    names = [f"s{chr(97 + i)}=" for i in range(_SLOTS)]
+    return [
+        Row(
+            " ".join(f"{name}{value:.4f}" for name, value in zip(names, row, strict=True)),
+            source="pump",
+            time=float(i),
+            key=f"order {i // 10}",
+        )
+        for i, row in enumerate(values.tolist())
+    ]
+
+
+def _fitted(rows: Sequence[Row], **options: str) -> Anomaly:
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.ones((len(texts), 1), np.float32)
+
+    head = anomaly.fit(
+        rows, embed, alarm_budget=bundles.BUDGET, seed=0, advance=lambda _: None, options=options
+    )
+    return load(head.parameters)
+
+
+def _cpu_us(task: Anomaly, rows: Sequence[Row]) -> float:
+    """Return the CPU time of judging a line, without reading it."""
+    prepared = [task.prepare(request(row)) for row in rows]
+    outputs = {DISTANCE: np.array(0.4, np.float32)}
+    memory = task.memory()
+    start = time.process_time()
+    for one in prepared:
+        task.finish(one, outputs, truncated=False, memory=memory)
+    return 1e6 * (time.process_time() - start) / len(rows)
