@@ -20,7 +20,8 @@ class Log:
     """A logger whose messages are events: `log.info("bundle_loaded", version=3)`.
 
     Field names carry their units; values are what JSON can say, anything else its `str`.
-    Secrets and payloads are never passed in.
+    Secrets and payloads are never passed in. Of texts, only what an alarm was of is, in short
+    (docs/adr/0026): the unseen word, the number.
     """
 
     __slots__ = ("_logger",)

@@ -23,6 +23,7 @@ ALARM: Final = "anomaly"
 TOGETHER: Final = 32
 """Most inputs that a thread takes at once: the first of them waits for the last."""
 QUIET_S: Final = 10.0  # between two log lines about faults of ours
+EXPLAINED: Final = 20  # alarms that are explained in the log in so long
 _NEVER: Final = "the model could not be loaded before it was removed"
 
 
@@ -165,6 +166,8 @@ class Responder:
         self._topic = topic
         self._clock = clock
         self._quiet_until = 0.0
+        self._explained_until = 0.0
+        self._explained = self._unexplained = 0
         self._sequencer: Sequencer[_Deposit | Lesson] = Sequencer()
 
     @property
@@ -337,7 +340,10 @@ class Responder:
         try:
             if isinstance(answer, Exception):
                 raise answer  # noqa: TRY301 -- to be told like what fails below
-            self._send(job, self._result(job, model, request, own_id, answer))
+            result = self._result(job, model, request, own_id, answer)
+            self._send(job, result)
+            if answer.explanation:
+                self._explain(model, result, answer)
         except Exception as err:  # noqa: BLE001 -- as above
             self._complain(err)
             why = type(err).__name__
@@ -414,6 +420,29 @@ class Responder:
     def _id(self, job: Job) -> str:
         ring = job.session.ring
         return f"{self._device}:{job.message.topic}:{ring.epoch}:{job.sequence}"
+
+    def _explain(self, model: Model, result: Result, answer: Answer) -> None:
+        """Log what an alarm is of, whatever its route shares: the log stays on the device.
+
+        A flood of alarms is no flood of lines: at most `EXPLAINED` in `QUIET_S`, the rest counted.
+        """
+        now = time.monotonic()
+        if now >= self._explained_until:
+            self._explained_until, self._explained = now + QUIET_S, 0
+        self._explained += 1
+        if self._explained > EXPLAINED:
+            self._unexplained += 1
+            return
+        log.info(
+            "alarm_explained",
+            model=model.ref["name"],
+            id=result["id"],
+            source=result["source"],
+            p_value=answer.p_value,
+            causes=list(answer.explanation),
+            unexplained=self._unexplained,
+        )
+        self._unexplained = 0
 
     def _complain(self, err: BaseException) -> None:
         now = time.monotonic()

@@ -55,6 +55,10 @@ def test_two_real_models_answer_as_their_bundles_do(
             assert result["confidence"] == answer.confidence
             assert result["source"] == "line/4"
             assert "text" not in result
+    found = agent.wait_for("alarm_explained")
+    assert found["model"] == "plant"
+    assert found["causes"][0]["channel"] == "text"
+    assert texts[2] not in json.dumps(found, ensure_ascii=False), "a word of it, not all"
     (shared,) = [r for r in results if r["topic"] == "open/4"]
     assert shared["text"] == texts[2]
     assert agent.stop() < 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -263,6 +264,30 @@ def test_an_anomaly_export_judges_without_labels(job: Job, stages: Stages, tmp_p
         load_model(job.out / "bundle").answer(Request("smoke in pump 3", source="pump 1")).label
         == "anomaly"
     )
+
+
+def test_a_bundle_with_windows_replays_in_order_and_answers_alike_without_a_cache(
+    job: Job, stages: Stages, tmp_path: Path
+) -> None:
+    rows: list[dict[str, object]] = [
+        {"text": f"temp pump {20 + 5 * math.sin(i / 9):.2f} C", "source": "p", "time": i}
+        for i in range(400)
+    ]
+    data = write_lines(tmp_path / "lines.jsonl", rows)
+    options = {"windows": "5,12"}
+    asked = dataclasses.replace(job, task="anomaly", data=data, share=0.02, options=options)
+    export(asked, stages)
+    bundle = job.out / "bundle"
+    assert open_bundle(bundle).manifest.requires == ("anomaly-memory",)
+    lines = [Request(str(row["text"]), "p", time=float(i)) for i, row in enumerate(rows[:60])]
+    said = []
+    for entries in (4096, 0):
+        model = load_model(bundle, cache_entries=entries)
+        said.append(model.answer_all(lines, model.memory()))
+    assert said[0] == said[1]
+    assert ["window" in answer.channels for answer in said[0]] == [False] * 4 + [True] * 56  # type: ignore[union-attr] # no errors
+    lock = json.loads((job.out / "lock.json").read_bytes())
+    assert lock["options"] == options
 
 
 def test_labelled_anomalies_judge_and_do_not_teach(
