@@ -54,8 +54,8 @@ def merge(templates: Sequence[str]) -> Merged:
     index: dict[object, int] = {}
     places = []
     for i, template in enumerate(templates):
-        key = joined.get(i, canonical(template))
-        place = index.setdefault(key, len(index))
+        form: object = joined[i] if i in joined else canonical(template)
+        place = index.setdefault(form, len(index))
         if place == len(found):
             found.append(_wild(template, shapes[i], joined[i]) if i in joined else template)
         places.append(place)
