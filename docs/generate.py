@@ -179,6 +179,25 @@ def profile_page(schema: dict[str, Any]) -> str:
                 for key in table.keys
             ],
         )
+    lines += [
+        "",
+        "## What shipped profiles leave open",
+        "",
+        "A shipped profile has a limit where a data sheet or a vendor's document gives the",
+        "ground, which stands beside it: `temperature_c` of boards whose kernel or firmware says",
+        "from when on it slows down, `memory_mb` of boards of 1 GB. Others are yours, in a profile",
+        "of your own:",
+        "",
+        "- `budget_mb_day` of `[flash]`: cards and modules are chosen with the device. The",
+        "  endurance of its data sheet in TB written, times 1,048,576, divided by the days that",
+        "  the device shall live, and by what else writes there. A card of 384 TB written, ten",
+        "  years, a tenth of it for the agent: 11,000. What the agent writes is in `state` and in",
+        "  the [benchmarks](benchmarks.md#flash).",
+        "- `memory_available_mb`, `load_per_core`: they depend on what else runs there.",
+        "- `temperature_c` of the other boards, PCs and Macs: no document was found that says from",
+        "  when on they slow down.",
+        "- `cpu_percent`: none is needed where the agent may have what others leave.",
+    ]
     example = (DOCS / "examples" / "profile.toml").read_text().rstrip()
     lines += ["", "## Example", "", "```toml", example, "```", ""]
     return "\n".join(lines)
