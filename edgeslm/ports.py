@@ -428,6 +428,10 @@ class Outbox(Protocol):
     def share(self) -> float:
         """Which share of its bounds is held: 1 is full."""
 
+    @property
+    def given_up(self) -> Mapping[str, int]:
+        """How many results were given up, by reason; kept as what is held is."""
+
     def open(self) -> Rows:
         """Make ready, where that has not been done; return which rows were found by it.
 
@@ -480,8 +484,15 @@ class Outbox(Protocol):
             OutboxUnavailableError: the disk cannot be read.
         """
 
-    def thin(self, thinned: Thinned) -> None:
-        """Overwrite and forget rows of telemetry, all or none.
+    def give_up(self, ids: Sequence[int], *, reason: str, results: int) -> None:
+        """Forget rows of telemetry that nobody gets, and count their results, both or neither.
+
+        Raises:
+            OutboxUnavailableError: the disk refused; nothing was changed.
+        """
+
+    def thin(self, thinned: Thinned, *, reason: str) -> None:
+        """Overwrite and forget rows of telemetry, and count what is summed up, all or none.
 
         Raises:
             OutboxUnavailableError: the disk refused; nothing was changed.

@@ -29,6 +29,9 @@ _BURSTS: Final = 10  # a second
 _FLOW_S: Final = 60.0
 _IDLE_S: Final = 60.0
 _QUICK_S: Final = 6.0
+_SOURCES: Final = 2000
+_KEPT: Final = 2000  # results on disk, of which half stay as they are
+_STILL_S: Final = 3.0  # without another row: all that came is on disk
 _SETTLE_S: Final = 8.0  # what loading left behind is given back, and what was answered is saved
 _LIMIT_S: Final = 180.0
 _DAY_S: Final = 86_400.0
@@ -44,7 +47,11 @@ def flash(setup: Setup) -> dict[str, Measured]:
     seconds = _QUICK_S if setup.quick else _FLOW_S
     memory = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="edgeslm-"))
     try:
-        return _measure(setup, memory, seconds)
+        return {
+            **_measure(setup, memory, seconds),
+            **_alerts(setup, memory, seconds),
+            **_thinned(setup, memory, seconds),
+        }
     finally:
         shutil.rmtree(memory)
 
@@ -59,7 +66,7 @@ def _measure(setup: Setup, memory: Path, seconds: float) -> dict[str, Measured]:
         Child(
             "edgeslm",
             [sys.executable, "-m", "edgeslm", "run", "--config", str(_configure(
-                setup, bundle, memory, source.port, uplink.port
+                setup.work, bundle, memory, source.port, uplink.port, f'topic = "{TOPIC}"'
             ))],
             log=memory / "log",
         ) as agent,
@@ -99,6 +106,65 @@ def _measure(setup: Setup, memory: Path, seconds: float) -> dict[str, Measured]:
     }
 
 
+def _alerts(setup: Setup, memory: Path, seconds: float) -> dict[str, Measured]:
+    setup.tell(f"alerts, uplink down: {seconds:.0f} s of texts, and back")
+    lane = 'lane = "alert"'
+    away, down = _outage(setup, memory, "alerts", [TOPIC], f'topic = "{TOPIC}"\n{lane}', seconds)
+    note = f"{away:.0f} B until the uplink is back"
+    return {"flash-alerts": Measured(down, 0, (down, down), note=note)}
+
+
+def _thinned(setup: Setup, memory: Path, seconds: float) -> dict[str, Measured]:
+    setup.tell(f"thinned, uplink down: {seconds:.0f} s of texts, and back")
+    topics = [f"plant/{number}" for number in range(_SOURCES)]
+    kept = f"[outbox]\nmax_results = {_KEPT}"
+    away, down = _outage(setup, memory, "thinned", topics, f'topic = "plant/+"\n{kept}', seconds)
+    note = f"{away:.0f} B until the uplink is back"
+    return {"flash-thinned": Measured(down, 0, (down, down), note=note)}
+
+
+def _outage(  # noqa: PLR0913, PLR0917 -- by name would be longer
+    setup: Setup, memory: Path, name: str, topics: Sequence[str], route: str, seconds: float
+) -> tuple[float, float]:
+    """Return bytes for each message: until the uplink is back, and until the disk is empty."""
+    bundle = bundles.small(setup, "snips", profile=detect_profile().name)
+    texts = [row.text for row in cases.rows(setup, "snips", "eval")]
+    work = setup.work / name
+    work.mkdir()
+    with (
+        Broker(work / "input") as source,
+        Broker(work / "uplink") as uplink,
+        Child(
+            "edgeslm",
+            [sys.executable, "-m", "edgeslm", "run", "--config", str(_configure(
+                work, bundle, memory / name, source.port, uplink.port, route
+            ))],
+            log=memory / f"{name}.log",
+        ) as agent,
+    ):  # fmt: skip
+        out = Topics(DEFAULT_ROOT, _DEVICE).results(_model(bundle))
+        with listening(uplink, out) as (_, arrivals):
+            _wait(lambda: _flow(source, texts, 0.5, topics) > 0 and bool(arrivals), "no results")
+            time.sleep(_SETTLE_S)
+        uplink.__exit__()
+        time.sleep(1.0)
+        begun = _written(agent)
+        count = _flow(source, texts, seconds, topics)
+        _wait_until_still(work / "state")
+        away = (_written(agent) - begun) / count
+        uplink.restart()
+        _wait(lambda: _rows(work / "state") == 0, "the outbox is not emptied")
+        time.sleep(1.0)
+        return away, (_written(agent) - begun) / count
+
+
+def _wait_until_still(state: Path) -> None:
+    """All that came is on disk, summed up or not."""
+    rows = -1
+    while rows != (rows := _rows(state)) or not rows:
+        time.sleep(_STILL_S)
+
+
 def _while_idle(agent: Child, setup: Setup) -> float:
     begun = _written(agent)
     time.sleep(_QUICK_S if setup.quick else _IDLE_S)
@@ -115,15 +181,17 @@ def _written(agent: Child) -> int:
     return counts["write_bytes"] - counts["cancelled_write_bytes"]
 
 
-def _flow(source: Broker, texts: Sequence[str], seconds: float) -> int:
-    """Publish at the rate for so long; return how many."""
+def _flow(
+    source: Broker, texts: Sequence[str], seconds: float, topics: Sequence[str] = (TOPIC,)
+) -> int:
+    """Publish at the rate for so long, on the topics in turn; return how many."""
     count = 0
     with listening(source, "nothing") as (client, _):
         begun = time.perf_counter()
         for burst in range(int(seconds * _BURSTS)):
             time.sleep(max(0.0, begun + burst / _BURSTS - time.perf_counter()))
             for _ in range(_PER_S // _BURSTS):
-                info = client.publish(TOPIC, texts[count % len(texts)], qos=1)
+                info = client.publish(topics[count % len(topics)], texts[count % len(texts)], qos=1)
                 count += 1
         info.wait_for_publish(_LIMIT_S)
     return count
@@ -141,10 +209,12 @@ def _model(bundle: Path) -> str:
     return name
 
 
-def _configure(setup: Setup, bundle: Path, memory: Path, source: int, uplink: int) -> Path:
+def _configure(  # noqa: PLR0913, PLR0917 -- as above
+    work: Path, bundle: Path, memory: Path, source: int, uplink: int, route: str
+) -> Path:
     said: dict[str, Any] = {
         "device_id": _DEVICE,
-        "state_dir": setup.work / "state",
+        "state_dir": work / "state",
         "runtime_dir": memory / "run",
     }
     model = _model(bundle)
@@ -153,9 +223,9 @@ def _configure(setup: Setup, bundle: Path, memory: Path, source: int, uplink: in
         f'[uplink]\nhost = "127.0.0.1"\nport = {uplink}',
         f'[input]\nhost = "127.0.0.1"\nport = {source}',
         f"[models.{model}]\nbundle = {json.dumps(str(bundle))}",
-        f'[routes.texts]\ntopic = "{TOPIC}"\nmodels = ["{model}"]',
+        f'[routes.texts]\nmodels = ["{model}"]\n{route}',
     ]
-    config = setup.work / "edgeslm.toml"
+    config = work / "edgeslm.toml"
     config.write_text("\n".join([*lines, ""]), "utf-8")
     return config
 

@@ -7,7 +7,7 @@ messages. Everything happens on the thread that causes it, so a test decides wha
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -273,6 +273,7 @@ class MemoryOutbox:
         self._lanes: dict[bool, dict[int, OutboxRow]] = {True: {}, False: {}}
         self._results: dict[int, int] = {}
         self._last = 0
+        self.given_up: Counter[str] = Counter()
 
     @property
     def rows(self) -> Rows:
@@ -322,8 +323,13 @@ class MemoryOutbox:
         for id_ in ids:
             self._lanes[alert].pop(id_, None)
 
-    def thin(self, thinned: Thinned) -> None:
+    def give_up(self, ids: Sequence[int], *, reason: str, results: int) -> None:
+        self.remove(ids, alert=False)
+        self.given_up[reason] += results
+
+    def thin(self, thinned: Thinned, *, reason: str) -> None:
         self.remove(thinned.gone, alert=False)
+        self.given_up[reason] += thinned.results
         rows = self._lanes[False]
         for id_, payload, results in thinned.grown:
             rows[id_] = (id_, rows[id_][1], payload, {})

@@ -12,6 +12,7 @@ import json
 import shutil
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +39,15 @@ _COLUMNS: Final = (
     "id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL, "
     "properties TEXT, at INTEGER NOT NULL DEFAULT 0, results INTEGER NOT NULL DEFAULT 1"
 )
+# Made when something is counted first, in a file of an earlier release too, which reads past it.
+_COUNTS: Final = (
+    "CREATE TABLE IF NOT EXISTS given_up (reason TEXT PRIMARY KEY, results INTEGER NOT NULL)"
+)
+_COUNT: Final = (
+    "INSERT INTO given_up VALUES (?, ?) "
+    "ON CONFLICT (reason) DO UPDATE SET results = excluded.results"
+)
+_MAX_REASONS: Final = 32
 _ALARM: Final = b'"label":"anomaly"'  # in the payload of schema 1; in a text, quotes are escaped
 
 
@@ -70,6 +80,7 @@ class SqliteOutbox:
         self._max_bytes = max_bytes
         self._clock = clock
         self._epoch = 0.0  # what the clock said when the ages of rows began
+        self.given_up: Counter[str] = Counter()
         self._rows = {True: 0, False: 0}  # by whether they are alerts
         self._bytes = 0
         self._opened: dict[bool, sqlite3.Connection] = {}
@@ -103,11 +114,13 @@ class SqliteOutbox:
                 ).fetchone()
                 for alert, table in _TABLES.items()
             }
+            counted = _counted(db)
         except sqlite3.Error as err:
             db.close()
             msg = f"{self._path}: {err}"
             raise OutboxUnavailableError(msg) from None
         self._opened = {True: alerts, False: db}
+        self.given_up.update(counted)
         self._rows = {alert: row[0] for alert, row in found.items()}
         self._bytes = sum(row[1] for row in found.values()) + len(self) * _ROW_OVERHEAD
         self._epoch = self._clock() - min(_MOST, max(row[2] for row in found.values()))
@@ -178,7 +191,18 @@ class SqliteOutbox:
         self._rows[alert] -= rows
         self._bytes -= size
 
-    def thin(self, thinned: Thinned) -> None:
+    def give_up(self, ids: Sequence[int], *, reason: str, results: int) -> None:
+        try:
+            with _transaction(self._db(alert=False)) as db:
+                rows, size = _delete(db, _TABLES[False], ids)
+                self._count(db, reason, results)
+        except sqlite3.Error as err:
+            raise _refusal(err) from None
+        self._rows[False] -= rows
+        self._bytes -= size
+        self.given_up[reason] += results
+
+    def thin(self, thinned: Thinned, *, reason: str) -> None:
         table = _TABLES[False]
         grow = f"UPDATE {table} SET payload = ?, properties = NULL, results = ? WHERE id = ?"  # noqa: S608 -- ours
         growth = 0
@@ -190,10 +214,12 @@ class SqliteOutbox:
                     measure = f"SELECT length(payload) FROM {table} WHERE id = ?"  # noqa: S608 -- ours
                     growth += len(payload) - db.execute(measure, (id_,)).fetchone()[0]
                     db.execute(grow, (payload, results, id_))
+                self._count(db, reason, thinned.results)
         except sqlite3.Error as err:
             raise _refusal(err) from None
         self._rows[False] -= rows
         self._bytes += growth - size
+        self.given_up[reason] += thinned.results
 
     def limit(self, *, max_rows: int, max_bytes: int) -> None:
         self._max_rows = max_rows
@@ -216,6 +242,11 @@ class SqliteOutbox:
             msg = f"{self._path} could not be opened; free disk space"
             raise OutboxUnavailableError(msg)
         return self._opened[alert]
+
+    def _count(self, db: sqlite3.Connection, reason: str, results: int) -> None:
+        """Write how many there are with these."""
+        db.execute(_COUNTS)
+        db.execute(_COUNT, (reason, self.given_up[reason] + results))
 
     def _all(self, query: str, values: tuple[int, ...], *, alert: bool) -> list[Any]:
         try:
@@ -248,6 +279,18 @@ def _delete(db: sqlite3.Connection, table: str, ids: Sequence[int]) -> tuple[int
             rows += 1
             size += gone[0] + _ROW_OVERHEAD
     return rows, size
+
+
+def _counted(db: sqlite3.Connection) -> dict[str, int]:
+    """Return what agents before this one gave up; what is damaged is not counted."""
+    if db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'given_up'").fetchone() is None:
+        return {}
+    rows = db.execute(f"SELECT reason, results FROM given_up LIMIT {_MAX_REASONS}").fetchall()  # noqa: S608 -- ours
+    return {
+        reason: results
+        for reason, results in rows
+        if isinstance(reason, str) and isinstance(results, int) and 0 <= results <= _MOST
+    }
 
 
 class _DamagedError(Exception):

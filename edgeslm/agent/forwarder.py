@@ -11,7 +11,8 @@ from typing import Any, Final
 from edgeslm.agent.relief import Relief
 from edgeslm.contract.messages import Result, encode, stamp
 from edgeslm.contract.settings import OutboxSettings
-from edgeslm.core.delivery import Pace, Parcel, Uplink
+from edgeslm.core.delivery import Parcel, Uplink
+from edgeslm.core.pace import Pace
 from edgeslm.logs import Log
 from edgeslm.ports import (
     Confirmed,
@@ -28,6 +29,10 @@ from edgeslm.ports import (
 log = Log(__name__)
 WINDOW: Final = 512  # results of one lane handed to the link and not confirmed
 MAX_GONE: Final = 256  # results of one lane that are confirmed and not removed from disk
+# Of those, how many are removed together, and how long they wait for company: what a removal writes
+# is mostly the commit, and nobody waits for it. After a kill they are sent again, under their ids.
+GONE_BATCH: Final = 128
+GONE_S: Final = 1.0
 BATCH: Final = 128  # results of telemetry in one commit: its cost to flash is mostly the commit's
 BATCH_S: Final = 0.5  # and how long it waits for company
 MAX_NOTES: Final = 100  # events kept for an uplink that is down
@@ -56,7 +61,6 @@ class Forwarder:
 
     Attributes:
         changed: what `state` reports may have changed; the reader resets it.
-        drops: what was given up, by reason; see `edgeslm.contract.vocabulary.DROPS`.
     """
 
     def __init__(
@@ -70,7 +74,7 @@ class Forwarder:
     ) -> None:
         self.link = link
         self.changed = False
-        self.drops: Counter[str] = Counter()
+        self._drops: Counter[str] = Counter()
         self._outbox = outbox
         self._settings = settings
         self._pace = Pace(settings.catch_up_per_s)
@@ -83,7 +87,6 @@ class Forwarder:
             settings,
             sent=WINDOW + MAX_GONE,
             unacknowledged=unacknowledged,
-            drops=self.drops,
             tell=self._tell,
         )
         self._now = 0.0  # of this turn
@@ -104,6 +107,11 @@ class Forwarder:
         self._resumed = 0  # times in a row
         self._limits = [NEVER, NEVER]  # bytes of a packet: as the broker says, as we learnt
         self._cut: tuple[bytes, int] = (b"", 0)  # the head of the results in flight, and how often
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """What was given up, by reason: of the disk by all agents on it, else by this one."""
+        return {**self._drops, **self._outbox.given_up}
 
     @property
     def connected(self) -> bool:
@@ -151,6 +159,8 @@ class Forwarder:
             window=WINDOW,
             ack_timeout_s=timeout_s,
             rows=rows,
+            gone_batch=GONE_BATCH,
+            gone_wait_s=GONE_S,
             max_gone=MAX_GONE,
             pace=pace,
             **commits,
@@ -215,7 +225,7 @@ class Forwarder:
         """Publish an event, once it is possible."""
         if len(self._notes) >= MAX_NOTES:
             del self._notes[next(iter(self._notes))]
-            self.drops["event"] += 1
+            self._drops["event"] += 1
         self._notes[parcel] = None
         self.say(parcel)
 
@@ -288,7 +298,7 @@ class Forwarder:
         limit = min(self._limits)
         large = [] if limit == NEVER else [p for p in parcels if _packet_bytes(p) > limit]
         for parcel in large:
-            self.drops["result_too_large"] += 1
+            self._drops["result_too_large"] += 1
             why = f"{parcel.topic}: {len(parcel.payload)} bytes; the broker takes {limit:.0f}"
             self._tell("result_replaced", "result.too_large", why)
             with contextlib.suppress(Exception):  # bits flipped on disk
@@ -431,7 +441,7 @@ class Forwarder:
         for parcel, why in refused:
             self._notes.pop(parcel, None)
             self._confirm([parcel], now=now)
-            self.drops["result_refused"] += 1
+            self._drops["result_refused"] += 1
             self._tell("result_refused", "uplink.refused", f"{parcel.topic}: {why}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -28,7 +27,6 @@ class Relief:
         sent: most rows that an earlier life may have handed to the broker and not removed.
         unacknowledged: most inputs whose acknowledgement the broker may not have: of the newest
             rows so many stay as they are, since their inputs may come again after a kill.
-        drops: what is given up is counted here.
         tell: called with an event's name, a code and a message, each time.
     """
 
@@ -40,7 +38,6 @@ class Relief:
         *,
         sent: int,
         unacknowledged: int,
-        drops: Counter[str],
         tell: Callable[[str, str, str], None],
     ) -> None:
         self._outbox = outbox
@@ -48,7 +45,6 @@ class Relief:
         self._settings = settings
         self._sent = sent
         self._unacknowledged = unacknowledged
-        self._drops = drops
         self._tell = tell
         self._thinner: Thinner | None = None  # begun at the first row that it is to take
         self._unthinned = outbox.rows.telemetry
@@ -89,13 +85,12 @@ class Relief:
             self._unthinned -= most
             thinned = thinner.take(rows[:most])
             if thinned.grown:
-                self._outbox.thin(thinned)
+                self._outbox.thin(thinned, reason="telemetry_thinned")
         except OutboxUnavailableError:  # the next commit says so
             self._thinner = None
             return
         uplink.gave_up(len(thinned.gone))
         if thinned.gone:
-            self._drops["telemetry_thinned"] += thinned.results
             self._tell("telemetry_thinned", "outbox.thinned", self._left)
 
     def _begin_thinner(self) -> Thinner:
@@ -116,7 +111,7 @@ class Relief:
         try:
             found = self._outbox.oldest(min(most, CHUNK), after=after)
             if evicted := to_evict(found, rows=rows, size=err.size):
-                self._drops["telemetry_evicted"] += self._give_up(evicted)
+                self._give_up(evicted, "telemetry_evicted")
         except OutboxUnavailableError:
             return False
         if evicted:
@@ -138,7 +133,7 @@ class Relief:
         try:
             found = self._outbox.oldest(max(0, min(most, CHUNK)), after=after)
             if expired := to_expire(found, max_age_s=self._settings.max_age_s):
-                self._drops["telemetry_expired"] += self._give_up(expired)
+                self._give_up(expired, "telemetry_expired")
         except OutboxUnavailableError:
             expired = []
         if not expired:
@@ -150,10 +145,10 @@ class Relief:
     def _left(self) -> str:
         return f"{len(self._outbox)} results and summaries wait on disk"
 
-    def _give_up(self, stored: Sequence[Stored]) -> int:
-        """Remove these rows of telemetry; return how many results that were."""
-        self._outbox.remove([one.row for one in stored], alert=False)
+    def _give_up(self, stored: Sequence[Stored], reason: str) -> None:
+        """Remove these rows of telemetry; it is counted for good how many results they were."""
+        ids, results = [one.row for one in stored], sum(one.results for one in stored)
+        self._outbox.give_up(ids, reason=reason, results=results)
         self._uplink.gave_up(len(stored))
         if self._thinner is not None:
             self._thinner.forget(stored[-1].row)
-        return sum(one.results for one in stored)

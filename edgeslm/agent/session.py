@@ -10,8 +10,9 @@ from edgeslm.adapters.ring import Ring, digest
 from edgeslm.agent.retained import Retained
 from edgeslm.contract.settings import Lane, Route
 from edgeslm.contract.topics import matches, widest
-from edgeslm.core.delivery import Lane as Order
-from edgeslm.core.delivery import Parcel, Ticket
+from edgeslm.core.delivery import Parcel
+from edgeslm.core.lane import Lane as Order
+from edgeslm.core.lane import Ticket
 from edgeslm.ports import Received, Transport
 
 MAX_KILLS: Final = 3  # an input that ended the process so often is not tried again

@@ -1,11 +1,10 @@
 """When a result leaves, where it waits, and when its input is acknowledged.
 
-Two parts, both without I/O and clock. A `Lane` is one input session: results leave it in order
-of arrival and acknowledgements go back in the same order, however the workers finish. The
-`Uplink` takes what leaves all lanes, in order, and decides for each result: to the broker, or to
-disk because the broker would not take it. There is one for alerts and one for telemetry, ordered
-each by itself, so that an alert waits behind no telemetry. An input is settled, and so may be
-acknowledged, when the broker has acknowledged its result or the result is on disk, never before.
+Without I/O and clock. The `Uplink` takes what leaves the lanes of all input sessions, in order, and
+decides for each result: to the broker, or to disk because the broker would not take it. There is
+one for alerts and one for telemetry, ordered each by itself, so that an alert waits behind no
+telemetry. An input is settled, and so may be acknowledged, when the broker has acknowledged its
+result or the result is on disk, never before.
 """
 
 from __future__ import annotations
@@ -13,64 +12,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final
+
+from edgeslm.core.lane import Ticket
+from edgeslm.core.pace import Pace
 
 NO_PROPERTIES: Final[Mapping[str, object]] = {}
-STEP_S: Final = 0.1  # between two times that a `Pace` makes room
-BURST_S: Final = 1.0  # of room that it saves up, at most
-
-
-class Ticket:
-    """One input, from arrival to acknowledgement; subclasses add what they carry."""
-
-    __slots__ = ("answered", "settled")
-
-    def __init__(self) -> None:
-        self.answered = False  # its result, if it has one, is ready to leave
-        self.settled = False  # its result is with the broker or on disk, or it has none
-
-
-T = TypeVar("T", bound=Ticket)
-
-
-class Lane(Generic[T]):
-    """Inputs of one session, in order of arrival."""
-
-    __slots__ = ("_left", "_open")
-
-    def __init__(self) -> None:
-        self._open: deque[T] = deque()
-        self._left: deque[T] = deque()
-
-    def arrive(self, ticket: T) -> None:
-        """Take the next input."""
-        self._open.append(ticket)
-
-    def leave(self) -> list[T]:
-        """Inputs whose results may leave now, in order; each is returned once."""
-        out: list[T] = []
-        waiting = self._open
-        while waiting and waiting[0].answered:
-            out.append(waiting.popleft())
-        self._left.extend(out)
-        return out
-
-    def acknowledge(self) -> list[T]:
-        """Inputs to acknowledge now, in order; each is returned once."""
-        out: list[T] = []
-        left = self._left
-        while left and left[0].settled:
-            out.append(left.popleft())
-        return out
-
-    @property
-    def oldest(self) -> T | None:
-        """The input that came first of those here; None where there is none."""
-        first = self._left or self._open
-        return first[0] if first else None
-
-    def __len__(self) -> int:
-        return len(self._open) + len(self._left)
 
 
 @dataclass(slots=True, eq=False)
@@ -102,38 +49,6 @@ class Parcel:
 Row = tuple[int, str, bytes, Mapping[str, object]]
 
 
-class Pace:
-    """How fast results on disk may leave, so that a fleet that returns does not flood its broker.
-
-    Args:
-        per_s: results a second, of all lanes together.
-    """
-
-    def __init__(self, per_s: float) -> None:
-        self.per_s = per_s
-        self._room = per_s * BURST_S
-        self._at: float | None = None  # when room was made last
-
-    def room(self, *, now: float) -> int:
-        """How many may leave now."""
-        if self._at is None or now < self._at:
-            self._at = now
-        elif now >= self._at + STEP_S:
-            most = max(1.0, self.per_s * BURST_S)
-            self._room = min(most, self._room + (now - self._at) * self.per_s)
-            self._at = now
-        return int(self._room)
-
-    def take(self, count: int) -> None:
-        """So many have left."""
-        self._room -= count
-
-    def due_at(self) -> float:
-        """When there is more room, once there is none."""
-        wait_s = max(STEP_S, (1.0 - self._room) / self.per_s)
-        return (self._at or 0.0) + wait_s
-
-
 class Uplink:
     """Where each result of one lane goes. The caller performs what the `to_*` methods return.
 
@@ -151,6 +66,8 @@ class Uplink:
         alert: they are alerts.
         batch: results in one commit.
         batch_wait_s: longest time a commit waits for company.
+        gone_batch: confirmed rows that are removed together; None: as results are committed.
+        gone_wait_s: longest time a removal waits for company; None: as a commit does.
         max_gone: while so many confirmed rows cannot be removed, none is read back.
         retry_s: time after which a refused commit is tried again.
         pace: of what leaves the disk; None: as fast as the broker takes it.
@@ -168,6 +85,8 @@ class Uplink:
         alert: bool = False,
         batch: int = 64,
         batch_wait_s: float = 0.2,
+        gone_batch: int | None = None,
+        gone_wait_s: float | None = None,
         max_gone: int = 256,
         retry_s: float = 1.0,
         pace: Pace | None = None,
@@ -185,6 +104,8 @@ class Uplink:
         self.ack_timeout_s = ack_timeout_s
         self._batch = batch
         self._batch_wait_s = batch_wait_s
+        self._gone_batch = batch if gone_batch is None else gone_batch
+        self._gone_wait_s = batch_wait_s if gone_wait_s is None else gone_wait_s
         self._max_gone = max_gone
         self._retry_s = retry_s
         self._retry_at = 0.0
@@ -456,8 +377,8 @@ class Uplink:
         since = self._gone_since
         if since is None or (now < self._remove_at and not flush):
             return []
-        due = len(self._gone) >= self._batch or now >= since + self._batch_wait_s
-        return self._gone if due or flush or self._gone_blocks() else []
+        due = len(self._gone) >= self._gone_batch or now >= since + self._gone_wait_s
+        return self._gone if due or flush or self.blocked or self._gone_blocks() else []
 
     def removed(self) -> None:
         """What `to_remove` gave is gone; there may be room again."""
@@ -483,7 +404,7 @@ class Uplink:
             wait_s = self._batch_wait_s if late else self.ack_timeout_s
             moments.append(max(oldest.born + wait_s, self._retry_at if self.blocked else 0.0))
         if self._gone_since is not None:
-            moments.append(max(self._gone_since + self._batch_wait_s, self._remove_at))
+            moments.append(max(self._gone_since + self._gone_wait_s, self._remove_at))
         due = min(moments, default=None)
         if self._paced and self._pace is not None:
             more = self._pace.due_at()

@@ -268,10 +268,29 @@ def test_thinning_that_the_disk_refuses_changes_nothing(tmp_path: Path) -> None:
     pages = box._db(alert=True).execute("PRAGMA page_count").fetchone()[0]  # noqa: SLF001
     box._db(alert=True).execute(f"PRAGMA max_page_count = {pages}")  # noqa: SLF001
     with pytest.raises(OutboxUnavailableError, match="full"):
-        box.thin(Thinned([Grown(ids[2], bytes(100_000), 3)], ids[:2], 3))
+        box.thin(Thinned([Grown(ids[2], bytes(100_000), 3)], ids[:2], 3), reason="thinned")
     assert [row[2] for row in box.peek(9, after=0, alert=False)] == [b"x"] * 3
     assert len(box) == 3
     box.close()
+
+
+def test_what_was_given_up_outlives_who_gave_it_up(tmp_path: Path) -> None:
+    box = opened(tmp_path / "o")
+    ids = box.append([("t", b"x", {})] * 3, alert=False)
+    box.give_up(ids[:1], reason="evicted", results=4)
+    again = opened(tmp_path / "o")  # the first was killed: nothing is written at the end
+    assert again.given_up == {"evicted": 4}
+    again.give_up(ids[1:2], reason="evicted", results=1)
+    assert opened(tmp_path / "o").given_up == {"evicted": 5}
+    pages = again._db(alert=False).execute("PRAGMA page_count").fetchone()[0]  # noqa: SLF001
+    again._db(alert=False).execute("PRAGMA query_only = ON")  # noqa: SLF001 -- as a broken disk
+    with pytest.raises(OutboxUnavailableError):
+        again.give_up(ids[2:], reason="evicted", results=1)
+    assert again.given_up == {"evicted": 5}
+    assert len(again) == 1
+    assert pages < 20
+    for each in (again, box):
+        each.close()
 
 
 def test_a_summary_is_as_durable_as_an_alert(tmp_path: Path) -> None:
@@ -280,13 +299,15 @@ def test_a_summary_is_as_durable_as_an_alert(tmp_path: Path) -> None:
     ids = box.append([("t", b"x", {})] * 3, alert=False)
     full: list[str] = []
     box._db(alert=True).set_trace_callback(full.append)  # noqa: SLF001 -- that connection is FULL
-    box.thin(Thinned([Grown(ids[2], b"sum", 3)], ids[:2], 3))
+    box.thin(Thinned([Grown(ids[2], b"sum", 3)], ids[:2], 3), reason="thinned")
     assert [said.split()[0] for said in full] == [
         "BEGIN",
         "DELETE",
         "DELETE",
         "SELECT",
         "UPDATE",
+        "CREATE",
+        "INSERT",
         "COMMIT",
     ]
     assert [row[2] for row in box.peek(9, after=0, alert=False)] == [b"sum"]

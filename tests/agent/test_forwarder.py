@@ -12,7 +12,8 @@ from edgeslm.adapters.loopback import MemoryOutbox
 from edgeslm.agent.forwarder import EPISODE_S, MAX_GONE, RESUME_CAP_S, WINDOW, Forwarder
 from edgeslm.contract.messages import ADAPTERS
 from edgeslm.contract.settings import OutboxSettings
-from edgeslm.core.delivery import Parcel, Ticket
+from edgeslm.core.delivery import Parcel
+from edgeslm.core.lane import Ticket
 from edgeslm.ports import Confirmed, Down, OutboxDamagedError, OutboxUnavailableError, Rows, Up
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from edgeslm.core.delivery import BURST_S
+from edgeslm.core.pace import BURST_S
 from tests.agent.kit import AgentProcess, Plant, poll
 from tests.mosquitto import Mosquitto
 from tests.proxy import Proxy

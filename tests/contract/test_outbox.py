@@ -162,7 +162,7 @@ def test_thinned_rows_keep_their_place_and_say_what_they_stand_for(make_box: Mak
     data = {"CorrelationData": b"c"}
     ids = box.append([("t", bytes([i]), data) for i in range(5)], alert=False)
     before = box.share
-    box.thin(Thinned([Grown(ids[2], b"sum", 3)], [ids[0], ids[1]], 3))
+    box.thin(Thinned([Grown(ids[2], b"sum", 3)], [ids[0], ids[1]], 3), reason="thinned")
     assert box.peek(9, after=0, alert=False) == [
         (ids[2], "t", b"sum", NONE),
         (ids[3], "t", b"\x03", data),
@@ -174,6 +174,17 @@ def test_thinned_rows_keep_their_place_and_say_what_they_stand_for(make_box: Mak
     assert found[0].age_s < 5
     assert len(box) == 3
     assert box.share < before
+
+
+def test_what_is_given_up_is_gone_and_counted(make_box: MakeBox) -> None:
+    box = make_box(max_rows=10)
+    ids = box.append([("t", bytes([i]), NONE) for i in range(5)], alert=False)
+    box.give_up(ids[:2], reason="evicted", results=7)
+    box.give_up(ids[2:3], reason="evicted", results=1)
+    box.thin(Thinned([Grown(ids[4], b"sum", 2)], ids[3:4], 2), reason="thinned")
+    assert dict(box.given_up) == {"evicted": 8, "thinned": 2}
+    assert [row[0] for row in box.peek(9, after=0, alert=False)] == ids[4:]
+    assert len(box) == 1
 
 
 def test_the_newest_rows_are_those_written_last(make_box: MakeBox) -> None:

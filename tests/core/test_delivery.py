@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from edgeslm.core.delivery import NO_PROPERTIES, Lane, Pace, Parcel, Row, Ticket, Uplink
+from edgeslm.core.delivery import NO_PROPERTIES, Parcel, Row, Uplink
+from edgeslm.core.lane import Lane, Ticket
+from edgeslm.core.pace import Pace
 
 
 @given(st.permutations(range(8)), st.permutations(range(8)))
@@ -502,6 +504,25 @@ def test_rows_that_are_found_late_leave_while_newer_ones_are_on_their_way() -> N
         assert up.to_fetch(now=9) is None
         assert not disk.rows
         assert up.rows == 0
+
+
+def test_what_is_removed_waits_for_company_unless_room_is_wanted() -> None:
+    up = Uplink(window=20, ack_timeout_s=5, rows=9, batch=2, gone_batch=4, gone_wait_s=1.0)
+    disk = Disk(up, 9)
+    up.up()
+    disk.turn()
+    up.confirmed(disk.sent[:3], now=10)
+    assert up.to_remove(now=10.9) == []
+    assert up.due_at() == pytest.approx(11.0)
+    assert up.to_remove(now=11) == [1, 2, 3]
+    up.removed()
+    up.confirmed(disk.sent[3:7], now=12)
+    assert up.to_remove(now=12) == [4, 5, 6, 7]
+    up.removed()
+    up.confirmed(disk.sent[7:8], now=13)
+    assert up.to_remove(now=13) == []
+    up.refused(now=13)  # there is no room for another result
+    assert up.to_remove(now=13) == [8]
 
 
 def test_a_disk_that_removes_nothing_is_asked_once_a_second_and_read_no_further() -> None:

@@ -46,6 +46,7 @@ def test_outbox_files(tmp_path: Path, targets: int) -> None:
     for alert in (True, False):
         row = ("t", b"payload" * 20, {"UserProperty": [["a", "b"]]})
         outbox.append([row] * 20, alert=alert)
+    outbox.give_up([1], reason="evicted", results=1)
     outbox.close()
     whole = file.read_bytes()
 
@@ -56,7 +57,9 @@ def test_outbox_files(tmp_path: Path, targets: int) -> None:
         opened = SqliteOutbox(file, max_rows=100, max_bytes=100_000)
         try:
             thinner = Thinner(60.0)
-            opened.thin(thinner.take(opened.peek(10, after=0, alert=False)))
+            opened.thin(thinner.take(opened.peek(10, after=0, alert=False)), reason="thinned")
+            opened.give_up([], reason="evicted", results=1)
+            assert opened.given_up["evicted"] >= 1
             to_expire(opened.oldest(100, after=0), max_age_s=60)
             for alert in (True, False):
                 rows = opened.peek(100, after=0, alert=alert)
