@@ -22,12 +22,13 @@ from edgeslm.contract.identity import CERT, CURRENT
 from edgeslm.contract.settings import read_settings
 from edgeslm.demo.processes import Child
 from edgeslm.fleet import enrolment
-from edgeslm.fleet.authority import Authority, fingerprint_of
+from edgeslm.fleet.authority import Authority
 from edgeslm.fleet.config import FleetConfig
 from edgeslm.fleet.database import audit
 from edgeslm.fleet.database.engine import open_database
 from edgeslm.fleet.passphrases import Passphrases
 from edgeslm.fleet.repository import Repository, init_repository
+from edgeslm.fleet.shown import fingerprint_of
 from edgeslm.provision.provision import Outcome, Provisioner
 
 DEVICES: Final = 500

@@ -22,7 +22,7 @@ kinds:
   dynamic-security  commands of mosquitto's plug-in as JSON, to be published by its administrator on
                     $CONTROL/dynamic-security/v1; it knows no patterns: --device for each
   mosquitto-ctrl    the same as a script of mosquitto_ctrl
-  ca                certificate of the authority over devices, for `cafile`
+  ca                certificates of the authorities over devices, for `cafile`
   crl               certificates of devices that have ended before their time, for `crlfile`
 
 Devices that `edgeslm fleet revoke` named may do nothing: print it anew after each, and have the
@@ -148,7 +148,8 @@ def _of_authority(kind: str, repository: Repository, engine: Engine | None) -> s
 
     authority = Authority(repository)
     if kind == "ca":
-        return authority.certificate().public_bytes(Encoding.PEM).decode("ascii")
+        known = (own.public_bytes(Encoding.PEM) for own in authority.known())
+        return b"".join(known).decode("ascii")
     ended: list[tuple[str, float]] = []
     if engine is not None:
         with reading(engine) as conn:

@@ -37,6 +37,7 @@ COMMANDS: Final = {
     ("fleet", "devices"): ("edgeslm.cli.fleet_devices", "find, tag and forget devices"),
     ("fleet", "enroll"): ("edgeslm.cli.fleet_enroll", "let devices in, and list who is"),
     ("fleet", "revoke"): ("edgeslm.cli.fleet_revoke", "let devices in no more"),
+    ("fleet", "authority"): ("edgeslm.cli.fleet_authority", "replace who signs certificates"),
     ("fleet", "accounts"): ("edgeslm.cli.fleet_accounts", "say who may use page and API"),
     ("fleet", "tokens"): ("edgeslm.cli.fleet_tokens", "make and revoke tokens of the API"),
     ("fleet", "audit"): ("edgeslm.cli.fleet_audit", "say who did what"),

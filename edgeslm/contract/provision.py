@@ -2,7 +2,8 @@
 
 Nothing here is trusted for being well-formed. A request is published on
 `ROOT/_fleet/provision/REQUEST`, whose last level is 128 random bits and the session's client id;
-the answer comes one level below it and nowhere else, whatever a request says.
+the answer comes one level below it and nowhere else, whatever a request says. Whose certificates
+devices are to have by now is retained on `ROOT/_fleet/authority`.
 """
 
 from __future__ import annotations
@@ -51,6 +52,12 @@ class CertificateRequest(Wire):
             msg = "exactly one of token, factory_key and current; the latter two with signature"
             raise ValueError(msg)
         return self
+
+
+class AuthorityNotice(Wire):
+    """Who signs certificates now: a device with one of another asks for a new one."""
+
+    issuer: Annotated[str, Field(max_length=64, description="As certificates name it.")]
 
 
 class CertificateReply(Wire):

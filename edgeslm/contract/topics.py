@@ -97,6 +97,11 @@ class FleetTopics:
         """Filter of all requests for certificates."""
         return self.provision("+")
 
+    @property
+    def authority(self) -> str:
+        """Where it is retained whose certificates devices are to have."""
+        return f"{self.base}/authority"
+
     def provision(self, request: str) -> str:
         """Where a device asks for a certificate; the name is its session's client id."""
         return f"{self.base}/provision/{request}"

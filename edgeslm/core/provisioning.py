@@ -10,6 +10,9 @@ SIGNED: Final = b"edgeslm provision 1\0"
 """Comes before what a factory key or a key in force signs, so that it is good for nothing else."""
 
 
+AUTHORITY_NAMED: Final = "edgeslm devices "
+"""So the name of a fleet's authority begins, as devices' certificates have it."""
+
 RESERVED: Final = ("edgeslm", "unprovisioned")
 """As these begin, whatever the case, no device is called: users of the broker are."""
 

@@ -3,73 +3,48 @@
 `keys/devices.pem` is the key, encrypted like the others; `devices.pem` its certificate, which
 brokers hold devices' certificates against. Of a request only its key counts: everything else in a
 certificate is ours.
+
+An authority is replaced in three steps, since a broker must know the next one before a device has a
+certificate of it: it lies in `devices-next.pem`; then it comes first in `devices.pem`, and signs;
+then those after it go. The key of a later one is `keys/devices-` and eight digits of what it is.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import datetime as dt
-import hashlib
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from edgeslm.adapters.fs import write_durably
+from edgeslm.adapters.fs import flush_folder, write_durably
 from edgeslm.core.provisioning import (
-    SIGNED,
+    AUTHORITY_NAMED,
     CertificateRequestError,
-    CertificateUnknownError,
-    FactoryKeyUnknownError,
     IssuingUnavailableError,
     reserved,
 )
-from edgeslm.fleet.errors import FleetDamagedError, KeyInvalidError
+from edgeslm.fleet.errors import AuthorityStepError, FleetDamagedError, KeyInvalidError
+from edgeslm.fleet.keys import KEYS
 from edgeslm.fleet.repository import Repository
+from edgeslm.fleet.shown import fingerprint_of
 
 CERTIFICATE: Final = "devices.pem"
+NEXT: Final = "devices-next.pem"
 KEY: Final = "devices"
 LIFE_DAYS: Final = 25 * 365
 BACKDATED_S: Final = 3600.0  # for brokers whose clocks are slow
-CURVES: Final = ("secp256r1", "secp384r1")
-RSA_BITS: Final = range(2048, 4097)
 _DAY_S: Final = 86_400.0
+_DIGITS: Final = 8
 _READABLE: Final = 0o644
 _RESTORE: Final = "Restore it from a copy."
-# Of whatever cryptography cannot read; a version that it does not know is no ValueError.
-_UNREADABLE: Final = (
-    *(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm),
-    x509.InvalidVersion,
-)
-_NOT_HOLDING: Final = "the signature of the request does not hold"
-
-
-@dataclass(frozen=True, slots=True)
-class Csr:
-    """A request whose sender has the key.
-
-    Args:
-        public: the key.
-        der: all of it.
-        name: whom its subject names; None: nobody.
-    """
-
-    public: PublicKeyTypes
-    der: bytes
-    name: str | None
-
-    @property
-    def hash(self) -> str:
-        return hashlib.sha256(self.der).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +66,15 @@ class Certificate:
     pem: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What signs, and when its file was written."""
+
+    stamp: tuple[int, int]
+    own: x509.Certificate
+    private: ec.EllipticCurvePrivateKey
+
+
 class Authority:
     """Signs devices' certificates. Any thread's.
 
@@ -101,7 +85,7 @@ class Authority:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._lock = threading.Lock()
-        self._opened: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None = None
+        self._opened: _Opened | None = None
 
     @property
     def exists(self) -> bool:
@@ -118,17 +102,86 @@ class Authority:
         with self._repository.store.locked():
             if self.exists:
                 return
-            if self._repository.keys.kept(KEY):
-                private = self._private()
-            else:
-                private = ec.generate_private_key(ec.SECP256R1())
-                self._repository.keys.keep(KEY, private)
-            certificate = _own(private, self._repository.now())
-            write_durably(
-                self._repository.folder / CERTIFICATE,
-                certificate.public_bytes(Encoding.PEM),
-                mode=_READABLE,
-            )
+            self._remake()
+
+    def _remake(self) -> None:
+        keys = self._repository.keys
+        if any((self._repository.folder / KEYS).glob(f"{KEY}-*.pem")):  # it may have been of that
+            file = str(self._repository.folder / CERTIFICATE)
+            raise FleetDamagedError(file, [("", "missing")], remedy=_RESTORE)
+        if keys.kept(KEY):
+            private = self._private(KEY)
+        else:
+            private = ec.generate_private_key(ec.SECP256R1())
+            keys.keep(KEY, KEY, private)
+        self._write(CERTIFICATE, [_own(private, self._repository.now())])
+
+    def prepare(self) -> x509.Certificate:
+        """Make the next authority, unless there is one; return its certificate.
+
+        It signs nothing yet: brokers learn of it first.
+
+        Raises:
+            EdgeSLMError: as `make`.
+        """
+        with self._repository.store.locked():
+            if (waiting := self.waiting()) is not None:
+                return waiting
+            private = ec.generate_private_key(ec.SECP256R1())
+            own = _own(private, self._repository.now())
+            self.certificate()  # there is one to be replaced
+            self._repository.keys.keep(_later_key(own), KEY, private)
+            self._write(NEXT, [own])
+            return own
+
+    def rotate(self) -> x509.Certificate:
+        """Have the next authority sign from now on; those before are accepted still.
+
+        Raises:
+            AuthorityStepError: there is none.
+            EdgeSLMError: as `open`.
+        """
+        with self._repository.store.locked():
+            if (waiting := self.waiting()) is None:
+                msg = "no other authority is there: `edgeslm fleet authority prepare` first"
+                raise AuthorityStepError(msg)
+            self._key_of(waiting)  # else nothing could be signed from now on
+            self._write(CERTIFICATE, [waiting, *self.certificates()])
+            (self._repository.folder / NEXT).unlink(missing_ok=True)
+            return waiting
+
+    def retire(self) -> list[x509.Certificate]:
+        """Have only the one that signs be accepted; return those that were until now.
+
+        Their keys are removed: nothing is to be signed by them, and nobody to find them.
+
+        Raises:
+            AuthorityStepError: there is no other.
+            EdgeSLMError: as `make`.
+        """
+        with self._repository.store.locked():
+            first, *old = self.certificates()
+            if not old:
+                msg = "only one authority is accepted: `edgeslm fleet authority rotate` first"
+                raise AuthorityStepError(msg)
+            names = [self._key_name(each) for each in old]
+            self._write(CERTIFICATE, [first])
+            for name in names:
+                self._repository.keys.forget(name)
+            flush_folder(self._repository.folder / KEYS)
+            return old
+
+    def waiting(self) -> x509.Certificate | None:
+        """Return the authority that is next; None: there is none.
+
+        Raises:
+            EdgeSLMError: as `certificates`.
+        """
+        if not (self._repository.folder / NEXT).exists():
+            return None
+        (found,) = self._read(NEXT)[:1]
+        # One that signs by now: whoever was to remove it was killed.
+        return found if found not in self.certificates() else None
 
     def open(self) -> None:
         """Unlock the key, now and not when the first device asks.
@@ -137,25 +190,29 @@ class Authority:
             IssuingUnavailableError: there is none.
             EdgeSLMError: it is not where it should be, or its passphrase is wrong.
         """
-        with self._lock:
-            if self._opened is None:
-                certificate = self.certificate()
-                private = self._private()
-                if private.public_key() != certificate.public_key():
-                    msg = f"keys/{KEY}.pem: another key than {CERTIFICATE} is of. {_RESTORE}"
-                    raise KeyInvalidError(msg)
-                self._opened = certificate, private
+        self._pair()
 
     def certificate(self) -> x509.Certificate:
-        """Return the authority's own.
+        """Return the authority's own, of the one that signs.
+
+        Raises:
+            EdgeSLMError: as `certificates`.
+        """
+        return self.certificates()[0]
+
+    def certificates(self) -> list[x509.Certificate]:
+        """Return those of all that are accepted, the one that signs first.
 
         Raises:
             IssuingUnavailableError: there is none.
-            FleetDamagedError: it is none.
+            FleetDamagedError: the file holds none.
         """
-        file = self._repository.folder / CERTIFICATE
+        return self._read(CERTIFICATE)
+
+    def _read(self, name: str) -> list[x509.Certificate]:
+        file = self._repository.folder / name
         try:
-            return x509.load_pem_x509_certificate(file.read_bytes())
+            return x509.load_pem_x509_certificates(file.read_bytes())
         except FileNotFoundError:
             msg = "this fleet gives no certificates yet: `edgeslm fleet enroll` makes its authority"
             raise IssuingUnavailableError(msg) from None
@@ -165,6 +222,13 @@ class Authority:
             ) from None
         except (ValueError, x509.InvalidVersion):
             raise FleetDamagedError(str(file), [("", "no certificate")], remedy=_RESTORE) from None
+
+    def _write(self, name: str, certificates: Iterable[x509.Certificate]) -> None:
+        write_durably(
+            self._repository.folder / name,
+            b"".join(each.public_bytes(Encoding.PEM) for each in certificates),
+            mode=_READABLE,
+        )
 
     def issue(self, device: str, public: PublicKeyTypes, now: float) -> Certificate:
         """Sign a certificate for a device's key.
@@ -210,26 +274,11 @@ class Authority:
             pem,
         )
 
-    def issued(self, pem: str) -> tuple[str, PublicKeyTypes]:
-        """Return serial and key of a certificate of ours, whether it has ended or not.
-
-        Raises:
-            CertificateUnknownError: it is none of ours.
-            EdgeSLMError: as `certificate`.
-        """
-        own = self.certificate()
-        try:
-            found = x509.load_pem_x509_certificate(pem.encode())
-            found.verify_directly_issued_by(own)
-            return f"{found.serial_number:x}", found.public_key()
-        except _UNREADABLE:
-            msg = "the certificate to renew is not of this fleet. Enrol the device anew."
-            raise CertificateUnknownError(msg) from None
-
     def revoked_list(self, serials: Iterable[tuple[str, float]]) -> bytes:
-        """Return a list of revoked certificates, PEM.
+        """Return a list of revoked certificates of each authority that brokers know, PEM.
 
         It is good for as long as the authority is: a broker whose list has ended lets nobody in.
+        A serial is in all of them: it is drawn from so many that it says by itself whose it is.
 
         Args:
             serials: each with when it was revoked, seconds since 1970.
@@ -237,113 +286,82 @@ class Authority:
         Raises:
             EdgeSLMError: as `open`.
         """
-        own, private = self._pair()
+        revoked = [
+            x509.RevokedCertificateBuilder()
+            .serial_number(int(serial, 16))
+            .revocation_date(_utc(at))
+            .build()
+            for serial, at in serials
+        ]
+        return b"".join(self._list_of(own, revoked) for own in self.known())
+
+    def known(self) -> list[x509.Certificate]:
+        """Return the certificates that brokers are to know: of those accepted, and of the next.
+
+        Raises:
+            EdgeSLMError: as `certificates`.
+        """
+        waiting = self.waiting()
+        return [*self.certificates(), *([waiting] if waiting is not None else [])]
+
+    def _list_of(self, own: x509.Certificate, revoked: list[x509.RevokedCertificate]) -> bytes:
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(own.subject)
             .last_update(_utc(self._repository.now() - BACKDATED_S))
             .next_update(own.not_valid_after_utc)
         )
-        for serial, at in serials:
-            revoked = x509.RevokedCertificateBuilder().serial_number(int(serial, 16))
-            builder = builder.add_revoked_certificate(revoked.revocation_date(_utc(at)).build())
-        return builder.sign(private, hashes.SHA256()).public_bytes(Encoding.PEM)
+        for each in revoked:
+            builder = builder.add_revoked_certificate(each)
+        return builder.sign(self._key_of(own), hashes.SHA256()).public_bytes(Encoding.PEM)
 
-    def _private(self) -> ec.EllipticCurvePrivateKey:
-        private = self._repository.keys.private(KEY)
+    def _private(self, name: str) -> ec.EllipticCurvePrivateKey:
+        private = self._repository.keys.private(name, KEY)
         if not isinstance(private, ec.EllipticCurvePrivateKey):
-            msg = f"keys/{KEY}.pem: no key of an elliptic curve. {_RESTORE}"
+            msg = f"keys/{name}.pem: no key of an elliptic curve. {_RESTORE}"
+            raise KeyInvalidError(msg)
+        return private
+
+    def _key_name(self, own: x509.Certificate) -> str:
+        later = _later_key(own)
+        return later if self._repository.keys.kept(later) else KEY
+
+    def _key_of(self, own: x509.Certificate) -> ec.EllipticCurvePrivateKey:
+        name = self._key_name(own)
+        private = self._private(name)
+        if private.public_key() != own.public_key():
+            msg = f"keys/{name}.pem: another key than {CERTIFICATE} is of. {_RESTORE}"
             raise KeyInvalidError(msg)
         return private
 
     def _pair(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-        self.open()
-        assert self._opened is not None  # noqa: S101 -- just opened
-        return self._opened
+        """Return what signs now: another command may have changed that."""
+        with self._lock:
+            stamp = self._stamp()
+            if self._opened is None or self._opened.stamp != stamp:
+                own = self.certificate()
+                self._opened = _Opened(stamp, own, self._key_of(own))
+            return self._opened.own, self._opened.private
+
+    def _stamp(self) -> tuple[int, int]:
+        """Return what another file in its place would not have; zeros where there is none."""
+        try:
+            found = (self._repository.folder / CERTIFICATE).stat()
+        except OSError:  # said by who reads it
+            return 0, 0
+        return found.st_ino, found.st_mtime_ns
 
 
-def read_csr(pem: str) -> Csr:
-    """Return a request, once its sender has shown that the key is theirs.
-
-    Raises:
-        CertificateRequestError: no request, a key that is too weak, or a subject that is more than
-            a name. What it asks for besides is ignored.
-    """
-    try:
-        found = x509.load_pem_x509_csr(pem.encode())
-        public = found.public_key()
-        holds = found.is_signature_valid
-        names = [(each.oid, each.value) for each in found.subject]
-        der = found.public_bytes(Encoding.DER)
-    except _UNREADABLE:
-        msg = "not a request for a certificate (PKCS#10, PEM)"
-        raise CertificateRequestError(msg) from None
-    if not holds:
-        raise CertificateRequestError(_NOT_HOLDING)
-    if not _strong(public):
-        msg = "the key must be of curve P-256 or P-384, or RSA of 2048 to 4096 bits"
-        raise CertificateRequestError(msg)
-    if names and [oid for oid, _ in names] != [NameOID.COMMON_NAME]:
-        msg = "the subject must be CN=DEVICE and nothing else, or empty"
-        raise CertificateRequestError(msg)
-    return Csr(public, der, str(names[0][1]) if names else None)
-
-
-def factory_key(pem: str) -> PublicKeyTypes:
-    """Return a factory key's public half.
-
-    Raises:
-        FactoryKeyUnknownError: it is none that can be.
-    """
-    try:
-        public = load_pem_public_key(pem.encode())
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        msg = "not a public key, PEM"
-        raise FactoryKeyUnknownError(msg) from None
-    if not (_strong(public) or isinstance(public, ed25519.Ed25519PublicKey)):
-        msg = "a factory key is of curve P-256 or P-384, Ed25519, or RSA of 2048 to 4096 bits"
-        raise FactoryKeyUnknownError(msg)
-    return public
-
-
-def fingerprint_of(public: PublicKeyTypes) -> str:
-    """Return the SHA-256 of a public key, as `openssl pkey -pubin -outform DER | sha256sum`."""
-    der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).hexdigest()
-
-
-def check_signed(public: PublicKeyTypes, signature: str, csr: Csr) -> None:
-    """Hold a request against the signature of a key that is known already.
-
-    Raises:
-        CertificateRequestError: it does not hold.
-    """
-    data = SIGNED + csr.der
-    try:
-        raw = base64.b64decode(signature, validate=True)
-        if isinstance(public, ec.EllipticCurvePublicKey):
-            public.verify(raw, data, ec.ECDSA(hashes.SHA256()))
-        elif isinstance(public, rsa.RSAPublicKey):
-            public.verify(raw, data, padding.PKCS1v15(), hashes.SHA256())
-        elif isinstance(public, ed25519.Ed25519PublicKey):
-            public.verify(raw, data)
-        else:
-            raise CertificateRequestError(_NOT_HOLDING)
-    except (InvalidSignature, ValueError, binascii.Error):
-        raise CertificateRequestError(_NOT_HOLDING) from None
-
-
-def _strong(public: PublicKeyTypes) -> bool:
-    if isinstance(public, ec.EllipticCurvePublicKey):
-        return public.curve.name in CURVES
-    return isinstance(public, rsa.RSAPublicKey) and public.key_size in RSA_BITS
+def name_of(own: x509.Certificate) -> str:
+    """Return what an authority is called in the certificates that it signs."""
+    return str(own.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
 
 
 def _own(private: ec.EllipticCurvePrivateKey, now: float) -> x509.Certificate:
     # No two fleets' authorities have the same name, since a broker may hold several; one that is
     # made again has the one it had.
     public = private.public_key()
-    name = _named(f"edgeslm devices {fingerprint_of(public)[:8]}")
+    name = _named(f"{AUTHORITY_NAMED}{fingerprint_of(public)[:_DIGITS]}")
     usage = _usage(key_cert_sign=True, crl_sign=True)
     return (
         x509.CertificateBuilder()
@@ -358,6 +376,12 @@ def _own(private: ec.EllipticCurvePrivateKey, now: float) -> x509.Certificate:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         .sign(private, hashes.SHA256())
     )
+
+
+def _later_key(own: x509.Certificate) -> str:
+    """Return what the key of an authority is called that is not the fleet's first."""
+    public: PublicKeyTypes = own.public_key()
+    return f"{KEY}-{fingerprint_of(public)[:_DIGITS]}"
 
 
 def _usage(

@@ -133,7 +133,8 @@ class Access:
     def of_provisioner(self, client: str) -> Grants:
         """Return what somebody may do who asks for a certificate, by their client id."""
         fleet = FleetTopics(self.root)
-        return Grants((fleet.provision(client),), (fleet.provision_reply(client),))
+        heard = (fleet.provision_reply(client), fleet.authority)
+        return Grants((fleet.provision(client),), heard)
 
     def of_service(self) -> Grants:
         """Return what the fleet's service may do."""
@@ -148,6 +149,7 @@ class Access:
                 *(each.assignment, each.command, each.answer("+")),
                 *shared,
                 fleet.provision_reply("+"),
+                fleet.authority,
             ),
             (*heard, *map(fleet.shared, said)),
         )

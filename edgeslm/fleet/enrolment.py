@@ -24,13 +24,13 @@ from sqlalchemy import Engine
 from edgeslm.adapters.fs import write_durably
 from edgeslm.core.provisioning import RESERVED, FactoryKeyUnknownError, reserved
 from edgeslm.errors import InvalidFileError, RejectedError
-from edgeslm.fleet.authority import factory_key, fingerprint_of
 from edgeslm.fleet.database import audit, identities
 from edgeslm.fleet.database.engine import reading
 from edgeslm.fleet.database.errors import UnknownDeviceError, some
 from edgeslm.fleet.database.identities import Enrolled
 from edgeslm.fleet.errors import FleetDiskError
 from edgeslm.fleet.issuing import fingerprint
+from edgeslm.fleet.shown import factory_key, fingerprint_of
 
 TOKEN_PREFIX: Final = "edp_"  # noqa: S105 -- so that scanners of secrets know one
 MAX_BYTES: Final = 64 * 2**20

@@ -65,6 +65,12 @@ class KeyInvalidError(RejectedError):
     code = "key.invalid"
 
 
+class AuthorityStepError(RejectedError):
+    """The authority over devices is replaced in three steps, and the one before is missing."""
+
+    code = "authority.step"
+
+
 class KeyUnusedError(RejectedError):
     """There is no key of this name in use."""
 

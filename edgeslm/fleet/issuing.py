@@ -29,17 +29,18 @@ from edgeslm.core.provisioning import (
     OtherDeviceError,
 )
 from edgeslm.errors import RejectedError
-from edgeslm.fleet.authority import (
-    Authority,
+from edgeslm.fleet.authority import Authority
+from edgeslm.fleet.database import audit, events, identities
+from edgeslm.fleet.database.engine import reading
+from edgeslm.fleet.database.identities import Enrolled, Issued
+from edgeslm.fleet.shown import (
     Csr,
     check_signed,
     factory_key,
     fingerprint_of,
     read_csr,
+    read_issued,
 )
-from edgeslm.fleet.database import audit, events, identities
-from edgeslm.fleet.database.engine import reading
-from edgeslm.fleet.database.identities import Enrolled, Issued
 
 CLONED: Final = "identity_cloned"
 TELL_S: Final = 3600.0
@@ -54,10 +55,12 @@ class _Proof:
     Args:
         kind: of it.
         value: hash of the token or of the factory key; serial of the certificate in force.
+        key: fingerprint of that certificate's key.
     """
 
     kind: Literal["token", "factory_key", "current"]
     value: str
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ def answer(engine: Engine, authority: Authority, request: CertificateRequest, no
     if request.token is not None:  # before what is costly: anybody may send any
         _check_known(engine, fingerprint(request.token))
     csr = read_csr(request.csr)
-    proof = _proved(request, csr, authority)
+    proof = _proved(request, csr)
     try:
         with engine.begin() as conn:
             found = _decided(conn, authority, request, csr, proof, now)
@@ -100,7 +103,7 @@ def _check_known(engine: Engine, token: str) -> None:
             raise _no_token()
 
 
-def _proved(request: CertificateRequest, csr: Csr, authority: Authority) -> _Proof:
+def _proved(request: CertificateRequest, csr: Csr) -> _Proof:
     if request.token is not None:
         return _Proof("token", fingerprint(request.token))
     assert request.signature is not None  # noqa: S101 -- as the contract says
@@ -112,8 +115,8 @@ def _proved(request: CertificateRequest, csr: Csr, authority: Authority) -> _Pro
             msg = "the key of a certificate is made on the device; the factory key is another"
             raise CertificateRequestError(msg)
     else:
-        serial, public = authority.issued(request.current or "")
-        proof = _Proof("current", serial)
+        serial, public = read_issued(request.current or "")
+        proof = _Proof("current", serial, fingerprint_of(public))
     check_signed(public, request.signature, csr)
     return proof
 
@@ -171,8 +174,11 @@ def _decided(  # noqa: PLR0913, PLR0917 -- the parts of one decision
 def _enrolled(conn: Connection, proof: _Proof) -> tuple[Enrolled, Issued | None]:
     """Return who asks, their row locked, and the certificate that they want to renew."""
     if proof.kind == "current":
+        # Every one that was given is known by its serial and its key, whatever authority gave it: a
+        # device that was away while that was replaced comes back, and who has its key does not.
         before = identities.with_serial(conn, proof.value)
-        found = identities.of(conn, before.device) if before is not None else None
+        ours = before is not None and before.key == proof.key
+        found = identities.of(conn, before.device) if before is not None and ours else None
         if found is None:
             msg = "the certificate to renew is not known here. Enrol the device anew."
             raise CertificateUnknownError(msg)

@@ -113,7 +113,7 @@ class KeyFolder:
         self._loaded[signer.public_key.keyid] = signer
         return name
 
-    def keep(self, name: str, private: EllipticCurvePrivateKey) -> None:
+    def keep(self, name: str, role: str, private: EllipticCurvePrivateKey) -> None:
         """Keep a key that signs no metadata, encrypted by a passphrase, in place of one there.
 
         Raises:
@@ -121,13 +121,21 @@ class KeyFolder:
             OSError: the disk refused.
         """
         self._keys.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._keep(name, name, private)
+        self._keep(name, role, private)
+
+    def forget(self, name: str) -> None:
+        """Remove a key that was kept so; one elsewhere is its keeper's to remove.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        (self._keys / f"{name}.pem").unlink(missing_ok=True)
 
     def kept(self, name: str) -> bool:
         """Whether there is such a key, or fleet.toml says where one is."""
         return name in self._where or (self._keys / f"{name}.pem").exists()
 
-    def private(self, name: str) -> PrivateKeyTypes:
+    def private(self, name: str, role: str) -> PrivateKeyTypes:
         """Return a key that was kept so.
 
         Raises:
@@ -138,7 +146,7 @@ class KeyFolder:
         if at.startswith(HARDWARE):
             msg = f"{name}: this key cannot be in hardware yet. Name a file under [keys]."
             raise HardwareKeyError(msg)
-        return self._unlocked(name, name, self._folder / at)
+        return self._unlocked(name, role, self._folder / at)
 
     def adopt(self, role: str, uri: str) -> str:
         """Use a key that is in hardware already; return its name.

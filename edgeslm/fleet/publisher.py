@@ -25,11 +25,13 @@ class Publications:
         files: metadata by file name, in the order of publication; the timestamp is the last.
         index: of these files.
         assignments: signed envelopes by device.
+        authority: says who signs devices' certificates; None: nobody does.
     """
 
     files: Mapping[str, bytes]
     index: Index
     assignments: Mapping[str, bytes] = field(default_factory=dict)
+    authority: bytes | None = None
 
 
 class Publisher:
@@ -71,6 +73,8 @@ class Publisher:
         retained = {self._topics.metadata(file): wanted.files[file] for file in files}
         retained[self._topics.index] = index
         retained[self._topics.metadata(last)] = wanted.files[last]
+        if wanted.authority is not None:
+            retained[self._topics.authority] = wanted.authority
         for device, envelope in wanted.assignments.items():
             retained[Topics(self._root, device).assignment] = envelope
         gone = self._devices - wanted.assignments.keys()

@@ -8,6 +8,8 @@ from typing import Final
 from sqlalchemy import Engine
 
 from edgeslm.contract.fleet import Index
+from edgeslm.contract.provision import AuthorityNotice
+from edgeslm.fleet.authority import CERTIFICATE, Authority, name_of
 from edgeslm.fleet.database import assignments
 from edgeslm.fleet.database.engine import reading
 from edgeslm.fleet.director import time_reply, time_signers
@@ -42,7 +44,8 @@ class ServedRepository:
         with reading(self._engine) as conn:
             assigned = assignments.stamp(conn)
         # Each file is renamed into its folder, which shows in the folder's time.
-        return _changed_at(self.folder / METADATA), assigned
+        times = (_changed_at(self.folder / each) for each in (METADATA, CERTIFICATE))
+        return *times, assigned
 
     def publications(self) -> Publications:
         store = self._repository.store
@@ -58,7 +61,7 @@ class ServedRepository:
                     self._signers = time_signers(self._repository)
                     self._root = root
                 index = Index(schema=1, root=root, files=tuple(files))
-                return Publications(files, index, self._assignments())
+                return Publications(files, index, self._assignments(), self._notice())
         msg = f"{self.folder}: the metadata change all the time"
         raise FleetBusyError(msg)
 
@@ -68,13 +71,21 @@ class ServedRepository:
     def refresh(self) -> bool:
         return self._repository.refresh()
 
+    def _notice(self) -> bytes | None:
+        """Return what devices are told of who signs their certificates; None: nobody does."""
+        authority = Authority(self._repository)
+        if not authority.exists:
+            return None
+        notice = AuthorityNotice(schema=1, issuer=name_of(authority.certificate()))
+        return notice.model_dump_json(by_alias=True).encode()
+
     def _assignments(self) -> dict[str, bytes]:
         with reading(self._engine) as conn:
             return assignments.envelopes(conn)
 
 
-def _changed_at(folder: Path) -> int:
+def _changed_at(path: Path) -> int:
     try:
-        return folder.stat().st_mtime_ns
+        return path.stat().st_mtime_ns
     except OSError:
         return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import select
 import ssl
 import time
@@ -11,7 +13,7 @@ from pydantic import ValidationError
 
 from edgeslm.adapters.mqtt_open import LinkConfig, describe, open_client
 from edgeslm.adapters.paho_stock import StockClient
-from edgeslm.contract.provision import MAX_BYTES, CertificateReply
+from edgeslm.contract.provision import MAX_BYTES, AuthorityNotice, CertificateReply
 from edgeslm.contract.settings import Broker
 from edgeslm.contract.topics import FleetTopics
 from edgeslm.errors import EdgeSLMError
@@ -29,6 +31,7 @@ CONNECT_S: Final = 10.0
 WAIT_S: Final = 30.0
 AGAIN_S: Final = 5.0
 """No answer for so long: asked again. The same request has the same answer."""
+RETAINED_S: Final = 2.0
 _NOT_YET: Final = 9  # X509_V_ERR_CERT_NOT_YET_VALID
 _EXPIRED: Final = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 
@@ -67,6 +70,62 @@ def ask(
                 client.close()
     assert failed is not None  # noqa: S101 -- there is a node
     raise failed
+
+
+def hear(broker: Broker, root: str) -> str | None:
+    """Return who signs certificates now, as the fleet has it retained; None: it is not said.
+
+    Args:
+        broker: where; its first node that answers tells.
+        root: topic levels that the fleet's devices share.
+
+    Raises:
+        EdgeSLMError: no node answers, or takes us.
+    """
+    topic = FleetTopics(root).authority
+    failed: EdgeSLMError | None = None
+    config = LinkConfig(secrets.token_hex(16), broker, max_packet_bytes=2 * MAX_BYTES)
+    for node in range(len(broker.nodes)):
+        try:
+            client = open_client(config, epoch=1, node=node)
+        except (OSError, ValueError) as err:
+            failed = BrokerUnreachableError(describe(err, broker, node))
+        else:
+            try:
+                return _heard(client, topic)
+            except BrokerUnreachableError as err:
+                failed = err
+            finally:
+                client.close()
+    assert failed is not None  # noqa: S101 -- there is a node
+    raise failed
+
+
+def _heard(client: StockClient, topic: str) -> str | None:
+    until = time.monotonic() + CONNECT_S
+    poller = select.poll()
+    subscribed = False
+    while (sock := client.socket()) is not None and time.monotonic() < until:
+        if client.session_present is not None and not subscribed:
+            subscribed = True
+            client.ask_for([topic])
+        if client.suback:  # what is retained comes right behind
+            client.suback.clear()
+            until = time.monotonic() + RETAINED_S
+        if client.want_write():
+            client.loop_write()
+            continue
+        poller.register(sock.fileno(), select.POLLIN)
+        if client.pending() or poller.poll(100):
+            client.loop_read()
+        for message in client.arrived:
+            client.acknowledge([message.mid])
+            with contextlib.suppress(ValidationError):
+                return AuthorityNotice.model_validate_json(message.payload[:MAX_BYTES]).issuer
+        client.arrived.clear()
+    if not subscribed:
+        raise BrokerUnreachableError(client.trouble or "the broker did not answer")
+    return None
 
 
 class _Exchange:

@@ -27,6 +27,7 @@ from edgeslm.contract.settings import (
     certified,
 )
 from edgeslm.core.provisioning import (
+    AUTHORITY_NAMED,
     CertificateRequestError,
     CertificateUnknownError,
     DeviceClonedError,
@@ -47,6 +48,7 @@ _SECTION: Final = "provision"
 _TOKEN_FILE: Final = f"{_SECTION}.token_file"
 _REMEDY: Final = "docs/provisioning.md shows a whole set-up."
 Ask = Callable[[Broker, str, str, bytes], CertificateReply]
+Hear = Callable[[Broker, str], str | None]
 Proof = Callable[[bytes], dict[str, str]]
 """Returns, for a request's DER, the part of the message that shows who asks."""
 
@@ -58,6 +60,7 @@ class Due(Enum):
     SOON = "its certificate ends before long"
     EXPIRED = "its certificate has expired"
     ASKED = "somebody asked for it"
+    AUTHORITY = "the fleet has another authority by now"
     MOVED = "its hardware is not that on which it was given: is this a copy?"
 
 
@@ -84,10 +87,7 @@ def due(
     asked: bool = False,
     machine: Collection[str] = (),
 ) -> Due | None:
-    """Return what is to be done; None: nothing is.
-
-    X
-    """
+    """Return what is to be done; None: nothing is."""
     if identity is None:
         return Due.FIRST
     if asked:
@@ -108,6 +108,7 @@ class Provisioner:
         clock: of the system.
         machine: hashes of what the hardware is called by.
         ask: sends a request, and returns its answer.
+        hear: returns who signs certificates now, by what the fleet has said; None: it has not.
     """
 
     def __init__(
@@ -117,12 +118,14 @@ class Provisioner:
         clock: Clock,
         machine: tuple[str, ...],
         ask: Ask = exchange.ask,
+        hear: Hear = exchange.hear,
     ) -> None:
         self._settings = settings
         self._provision = _provision_of(settings)
         self._clock = clock
         self._machine = machine
         self._ask = ask
+        self._hear = hear
         self._folder = Folder(self._provision.dir, self._provision.group)
         self._keys = self._keys_of(self._folder)
 
@@ -143,12 +146,30 @@ class Provisioner:
             now = self._clock.wall()
             after = self._provision.renew_after
             why = due(identity, now, after, asked=renew, machine=self._machine)
+            if why is None and identity is not None and self._replaced(identity):
+                why = Due.AUTHORITY
             if why is None:
                 assert identity is not None  # noqa: S101 -- else it is due
                 return Outcome(identity, renewed=False, clock_behind=now < identity.not_before)
             new = self._got(why, identity)
             self._keys.installed(self._folder.number())
             return Outcome(new, renewed=True, clock_behind=now < new.not_before)
+
+    def _replaced(self, identity: Identity) -> bool:
+        """Whether the fleet says that others sign by now than who signed what is in force.
+
+        Where nobody says so, nothing is due: it is asked again tomorrow.
+        """
+        ours = x509.load_pem_x509_certificate(self._folder.read(CERT)).issuer
+        names = [each.value for each in ours.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        root = self._settings.topic_root
+        for broker in self._brokers(Due.AUTHORITY, identity, anew=False):
+            try:
+                said = self._hear(broker, root)
+            except EdgeSLMError:  # who was away for long gets in by the other way alone
+                continue
+            return said is not None and said.startswith(AUTHORITY_NAMED) and said not in names
+        return False
 
     def _got(self, why: Due, identity: Identity | None) -> Identity:
         """Return who this is by the certificate that it has got.

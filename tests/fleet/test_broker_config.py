@@ -51,6 +51,7 @@ OTHERS: Final = tuple(topic.replace("dev1", "dev2") for topic in (*OWN, *TO_OWN)
 SHARED: Final = tuple(f"{ROOT}/_fleet/{x}" for x in ("index", "meta/7.x.json", f"blob/{BLOB}"))
 ASKED: Final = tuple(f"{ROOT}/_fleet/{each}" for each in ("ask", f"want/{BLOB}"))
 # By client id, which in these tests is the user's; the plug-in knows no such patterns.
+AUTHORITY: Final = f"{ROOT}/_fleet/authority"
 CERTIFICATE: Final = {who: f"{ROOT}/_fleet/provision/{who}" for who in ("dev1", PROVISIONER)}
 REPLIES: Final = {who: f"{topic}/reply" for who, topic in CERTIFICATE.items()}
 # Home Assistant's; what is announced of one device is no other's.
@@ -79,7 +80,7 @@ ELSEWHERE: Final = (
     f"{ROOT}/dev1",
 )
 TOPICS: Final = (
-    *(*OWN, *TO_OWN, *OTHERS, *SHARED, *ASKED, *ELSEWHERE),
+    *(*OWN, *TO_OWN, *OTHERS, *SHARED, AUTHORITY, *ASKED, *ELSEWHERE),
     *(*CERTIFICATE.values(), *REPLIES.values(), *ANNOUNCED.values()),
 )
 SEEN: Final = frozenset(
@@ -89,12 +90,12 @@ MAY_PUBLISH: Final = {
     "dev1": frozenset((*OWN, *ASKED, CERTIFICATE["dev1"], ANNOUNCED["dev1"])),
     PROVISIONER: frozenset((CERTIFICATE[PROVISIONER],)),
     SERVICE: frozenset((*TO_OWN, *(t for t in OTHERS if t.replace("dev2", "dev1") in TO_OWN)))
-    | frozenset((*SHARED, *REPLIES.values())),
+    | frozenset((*SHARED, AUTHORITY, *REPLIES.values())),
     "eyes": frozenset[str](),
 }
 MAY_READ: Final = {
-    "dev1": frozenset((*TO_OWN, *SHARED, "plant/dev1/log", REPLIES["dev1"])),
-    PROVISIONER: frozenset((REPLIES[PROVISIONER],)),
+    "dev1": frozenset((*TO_OWN, *SHARED, AUTHORITY, "plant/dev1/log", REPLIES["dev1"])),
+    PROVISIONER: frozenset((REPLIES[PROVISIONER], AUTHORITY)),
     SERVICE: SEEN
     | frozenset((*ASKED, SHARED[1], *CERTIFICATE.values()))
     | {t for t in (*OWN, *OTHERS) if t.endswith("/reply/n")},
@@ -161,7 +162,7 @@ def test_what_may_not_be_read_is_not_delivered(broker: tuple[str, Mosquitto], us
             now = {topic for topic, payload in peer.heard if payload == b"now"}
             may = MAY_READ[user] | by_any_client(kind, user, REPLIES)
             if (kind, user) == ("acl", SERVICE):  # its patterns hold for the service too
-                may |= set(SHARED)
+                may |= {*SHARED, AUTHORITY}
             if (kind, user) == ("acl", "eyes"):  # and are taken back from who is no device
                 may -= {f"{ROOT}/eyes/status"}
             assert now == may

@@ -20,8 +20,9 @@ from edgeslm.core.provisioning import (
     CertificateUnknownError,
     reserved,
 )
-from edgeslm.fleet.authority import Authority, read_csr
+from edgeslm.fleet.authority import Authority
 from edgeslm.fleet.enrolment import BatchError, read_batch
+from edgeslm.fleet.shown import read_csr, read_issued
 from edgeslm.provision.errors import WrongCertificateError
 from edgeslm.provision.folder import Pending
 from edgeslm.provision.provision import certificate_of
@@ -106,7 +107,7 @@ def test_certificate_in_force(authority: Authority, targets: int) -> None:
     der = issued(authority).public_bytes(Encoding.DER)
 
     def parse(raw: bytes) -> None:
-        authority.issued(armoured(raw, "CERTIFICATE"))
+        read_issued(armoured(raw, "CERTIFICATE"))
 
     fuzz(parse, [der], allowed=(CertificateUnknownError,), targets=targets)
 

@@ -20,7 +20,7 @@ UNITS: Final = ("edgeslm.service", "edgeslm-updater.service", "edgeslm-provision
 ENABLED: Final = tuple(unit for unit in UNITS if "updater" not in unit)
 STATES: Final = ("edgeslm", "edgeslm-updater", "edgeslm-provision")
 FAILURES: Final = 2  # of the fleet, before it answers
-# Gets a key at its third run; without one the agent ends as ours does without an id.
+# Gets a key at its third run; until then the agent waits, as ours does.
 EDGESLM: Final = f"""\
 #!/usr/bin/python3
 import os, socket, sys, time
@@ -36,19 +36,31 @@ if sys.argv[1] == "provision":
     tunnel.mkdir(mode=0o750, exist_ok=True)
     (tunnel / "stunnel.conf").touch()
     sys.exit()
+def tell(what):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.sendto(what, os.environ["NOTIFY_SOCKET"])
 if not key.exists():
-    sys.exit(78)
+    if "--wait" not in sys.argv:
+        sys.exit(75)
+    print("waits", flush=True)
+    tell(b"READY=1")
+    while not key.exists():
+        time.sleep(1)
+        tell(b"WATCHDOG=1")
 print("has read", key.read_text(), flush=True)
 try:
     key.write_text("another")
 except OSError:
     print("has not written", flush=True)
+while not (tunnel / "socket").exists():  # stunnel begins when there is a key
+    time.sleep(1)
+    tell(b"WATCHDOG=1")
 with socket.socket(socket.AF_UNIX) as way:
     way.connect(str(tunnel / "socket"))
     print("has connected", flush=True)
-with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-    systemd.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
-time.sleep(600)
+while True:
+    tell(b"READY=1\\nWATCHDOG=1")
+    time.sleep(5)
 """
 STUNNEL: Final = """\
 #!/usr/bin/python3
@@ -120,12 +132,13 @@ def wait(device: Container, unit: str, what: str, times: int = 1) -> None:
         time.sleep(0.5)
 
 
-def test_who_was_not_told_gives_up_and_is_started_when_the_fleet_has_answered(
+def test_who_was_not_told_waits_and_begins_when_the_fleet_has_answered(
     device: Container,
 ) -> None:
     wait(device, "edgeslm.service", "has connected")
     agent = said(device, "edgeslm.service")
-    assert agent.count("status=78/CONFIG") == FAILURES
+    assert agent.count("waits") == 1
+    assert "status=" not in agent, "it was not restarted"
     assert "has read key" in agent
     assert "has not written" in agent
     assert not active(device, "edgeslm-updater"), "nobody has enabled it"

@@ -184,7 +184,7 @@ def test_agent_and_updater_start_after_provisioning_and_without_it(
     updater_unit: Mapping[str, list[str]],
     provision_unit: Mapping[str, list[str]],
 ) -> None:
-    assert set(only(provision_unit, "Before").split()) == {AGENT.name, UPDATER.name}
+    assert "Before" not in provision_unit, "where the network is dead, it takes its time"
     for unit in (agent_unit, updater_unit):
         # Enabled, each start of it starts them: one that ended over its settings, say.
         assert only(unit, "WantedBy").split() == ["multi-user.target", PROVISION.name]

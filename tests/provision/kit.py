@@ -27,7 +27,7 @@ from edgeslm.contract.provision import PROVISIONER, CertificateReply, Certificat
 from edgeslm.contract.settings import AgentSettings, Broker, read_settings
 from edgeslm.errors import EdgeSLMError
 from edgeslm.fleet import enrolment, issuing
-from edgeslm.fleet.authority import Authority
+from edgeslm.fleet.authority import Authority, name_of
 from edgeslm.fleet.broker_config import SERVICE, Access, acl_file
 from edgeslm.fleet.database import audit, identities
 from edgeslm.fleet.database.engine import reading
@@ -96,6 +96,10 @@ class Fleet:
             raise LostError(msg)
         return CertificateReply.model_validate(said)
 
+    def hear(self, _broker: Broker, _root: str) -> str | None:
+        """As the publisher and `exchange.hear` do together."""
+        return name_of(self.authority.certificate())
+
     def seen(self, device: str) -> identities.Enrolled:
         with reading(self.engine) as conn:
             return identities.some(conn, [device])[device]
@@ -135,7 +139,11 @@ class Device:
 
     def run(self, *, renew: bool = False) -> Outcome:
         provisioner = Provisioner(
-            self.settings(), clock=self.clock, machine=self.machine, ask=self.fleet.ask
+            self.settings(),
+            clock=self.clock,
+            machine=self.machine,
+            ask=self.fleet.ask,
+            hear=self.fleet.hear,
         )
         return provisioner.run(renew=renew)
 
@@ -234,6 +242,7 @@ class Site:
         self.first, self.mutual = free_port(), free_port()
         self.revoked: list[str] = []
         self.crl = folder / "crl.pem"
+        self.authorities: Path | None = None  # another file than the repository's
         self.passwords = folder / "passwords"
         self.passwords.touch(0o600)
         for user in (SERVICE, PROVISIONER):
@@ -249,7 +258,7 @@ class Site:
     def start(self, server: str = "server", **when: float) -> None:
         cert = self.ca.sign(server, **when)
         own = f"certfile {cert}\nkeyfile {cert.with_suffix('.key')}\n"
-        devices = self.repository.folder / "devices.pem"
+        devices = self.authorities or self.repository.folder / "devices.pem"
         crl = f"crlfile {self.crl}\n" if self.crl.exists() else ""
         self.broker.configure(
             f"allow_anonymous false\npassword_file {self.passwords}\n"

@@ -25,11 +25,11 @@ from edgeslm.contract.provision import CertificateReply
 from edgeslm.core import provisioning as refused
 from edgeslm.errors import EdgeSLMError
 from edgeslm.fleet import enrolment
-from edgeslm.fleet.authority import fingerprint_of
 from edgeslm.fleet.database import events, identities
 from edgeslm.fleet.database.engine import reading
 from edgeslm.fleet.database.schema import audit, certificates
 from edgeslm.fleet.database.schema import identities as table
+from edgeslm.fleet.shown import fingerprint_of
 from tests.provision.kit import DAY_S, WE, Csr, Device, Fleet, LostError, request, versioned
 
 A, B = "a" * 64, "b" * 64
@@ -525,9 +525,7 @@ def test_under_another_authority_a_device_comes_by_its_factory_key(
 
 def test_a_certificate_of_another_fleet_renews_nothing(fleet: Fleet, device: Make) -> None:
     first = provisioned(fleet, device)
-    (fleet.repository.folder / "devices.pem").unlink()
-    (fleet.repository.folder / "keys" / "devices.pem").unlink()
-    fleet.authority.make()
-    fleet.authority = type(fleet.authority)(fleet.repository)
+    with fleet.engine.begin() as conn:  # as if another had given it
+        conn.execute(certificates.delete())
     with pytest.raises(refused.CertificateUnknownError):
         first.run(renew=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final, Literal
 
@@ -81,6 +81,14 @@ def every(conn: Connection) -> list[tuple[Enrolled, Issued | None]]:
     }
     rows = conn.execute(select(identities).order_by(identities.c.device)).mappings()
     return [(Enrolled(**row), live.get(row["device"])) for row in rows]
+
+
+def in_force(conn: Connection, now: float) -> Iterator[str]:
+    """Return the certificates, PEM, that devices have by now and that have not expired."""
+    rows = select(certificates.c.pem).where(
+        certificates.c.ended.is_(None), certificates.c.not_after > now
+    )
+    return iter(conn.execute(rows).scalars())
 
 
 def let_in_by(conn: Connection, proof: str) -> Enrolled | None:
