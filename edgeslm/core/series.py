@@ -29,6 +29,9 @@ MAX_SERIES: Final = 1024
 """Series whose readings are kept, the most recent: at 30 readings of 8 slots 4 MB."""
 MAX_GAUGES: Final = 4096
 """Most series of one bundle."""
+WILD: Final = 30.0
+"""Standard deviations beyond those bounds from which on a reading is a fault by itself: judged with
+the readings before it, and not kept, since what comes after it must not be blamed for it."""
 MARGIN: Final = 5.0
 """Standard deviations beyond the range of training to which readings are bounded."""
 LATE: Final = 8
@@ -111,18 +114,24 @@ class Gauge:
         )
         self._views = tuple(_Lens(view, longest) for view in usual.views)
 
-    def reading(self, values: Sequence[float], before: Sequence[float] | None) -> list[float]:
+    def reading(
+        self, values: Sequence[float], before: Sequence[float] | None
+    ) -> tuple[list[float], bool]:
         """Return a line's `values` in scales from their centres, bounded; float [width].
 
-        Where one is NaN, what the slot held `before`, or its centre.
+        Where one is NaN, what the slot held `before`, or its centre. Also returns whether one is
+        wild.
         """
         found = []
+        wild = False
         for i, (slot, centre, scale, low, high) in enumerate(self._bounds):
             value = (values[slot] - centre) / scale
             if value != value:  # noqa: PLR0124 -- the quickest test for NaN
                 value = 0.0 if before is None else before[i]
+            if value > high + WILD or value < low - WILD:
+                wild = True
             found.append(low if value < low else high if value > high else value)  # noqa: FURB136
-        return found
+        return found, wild
 
     def worst(self, view: int, rows: Array) -> Worst:
         """Return the oddest slot of readings, over the longest window of a view; as `distance`.
@@ -173,12 +182,15 @@ class Worst(NamedTuple):
 class _Trace:
     """The last readings of one series, twice over, so that any window lies in one piece."""
 
-    __slots__ = ("at", "count", "last", "late", "rows", "score", "time", "values")
+    __slots__ = ("at", "count", "last", "late", "rows", "score", "time", "values",
+                 "view")  # fmt: skip
 
     def __init__(self, gauge: Gauge) -> None:
         self.rows = np.zeros((2 * gauge.longest, gauge.width))
+        self.at = 0
         self.count = 0
         self.late = 0
+        self.view: int | None = None
         self.last: list[float] | None = None
         self.values: Sequence[float] = ()
         self.time: float | None = None
@@ -186,8 +198,7 @@ class _Trace:
 
     def window(self, longest: int) -> Array:
         """Return the last readings, as many as the longest window, the oldest first."""
-        at = (self.count - 1) % longest
-        return self.rows[at + 1 : at + 1 + longest]
+        return self.rows[self.at + 1 : self.at + 1 + longest]
 
 
 class Series:
@@ -199,8 +210,9 @@ class Series:
         limit: most series kept.
 
     Attributes:
-        counts: readings that were `late` (older than one before them) or `repeated` (the same time
-            and numbers as the one before), `gaps` in time, and series `dropped` for others.
+        counts: readings that were `late` (older than one before them), `repeated` (the same time
+            and numbers as the one before) or `wild` (see `WILD`); `gaps` in time; series `dropped`
+            for others.
     """
 
     def __init__(
@@ -214,7 +226,7 @@ class Series:
         self._tails = tails
         self._limit = limit
         self._traces: OrderedDict[tuple[str, int], _Trace] = OrderedDict()
-        self.counts = {"late": 0, "repeated": 0, "gaps": 0, "series_dropped": 0}
+        self.counts = {"late": 0, "repeated": 0, "wild": 0, "gaps": 0, "series_dropped": 0}
 
     def __len__(self) -> int:
         return len(self._traces)
@@ -249,25 +261,28 @@ class Series:
         trace.time = time
         trace.values = values
         longest = gauge.longest
-        at = trace.count % longest
-        trace.last = gauge.reading(values, trace.last)
-        trace.rows[at] = trace.rows[at + longest] = trace.last
+        at = trace.at = trace.count % longest
+        reading, wild = gauge.reading(values, trace.last)
+        trace.rows[at] = trace.rows[at + longest] = reading
+        trace.view = gauge.view(trace.count + 1)
+        score: float | None = None
+        if trace.view is not None:
+            distance = gauge.distance(trace.view, trace.window(longest))
+            score = -self._tails[trace.view].log_p_value(distance)
+        if wild:  # judged, and the next reading takes its place
+            self.counts["wild"] += 1
+            return score
         trace.count += 1
-        view = gauge.view(trace.count)
-        if view is None:
-            trace.score = None
-        else:
-            distance = gauge.distance(view, trace.window(longest))
-            trace.score = -self._tails[view].log_p_value(distance)
-        return trace.score
+        trace.last = reading
+        trace.score = score
+        return score
 
     def worst(self, source: str, template: int) -> Worst:
         """Return the oddest slot of a series that has just been scored, and was not None."""
         key = source, template
         gauge, trace = self._gauges[key], self._traces[key]
-        view = gauge.view(trace.count)
-        assert view is not None  # noqa: S101 -- it was scored
-        return gauge.worst(view, trace.window(gauge.longest))
+        assert trace.view is not None  # noqa: S101 -- it was scored
+        return gauge.worst(trace.view, trace.window(gauge.longest))
 
     def _trace(self, key: tuple[str, int], gauge: Gauge) -> _Trace:
         trace = self._traces.get(key)

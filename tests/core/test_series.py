@@ -45,11 +45,18 @@ def test_a_mean_that_creeps_up_is_odd_though_no_reading_is() -> None:
     assert worst.readings == 6
 
 
-def test_one_wild_reading_is_bounded_and_soon_forgotten() -> None:
-    wild, far = series(), series()
-    feed(wild, [10.0] * 5 + [1e308])
-    feed(far, [10.0] * 5 + [2 * (3 + 5) + 10.0])  # its bound: margin beyond the range
-    assert feed(wild, [10.0] * 3, start=6) == feed(far, [10.0] * 3, start=6)
+def test_a_far_reading_is_bounded_and_a_wild_one_no_part_of_the_window() -> None:
+    far, bound = series(), series()
+    feed(far, [10.0] * 5 + [2 * (3 + 5 + 20) + 10.0])
+    feed(bound, [10.0] * 5 + [2 * (3 + 5) + 10.0])  # margin beyond the range
+    assert feed(far, [10.0] * 3, start=6) == feed(bound, [10.0] * 3, start=6)
+    wild, calm = series(), series()
+    feed(wild, [10.0, 11.0, 9.0, 10.0, 10.5, 9.5])
+    feed(calm, [10.0, 11.0, 9.0, 10.0, 10.5, 9.5])
+    told = feed(wild, [1e308, -1e308], start=6)
+    assert all(score is not None and score > 0.2 for score in told), "they are seen"
+    assert wild.counts["wild"] == 2
+    assert feed(wild, [10.0], start=8) == feed(calm, [10.0], start=8)
 
 
 @given(
@@ -86,7 +93,7 @@ def test_what_comes_late_or_again_is_counted_and_changes_nothing() -> None:
     feed(other, [10.0, 12.0, 10.0, 11.0, 9.0, 10.0])
     assert made.score("pump", 0, [99.0], 2.0) == before[-1]
     assert made.score("pump", 0, [10.0], 5.0) == before[-1]
-    assert made.counts == {"late": 1, "repeated": 1, "gaps": 0, "series_dropped": 0}
+    assert made.counts == {"late": 1, "repeated": 1, "wild": 0, "gaps": 0, "series_dropped": 0}
     assert feed(made, [11.0], start=6) == feed(other, [11.0], start=6)
 
 
@@ -120,8 +127,8 @@ def test_a_series_without_a_gauge_is_not_kept() -> None:
 
 def test_a_slot_without_a_number_holds_what_it_held() -> None:
     gauge = Gauge(USUAL)
-    assert gauge.reading([math.nan], None) == [0.0]
-    assert gauge.reading([math.nan], [1.5]) == [1.5]
-    assert gauge.reading([12.0], [1.5]) == [1.0]
+    assert gauge.reading([math.nan], None) == ([0.0], False)
+    assert gauge.reading([math.nan], [1.5]) == ([1.5], False)
+    assert gauge.reading([12.0], [1.5]) == ([1.0], False)
     assert isinstance(LINEAR, Tail)
     assert np.isfinite(gauge.distance(1, np.zeros((6, 1))))

@@ -68,6 +68,16 @@ def test_slots_that_no_longer_move_together_are_an_alarm_that_says_where() -> No
     assert np.mean([one.label == "anomaly" for one in answers(plain, stuck)]) < 0.1
 
 
+def test_a_wild_reading_is_an_alarm_and_blames_none_after_it() -> None:
+    task = fitted(walk(600))
+    rows = walk(60, start=1000)
+    rows[40] = Row("speed=99999.0 rpm pressure=5.000 bar", source="p1", time=1040)
+    found = answers(task, rows)
+    assert found[40].label == "anomaly"
+    assert found[40].explanation[0]["channel"] in {"number", "window"}
+    assert [one.label for one in found[41:]].count("anomaly") <= 1
+
+
 def test_the_exporter_and_a_device_see_the_same_distances() -> None:
     rows = walk(300)
     readings = [
@@ -175,6 +185,6 @@ def test_counts_name_what_is_remembered() -> None:
     assert isinstance(memory, Past)
     assert memory.counts() == {
         "new_templates": 0,
-        "series": 0, "late": 0, "repeated": 0, "gaps": 0, "series_dropped": 0,
+        "series": 0, "late": 0, "repeated": 0, "wild": 0, "gaps": 0, "series_dropped": 0,
         "sessions": 0, "sessions_dropped": 0, "sessions_expired": 0,
     }  # fmt: skip
