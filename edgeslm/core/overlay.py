@@ -1,0 +1,331 @@
+"""What operators have confirmed, laid over a bundle's statistics, which stay as they are.
+
+A lesson covers what it was given for, and what is like it. Of an anomaly's line that is its
+template, whoever says it; and of its numbers, in that source and template, the way from what was
+seen in training to the value that was confirmed. Of an intent it is the exact text, and the text in
+any case of its letters. Where lessons contradict each other the last one counts, by its time, then
+by its number.
+
+Pure, and fit for one writer beside any number of readers: what is looked up is replaced whole.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final, Literal, NamedTuple
+
+from edgeslm.core.template import canonical, number, split
+
+Kind = Literal["normal", "anomaly", "intent"]
+Range = tuple[float, float]
+_NOWHERE: Final[Range] = (math.inf, -math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One thing that was confirmed.
+
+    Args:
+        id: its number, ascending as they came.
+        kind: what it says; "anomaly" of an intent's text: that it is none of the intents.
+        text: as it was answered; or a template, in which `MARK` stands for any number.
+        whole: it is a text: its numbers are confirmed, too. A template says nothing of numbers.
+        source: who said it; None: whoever does.
+        label: of an intent; "" of others.
+        time: when it was found, seconds since 1970.
+    """
+
+    id: int
+    kind: Kind
+    text: str
+    whole: bool = True
+    source: str | None = None
+    label: str = ""
+    time: float = 0.0
+
+    @property
+    def order(self) -> tuple[float, int]:
+        """The last in this order counts."""
+        return self.time, self.id
+
+
+class _Values(NamedTuple):
+    """Values that some lessons in a row confirmed of one slot."""
+
+    numbers: tuple[float, ...]
+    """Ascending, without NaN."""
+    nothing: bool
+    """Whether it held no number in one of them."""
+
+    def has(self, value: float) -> bool:
+        i = bisect_left(self.numbers, value)
+        return i < len(self.numbers) and self.numbers[i] == value
+
+    def lead_to(self, value: float, seen: Range) -> bool:
+        """Whether a value lies on the way from what was seen to one that was confirmed."""
+        if math.isnan(value):
+            return self.nothing
+        if self.has(value):
+            return True
+        low, high = seen
+        if not self.numbers or low > high:
+            return False
+        return high < value <= self.numbers[-1] or self.numbers[0] <= value < low
+
+    def lie_before(self, value: float, seen: Range) -> bool:
+        """Whether one that was confirmed lies on the way from what was seen to a value."""
+        if math.isnan(value):
+            return self.nothing
+        low, high = seen
+        above = bisect_right(self.numbers, high)
+        below = bisect_left(self.numbers, low) - 1
+        return (above < len(self.numbers) and high < self.numbers[above] <= value) or (
+            below >= 0 and value <= self.numbers[below] < low
+        )
+
+
+class _Run(NamedTuple):
+    """Lessons of one source that follow each other and say the same."""
+
+    kind: Kind
+    slots: tuple[_Values, ...]
+    lines: frozenset[tuple[str, ...]]
+    last: Lesson
+
+
+class Covered(NamedTuple):
+    """What lessons say of one line."""
+
+    words: Lesson | None
+    """The last of those that say something of its words."""
+    quiet: tuple[bool, ...]
+    """Of each slot: its value was confirmed to be normal."""
+    fault: Lesson | None
+    """The last of those that say that it is an anomaly, unless a later one says otherwise."""
+
+
+class Entry:
+    """What lessons say of one template; immutable."""
+
+    __slots__ = ("_always", "_runs", "_unless_known")
+
+    def __init__(self, lessons: Iterable[Lesson]) -> None:
+        ordered = sorted(lessons, key=lambda each: each.order)
+        self._unless_known = _last_of_each(_of_words(ordered))
+        # Of a template with numbers that is in the bundle, a line is odd by its numbers.
+        self._always = _last_of_each(
+            [each for each in ordered if each.kind == "normal" or not _is_of_numbers(each)]
+        )
+        numbers = [each for each in ordered if _is_of_numbers(each)]
+        named = {each.source for each in numbers}
+        self._runs = {
+            source: _runs([each for each in numbers if each.source in {source, None}])
+            for source in named
+        }
+
+    def covers(
+        self, slots: Sequence[str], source: str, *, known: bool, seen: Sequence[Range]
+    ) -> Covered:
+        """Return what lessons say of a line of this template.
+
+        Args:
+            slots: what stands in it.
+            source: who says it.
+            known: the bundle has the template.
+            seen: of each slot, the least and the greatest number of training; none where there
+                was no training of it.
+        """
+        said = self._always if known else self._unless_known
+        words = max(
+            (each for each in (said.get(source), said.get(None)) if each is not None),
+            key=lambda each: each.order,
+            default=None,
+        )
+        runs = self._runs.get(source, self._runs.get(None, ()))
+        values = [number(slot) for slot in slots]
+        ranges = seen or [_normal_range(runs, i) for i in range(len(slots))]
+        quiet = [False] * len(slots)
+        fault = words if words is not None and words.kind == "anomaly" else None
+        if runs:
+            said_here = _numbers_say(runs, slots, values, ranges, quiet)
+            if said_here is not None and (fault is None or said_here.order > fault.order):
+                fault = said_here
+        return Covered(words, tuple(quiet), fault)
+
+
+def _numbers_say(
+    runs: Sequence[_Run],
+    slots: Sequence[str],
+    values: Sequence[float],
+    ranges: Sequence[Range],
+    quiet: list[bool],
+) -> Lesson | None:
+    """Note in `quiet` which slots are confirmed; return what says that one of them is a fault."""
+    line = tuple(slots)
+    open_ = set(range(len(slots)))
+    for run in runs:  # the last first
+        if line in run.lines:
+            if run.kind == "anomaly":
+                return run.last
+            for i in open_:
+                quiet[i] = True
+            return None
+        covers = _Values.lead_to if run.kind == "normal" else _Values.lie_before
+        met = {i for i in open_ if covers(run.slots[i], values[i], ranges[i])}
+        if met and run.kind == "anomaly":
+            return run.last
+        for i in met:
+            quiet[i] = True
+        open_ -= met
+        if not open_:
+            return None
+    return None
+
+
+def _is_of_numbers(lesson: Lesson) -> bool:
+    return lesson.whole and bool(split(lesson.text).slots)
+
+
+def _of_words(ordered: Iterable[Lesson]) -> Iterator[Lesson]:
+    """Yield those that say something of a template that the bundle does not have.
+
+    An anomaly does, unless its numbers lie outside those that were confirmed to be normal before.
+    """
+    ends: list[Range] = []
+    for lesson in ordered:
+        values = [number(slot) for slot in split(lesson.text).slots] if lesson.whole else []
+        apart = any(v < low or v > high for v, (low, high) in zip(values, ends, strict=False))
+        if lesson.kind == "normal" or not apart:  # a name is no number, and lies nowhere
+            yield lesson
+        if lesson.kind == "normal" and values:
+            ends = ends or [_NOWHERE] * len(values)
+            ends = [
+                (min(low, v), max(high, v)) if not math.isnan(v) else (low, high)
+                for v, (low, high) in zip(values, ends, strict=True)
+            ]
+
+
+def _last_of_each(ordered: Iterable[Lesson]) -> dict[str | None, Lesson]:
+    """By source, the last lesson; what is normal is so for every source, if it is a whole line."""
+    return {None if each.whole else each.source: each for each in ordered}
+
+
+def _runs(ordered: Sequence[Lesson]) -> tuple[_Run, ...]:
+    """Return lessons with numbers by runs that say the same, the last first."""
+    runs = []
+    for kind, group in groupby(ordered, key=lambda each: each.kind):
+        members = list(group)
+        lines = [tuple(split(each.text).slots) for each in members]
+        columns = [[number(slot) for slot in column] for column in zip(*lines, strict=True)]
+        slots = tuple(
+            _Values(
+                tuple(sorted({v for v in column if not math.isnan(v)})),
+                any(map(math.isnan, column)),
+            )
+            for column in columns
+        )
+        runs.append(_Run(kind, slots, frozenset(lines), members[-1]))
+    return tuple(reversed(runs))
+
+
+def _normal_range(runs: Sequence[_Run], i: int) -> Range:
+    """Least and greatest value of a slot that were confirmed to be normal."""
+    found = [run.slots[i].numbers for run in runs if run.kind == "normal"]
+    ends = [end for numbers in found if numbers for end in (numbers[0], numbers[-1])]
+    return (min(ends), max(ends)) if ends else _NOWHERE
+
+
+class Overlay:
+    """Lessons of one model, by where they are looked up.
+
+    Args:
+        by_template: they are of lines (an anomaly's); else of exact texts (an intent's).
+    """
+
+    def __init__(self, *, by_template: bool) -> None:
+        self._by_template = by_template
+        self._lessons: dict[int, Lesson] = {}
+        self._places: dict[str, tuple[Lesson, ...]] = {}
+        self._entries: dict[str, Entry] = {}
+
+    def __len__(self) -> int:
+        return len(self._lessons)
+
+    @property
+    def lessons(self) -> Mapping[int, Lesson]:
+        """Those that it holds, by number."""
+        return self._lessons
+
+    def learn(self, *lessons: Lesson) -> None:
+        """Take lessons in; those it has already change nothing."""
+        new = {each.id: each for each in lessons if each.id not in self._lessons}
+        found: dict[str, list[Lesson]] = {}
+        for each in new.values():
+            for place in self._where(each):
+                found.setdefault(place, []).append(each)
+        self._lessons.update(new)
+        for place, more in found.items():
+            self._put(place, [*self._places.get(place, ()), *more])
+
+    def unlearn(self, *ids: int) -> None:
+        """Be as if these had never been learnt; those it does not have change nothing."""
+        gone = [self._lessons.pop(id_) for id_ in ids if id_ in self._lessons]
+        for each in gone:
+            for place in self._where(each):
+                self._put(place, [x for x in self._places.get(place, ()) if x.id != each.id])
+
+    def at(self, template: str) -> Entry | None:
+        """Return what lessons say of a template, as it was split; None: nothing."""
+        return self._entries.get(canonical(template)) if self._entries else None
+
+    def of(self, text: str) -> Lesson | None:
+        """Return what a lesson says of a text, first of the exact one; None: nothing."""
+        if not self._places:
+            return None
+        found = self._places.get(f"={text}") or self._places.get(f"~{text.casefold()}")
+        return found[-1] if found else None
+
+    def contradicted(self, lesson: Lesson) -> Lesson | None:
+        """Return the lesson that says otherwise of the very text of `lesson`; None: none does."""
+        if not self._by_template:
+            said = self.of(lesson.text)
+            return said if said and (said.kind, said.label) != (lesson.kind, lesson.label) else None
+        template, slots = split(lesson.text)
+        if (entry := self.at(template)) is None:
+            return None
+        slots = slots if lesson.whole else []
+        covered = entry.covers(slots, lesson.source or "", known=False, seen=())
+        if lesson.kind == "normal":
+            return covered.fault
+        return covered.words if covered.fault is None and all(covered.quiet) else None
+
+    def same(self, lesson: Lesson) -> Lesson | None:
+        """Return a lesson that says the same of the same, and is not contradicted; None: none."""
+        found = self._places.get(self._where(lesson)[0], ())
+        alike = [x for x in found if _said(x) == _said(lesson)]
+        others = [x for x in found if (x.kind, x.label) != (lesson.kind, lesson.label)]
+        last = alike[-1] if alike else None
+        return None if last is None or any(x.order > last.order for x in others) else last
+
+    def _where(self, lesson: Lesson) -> tuple[str, ...]:
+        if self._by_template:
+            return (canonical(split(lesson.text).template),)
+        return f"={lesson.text}", f"~{lesson.text.casefold()}"
+
+    def _put(self, place: str, lessons: Iterable[Lesson]) -> None:
+        ordered = tuple(sorted(lessons, key=lambda each: each.order))
+        if not ordered:
+            self._places.pop(place, None)
+            self._entries.pop(place, None)
+            return
+        self._places[place] = ordered
+        if self._by_template:
+            self._entries[place] = Entry(ordered)
+
+
+def _said(lesson: Lesson) -> tuple[object, ...]:
+    return lesson.kind, lesson.label, lesson.text, lesson.whole, lesson.source
