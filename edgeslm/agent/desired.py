@@ -159,7 +159,7 @@ def laid_over(
         for name, limits in config.models.items():
             changed = limits.model_dump(exclude_none=True)
             known[name] = known.get(name, ModelSettings()).model_copy(update=changed)
-        for key in ("routes", "outbox", "state_interval_s"):
+        for key in ("routes", "outbox", "feedback", "state_interval_s"):
             if (value := getattr(config, key)) is not None:
                 update[key] = value
     laid = settings.model_copy(update=update)

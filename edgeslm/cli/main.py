@@ -40,6 +40,7 @@ COMMANDS: Final = {
     ("fleet", "authority"): ("edgeslm.cli.fleet_authority", "replace who signs certificates"),
     ("fleet", "accounts"): ("edgeslm.cli.fleet_accounts", "say who may use page and API"),
     ("fleet", "tokens"): ("edgeslm.cli.fleet_tokens", "make and revoke tokens of the API"),
+    ("fleet", "token"): ("edgeslm.cli.fleet_token", "let operators silence alarms on devices"),
     ("fleet", "audit"): ("edgeslm.cli.fleet_audit", "say who did what"),
     ("fleet", "collect"): ("edgeslm.cli.fleet_collect", "results for the next export"),
     ("fleet", "doctor"): ("edgeslm.cli.fleet_doctor", "have a device look at itself"),

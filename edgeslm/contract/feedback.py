@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, NotRequired, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator, with_config
 
 from edgeslm.contract.base import Name, Typed, spelled
+from edgeslm.contract.learning import TokenId
 from edgeslm.contract.messages import ErrorInfo, SchemaVersion, Timed, UnixTime
 
 MAX_FEEDBACK_BYTES: Final = 64 * 1024
@@ -31,15 +32,6 @@ Tag = Annotated[str, Field(max_length=64)]
 Said = Annotated[str, Field(min_length=1, max_length=MAX_FEEDBACK_CHARS)]
 FeedbackKind = Literal["normal", "anomaly", "intent", "undo"]
 Flag = Literal["contradicts", "known_fault"]
-PublicKey = Annotated[
-    str,
-    spelled(
-        r"^[A-Za-z0-9+/]{43}=$",
-        "not a key: `edgeslm fleet token key` prints it",
-        description="Ed25519, base64.",
-    ),
-]
-TokenId = Annotated[str, spelled(r"^[0-9a-f]{16}$", "not a token's id: 16 of 0-9 and a-f")]
 
 
 class Feedback(BaseModel):

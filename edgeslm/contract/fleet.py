@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgeslm.contract.base import Name, RelativePath, Sha256, Typed, spelled
+from edgeslm.contract.learning import FeedbackSettings
 from edgeslm.contract.manifest import Requirements
 from edgeslm.contract.messages import ErrorInfo, SchemaVersion
 from edgeslm.contract.settings import OutboxSettings, Route
@@ -93,6 +94,9 @@ class DeviceConfig(Typed):
     )
     models: dict[Name, ModelLimits] = Field(default={}, description="By name.")
     outbox: OutboxSettings | None = None
+    feedback: FeedbackSettings | None = Field(
+        None, description="In place of the file's: so keys of tokens change, and tokens end."
+    )
     state_interval_s: Annotated[float, Field(ge=1, le=86_400)] | None = None
 
 

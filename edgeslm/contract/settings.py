@@ -28,6 +28,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from edgeslm.contract.base import Name, problems_of, read_toml, spelled
 from edgeslm.contract.identity import CERT, CURRENT, KEY, SOCKET, read_identity
+from edgeslm.contract.learning import FeedbackSettings, LearnSettings, NoticeSettings
 from edgeslm.contract.messages import MAX_TAG_CHARS, MAX_TAGS
 from edgeslm.contract.topics import DEFAULT_ROOT, Topics, covers, filter_problem, overlap
 from edgeslm.errors import ConfigError, NotProvisionedError
@@ -213,6 +214,11 @@ class ModelSettings(_Section):
     receive_maximum: Annotated[
         int, Field(ge=1, le=65_535, description="Messages taken and not yet acknowledged.")
     ] = 512
+    review: Annotated[
+        bool,
+        Field(description="Show each new template once (docs/feedback.md), alarm or not."),
+    ] = False
+    learn: LearnSettings = LearnSettings()
 
 
 class Route(_Section):
@@ -543,6 +549,8 @@ class AgentSettings(BaseSettings):
     update: UpdateSettings | None = None
     provision: ProvisionSettings | None = None
     homeassistant: HomeAssistantSettings | None = None
+    feedback: FeedbackSettings | None = None
+    notices: NoticeSettings = NoticeSettings()
     pressure: PressureSettings = PressureSettings()
     metrics: MetricsSettings | None = None
     tags: Annotated[

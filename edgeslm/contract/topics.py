@@ -54,6 +54,16 @@ class Topics:
         """Where the fleet's manager asks this device for something; nothing is retained there."""
         return f"{self.base}/command"
 
+    @property
+    def feedback(self) -> str:
+        """Where people say what they think of this device's answers."""
+        return f"{self.base}/feedback"
+
+    @property
+    def feedback_reply(self) -> str:
+        """Where this device says what came of that; one level below what it listens to itself."""
+        return f"{self.base}/feedback/reply"
+
     def results(self, model: str) -> str:
         return f"{self.base}/results/{model}"
 

@@ -114,7 +114,8 @@ class Access:
         """Return what a device may do; `USER` in place of its id: any device."""
         own, fleet = Topics(self.root, device), FleetTopics(self.root)
         said = (own.status, own.state, own.events, own.update, own.results("+"), own.reply("+"))
-        heard = (own.assignment, own.command, own.answer("+"))
+        said += (own.feedback_reply,)
+        heard = (own.assignment, own.command, own.feedback, own.answer("+"))
         shared = (fleet.index, fleet.metadata("+"), fleet.blob("+"))
         inputs = tuple(_unshared(each).replace(USER, device) for each in self.inputs)
         asks = self.of_provisioner(CLIENT if device == USER else "+")
@@ -141,12 +142,13 @@ class Access:
         each, fleet = Topics(self.root, "+"), FleetTopics(self.root)
         shared = (fleet.index, fleet.metadata("+"), fleet.blob("+"))
         asked = (fleet.wants, fleet.ask, fleet.provisions)
-        heard = (*self.of_viewer().subscribe, each.reply("+"), fleet.metadata("+"), *asked)
+        answers = (each.reply("+"), each.feedback_reply)
+        heard = (*self.of_viewer().subscribe, *answers, fleet.metadata("+"), *asked)
         # What its processes share, as those brokers see it that look at the whole filter.
         said = (each.events, each.results("+"), *asked)
         return Grants(
             (
-                *(each.assignment, each.command, each.answer("+")),
+                *(each.assignment, each.command, each.feedback, each.answer("+")),
                 *shared,
                 fleet.provision_reply("+"),
                 fleet.authority,

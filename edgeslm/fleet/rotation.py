@@ -17,9 +17,11 @@ from tuf.api.metadata import Root, Targets
 from edgeslm.contract.fleet import DIRECTOR, TIME_KEYS, Keys
 from edgeslm.fleet.director import sign_again
 from edgeslm.fleet.errors import KeyUnusedError
+from edgeslm.fleet.operators import ROLE
 from edgeslm.fleet.repository import Repository, director_target, keys_of
 from edgeslm.fleet.store import Published, next_of
 
+TOKENS: Final = "operators' tokens"
 _TOP: Final = ("root", "targets", "snapshot", "timestamp")
 
 
@@ -29,7 +31,8 @@ class KeyUse:
 
     Args:
         name: of its files.
-        roles: root, targets, snapshot, timestamp, model-NAME, director, time; () where none.
+        roles: root, targets, snapshot, timestamp, model-NAME, director, time, or `TOKENS`; ()
+            where none.
         where: PKCS#11 URI or path of the private half.
     """
 
@@ -44,7 +47,7 @@ def list_keys(repository: Repository) -> list[KeyUse]:
     return [
         KeyUse(
             name,
-            tuple(sorted(_roles_of(published, record.keyid))),
+            (TOKENS,) if record.role == ROLE else tuple(sorted(_roles_of(published, record.keyid))),
             repository.config.keys.get(name) or record.at or f"keys/{name}.pem",
         )
         for name, record in repository.keys.records().items()

@@ -1,0 +1,77 @@
+"""Settings of what a device learns: from operators, of sources that are new, and what it shows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgeslm.contract.base import spelled
+
+PublicKey = Annotated[
+    str,
+    spelled(
+        r"^[A-Za-z0-9+/]{43}=$",
+        "not a key: `edgeslm fleet token key` prints it",
+        description="Ed25519, base64.",
+    ),
+]
+TokenId = Annotated[str, spelled(r"^[0-9a-f]{16}$", "not a token's id: 16 of 0-9 and a-f")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FeedbackSettings(_Section):
+    """What operators say of answers (docs/feedback.md); absent: the topic is not heard."""
+
+    keys: Annotated[
+        tuple[PublicKey, ...],
+        Field(
+            max_length=8,
+            description="Whose tokens count, as `edgeslm fleet token key` prints them; none: "
+            "nothing silences an alarm.",
+        ),
+    ] = ()
+    revoked: Annotated[
+        tuple[TokenId, ...], Field(max_length=1000, description="Ids of tokens that do not.")
+    ] = ()
+    need_token: Annotated[
+        Literal["to-silence", "always"], Field(description="What takes an operator's token.")
+    ] = "to-silence"  # noqa: S105 -- no password
+    per_minute: Annotated[
+        int, Field(ge=1, le=6000, description="Messages that are heeded; others are counted.")
+    ] = 60
+    remember: Annotated[
+        int,
+        Field(
+            ge=16,
+            le=100_000,
+            description="Results of each model that feedback can name by their ids; as many "
+            "alarms besides.",
+        ),
+    ] = 1000
+    max_lessons: Annotated[int, Field(ge=1, le=100_000, description="That are kept.")] = 5000
+    max_mb: Annotated[int, Field(ge=1, le=256, description="Of their texts, on disk.")] = 8
+
+
+class LearnSettings(_Section):
+    """A source that the model was not trained on learns what is its own, for a while."""
+
+    lines: Annotated[
+        int, Field(ge=0, le=100_000, description="That it learns from; 0: it does not learn.")
+    ] = 1000
+    hours: Annotated[
+        float,
+        Field(gt=0, le=8760, description="After which it has learnt, if 30 lines have come."),
+    ] = 24.0
+
+
+class NoticeSettings(_Section):
+    """Events for people: `alarm_raised` and `template_shown`, one for all alarms that are alike."""
+
+    again_s: Annotated[
+        float,
+        Field(ge=1, description="An alarm that was quiet for so long is told as a new one."),
+    ] = 86_400.0
