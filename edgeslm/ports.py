@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from edgeslm.contract.manifest import Artifact
 from edgeslm.contract.messages import Cause, ClockTrust
+from edgeslm.core.learning import Progress, School
+from edgeslm.core.overlay import Kind, Overlay
 from edgeslm.errors import RejectedError, UnavailableError
 
 if TYPE_CHECKING:  # the agent's start, or the exporter, does without them
@@ -151,6 +153,9 @@ class Answer:
     source_known: bool | None = None
     truncated: bool = False
     explanation: Sequence[Cause] = ()
+    lesson: int | None = None
+    learning: Progress | None = None
+    new: bool = False  # of a template that nobody has used or spoken of
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +177,23 @@ class Prepared:
 class Memory(Protocol):
     """What a task knows of the texts it was asked before; one stream's, and one thread's at a time.
 
-    It depends on what was asked and in which order, and on nothing else: no clock, no model.
+    It depends on what was asked and in which order, and on what it was taught: no clock, no model.
     """
+
+    @property
+    def ordered(self) -> bool:
+        """Whether answers depend on what was asked before: else any thread may use it."""
+
+    @property
+    def overlay(self) -> Overlay:
+        """What operators have confirmed; one other thread may teach it while it is used."""
+
+    @property
+    def school(self) -> School | None:
+        """What sources learn that were not in training; None: nothing."""
+
+    def refuses(self, kind: Kind, label: str) -> str | None:
+        """Say why a lesson of this kind, and label, is of no use to it; None where it is."""
 
     def counts(self) -> dict[str, int]:
         """How often what happened, by name, since it began; any thread may ask."""

@@ -52,7 +52,9 @@ class Model(Protocol):
     @property
     def cache_misses(self) -> int: ...
     def memory(self) -> Memory | None: ...
-    def answer_all(self, requests: Sequence[Request]) -> list[Answer | Exception]: ...
+    def answer_all(
+        self, requests: Sequence[Request], memory: Memory | None
+    ) -> list[Answer | Exception]: ...
     def read(self, requests: Sequence[Request]) -> Sequence[object]: ...
     def judge(self, readings: Sequence[Any], memory: Memory | None) -> list[Answer | Exception]: ...
     def replay_golden(self) -> object: ...
@@ -90,9 +92,11 @@ class AbsentModel:
     def memory(self) -> None:
         """It needs none."""
 
-    def answer_all(self, requests: Sequence[Request]) -> list[Answer | Exception]:
+    def answer_all(
+        self, requests: Sequence[Request], memory: Memory | None = None
+    ) -> list[Answer | Exception]:
         """Refuse each."""
-        return self.judge(self.read(requests))
+        return self.judge(self.read(requests), memory)
 
     def read(self, requests: Sequence[Request]) -> Sequence[object]:
         """Refuse each."""
@@ -114,10 +118,15 @@ class AbsentModel:
 
 
 class Mind(NamedTuple):
-    """A model and what it remembers; None: its answers depend on nothing that came before."""
+    """A model, and what it remembers; None: nothing, and it cannot be taught."""
 
     model: Model
     memory: Memory | None
+
+    @property
+    def ordered(self) -> bool:
+        """Whether its answers depend on what came before."""
+        return self.memory is not None and self.memory.ordered
 
 
 class _Asked(NamedTuple):
@@ -188,7 +197,7 @@ class Responder:
             memory: one of its own; None: of nothing yet. Windows and sessions begin anew with each
                 model, since another one has other templates.
         """
-        self._mind = Mind(model, memory or model.memory())
+        self._mind = Mind(model, model.memory() if memory is None else memory)
 
     @property
     def most(self) -> int:
@@ -202,14 +211,14 @@ class Responder:
 
     def begin(self, job: Job) -> None:
         """Give an input its turn, if that matters: called in the order in which they came."""
-        job.turn = None if self._mind.memory is None else self._sequencer.turn()
+        job.turn = self._sequencer.turn() if self._mind.ordered else None
 
     def lesson(self, teach: Callable[[Memory], None]) -> Lesson | None:
         """Return what lets `teach` change the memory after the inputs begun so far.
 
         None where there is none to change.
         """
-        return None if self._mind.memory is None else Lesson(self._sequencer.turn(), teach)
+        return Lesson(self._sequencer.turn(), teach) if self._mind.ordered else None
 
     def learn(self, lesson: Lesson, done: Done) -> None:
         """Leave a lesson for its turn; `done` as in `respond`."""
@@ -237,25 +246,25 @@ class Responder:
                 asked.append(one)
             else:
                 ended.append(job)
-        if mind.memory is not None and asked:
+        if mind.ordered and asked:
             self._read(mind, asked, done)
         else:
             if asked:
-                self._answer(mind.model, asked)
+                self._answer(mind, asked)
             ended = list(jobs)
         if ended:
             done(ended)
             self.forgo(ended, done)
 
-    def _answer(self, model: Model, asked: Sequence[_Asked]) -> None:
+    def _answer(self, mind: Mind, asked: Sequence[_Asked]) -> None:
         """Answer what depends on nothing that came before."""
         answers: Sequence[Answer | Exception]
         try:
-            answers = model.answer_all([request for _, request, _ in asked])
+            answers = mind.model.answer_all([request for _, request, _ in asked], mind.memory)
         except Exception as err:  # noqa: BLE001 -- inputs must not take the worker with them
             answers = [err] * len(asked)
         for one, answer in zip(asked, answers, strict=True):
-            self._conclude(model, one, answer)
+            self._conclude(mind.model, one, answer)
 
     def _read(self, mind: Mind, asked: Sequence[_Asked], done: Done) -> None:
         """Read inputs, and leave each to be judged in its turn."""

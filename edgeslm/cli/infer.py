@@ -174,7 +174,7 @@ def main(argv: Sequence[str]) -> int:
         source=args.source,
     )
     groups = read_groups(sys.stdin.fileno(), max_bytes=args.max_bytes)
-    if memory is None:
+    if memory is None or not memory.ordered:
         done = map_in_order(groups, answering.answer, threads=args.threads)
     else:
         read = map_in_order(groups, answering.read, threads=args.threads)

@@ -87,6 +87,14 @@ class Cause(TypedDict):
 
 
 @with_config(_WIRE)
+class Learning(TypedDict):
+    """How far a source has come that was not in training, and learns what is its own."""
+
+    lines: Annotated[int, Field(ge=0, description="It has learnt from.")]
+    of: Annotated[int, Field(ge=1, description="It will learn from.")]
+
+
+@with_config(_WIRE)
 class Scores(TypedDict):
     """Scores of the results of a summary that have one."""
 
@@ -144,7 +152,13 @@ class Result(Timed):
         ]
     ]
     channels: NotRequired[Annotated[dict[str, PValue], Field(description="p-value of each.")]]
-    source_known: NotRequired[bool]
+    source_known: NotRequired[
+        Annotated[bool, Field(description="It was in training, or has learnt what is its own.")]
+    ]
+    learning: NotRequired[Annotated[Learning, Field(description="Where the source does, now.")]]
+    lesson: NotRequired[
+        Annotated[int, Field(description="Number of what an operator has said of it, if counted.")]
+    ]
     truncated: NotRequired[
         Annotated[bool, Field(description="The text was longer than max_tokens.")]
     ]
@@ -465,6 +479,7 @@ __all__ = [
     "ErrorInfo",
     "Event",
     "FallenOperator",
+    "Learning",
     "ModelRef",
     "ModelState",
     "Phase",

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from edgeslm.core.learning import Learnt
+from edgeslm.core.memory import LineMemory
 from edgeslm.core.novelty import Vocabulary
 from edgeslm.core.numbers import History, Line
-from edgeslm.core.template import Split, number
+from edgeslm.core.overlay import Covered
+from edgeslm.core.template import Split, canonical, number
 
 DISTANCE: Final = 0.25
 """Weight in the text score of the embedding's cosine distance to the nearest known template."""
@@ -58,6 +61,8 @@ class Scores(NamedTuple):
     """Index of the known template that it is; None if it is new."""
     values: Sequence[float] = ()
     """The numbers in its slots, NaN where there is none; empty for a new template."""
+    covered: Covered | None = None
+    """What lessons say of it; None: nothing."""
 
 
 class _Source:
@@ -84,6 +89,7 @@ class Detector:
     def __init__(
         self, templates: Sequence[str], everyone: Repertoire, sources: Mapping[str, Repertoire]
     ) -> None:
+        self._templates = templates
         self._vocabulary = Vocabulary(templates)
         self._everyone = _Source(everyone)
         self._sources = {name: _Source(repertoire) for name, repertoire in sources.items()}
@@ -100,7 +106,26 @@ class Detector:
         """Return the known templates that share most words with a new one, the nearest first."""
         return self._vocabulary.near(template)
 
-    def scores(self, parts: Split, source: str, distance: float) -> Scores:
+    def template_of(self, template: str, memory: LineMemory[_Source]) -> str | None:
+        """Return what a source learns of a template; None: it is not known to be normal."""
+        if self._vocabulary.look(template).place is None and memory.overlay.at(template) is None:
+            return None
+        return self.name(template)
+
+    def name(self, template: str) -> str:
+        """Return what a template is called: where several were merged, they share it."""
+        place = self._vocabulary.look(template).place
+        return canonical(template) if place is None else self._templates[place]
+
+    def scores(
+        self,
+        parts: Split,
+        source: str,
+        distance: float,
+        *,
+        memory: LineMemory[_Source] | None = None,
+        budget: float = 0.0,
+    ) -> Scores:
         """Return the scores of a line.
 
         Args:
@@ -108,15 +133,52 @@ class Detector:
             source: who said it.
             distance: cosine distance of the template's embedding to the nearest known one, in
                 [0, 2]; it counts only where the template is new.
+            memory: lessons, and what new sources have learnt.
+            budget: share of normal lines that may be alarms.
         """
         template, slots = parts
-        speaker = self._sources.get(source, self._everyone)
+        speaker = self._sources.get(source)
+        if speaker is None:
+            speaker = self._everyone if memory is None else self._newcomer(source, memory, budget)
         index, words, unseen = self._vocabulary.look(template)
+        line: Line | None = None
+        values: list[float] = []
         if index is None:
-            return Scores(words + DISTANCE * distance + speaker.novelty, 0.0, None, unseen, None)
-        text = 0.0 if index in speaker.templates else speaker.novelty
-        if not slots:
-            return Scores(text, 0.0, None, unseen, index)
-        line = speaker.lines.get(index) or self._everyone.lines[index]
-        values = [number(slot) for slot in slots]
-        return Scores(text, line.score(values), line, unseen, index, values)
+            text = words + DISTANCE * distance + speaker.novelty
+        else:
+            text = 0.0 if index in speaker.templates else speaker.novelty
+            if slots:
+                line = speaker.lines.get(index) or self._everyone.lines[index]
+                values = [number(slot) for slot in slots]
+        if memory is not None and (entry := memory.overlay.at(template)) is not None:
+            seen = () if line is None else line.seen
+            covered = entry.covers(slots, source, known=index is not None, seen=seen)
+            normal = covered.words is not None and covered.words.kind == "normal"
+            surprise = 0.0 if line is None else line.score_without(values, covered.quiet)
+            text = 0.0 if normal else text
+            return Scores(text, surprise, line, unseen, index, values, covered)
+        surprise = 0.0 if line is None else line.score(values)
+        return Scores(text, surprise, line, unseen, index, values)
+
+    def _newcomer(self, source: str, memory: LineMemory[_Source], budget: float) -> _Source:
+        """Return what a source has learnt, as what it is judged by; else everyone."""
+        found = memory.speaker(source)
+        if found is None:
+            return self._everyone
+        learnt, speaker = found
+        return speaker or memory.made(learnt, self._speaker(learnt, budget))
+
+    def _speaker(self, learnt: Learnt, budget: float) -> _Source:
+        look = self._vocabulary.look
+        places = {template: look(template).place for template in learnt.templates}
+        used = frozenset(place for place in places.values() if place is not None)
+        histories = {
+            place: histories
+            for template, histories in learnt.histories.items()
+            if (place := places.get(template)) is not None
+            and len(histories) == len(self._everyone.lines[place].seen)
+        }
+        made = _Source(Repertoire(learnt.lines, learnt.once, used, histories))
+        if not learnt.settled(budget):
+            made.templates, made.novelty = self._everyone.templates, self._everyone.novelty
+        return made

@@ -117,6 +117,11 @@ class Slot:
         return min(LIMIT, self._beyond + self._slope * math.log1p(gap / self._scale))
 
     @property
+    def seen(self) -> tuple[float, float]:
+        """The least and the greatest number of training; reversed where there was none."""
+        return (self._low, self._high) if self._values else (math.inf, -math.inf)
+
+    @property
     def expected(self) -> str:
         """The range seen in training, for people."""
         if not self._values:
@@ -127,10 +132,11 @@ class Slot:
 class Line:
     """The histories of all slots of a template, ready to be asked; immutable."""
 
-    __slots__ = ("_slots", "_varying")
+    __slots__ = ("_slots", "_varying", "seen")
 
     def __init__(self, histories: Sequence[History]) -> None:
         self._slots = tuple(Slot(h) for h in histories)
+        self.seen = tuple(slot.seen for slot in self._slots)
         # A slot that never varied is no test until it does.
         self._varying = max(1, sum(slot.varies for slot in self._slots))
 
@@ -141,6 +147,14 @@ class Line:
         total = 0.0
         for slot, value in zip(self._slots, values, strict=True):
             total += math.expm1(slot.surprise(value))
+        return min(LIMIT, math.log1p(total / self._varying))
+
+    def score_without(self, values: Sequence[float], quiet: Sequence[bool]) -> float:
+        """Return the surprise of a line of which some slots are known to be in order."""
+        total = 0.0
+        for slot, value, known in zip(self._slots, values, quiet, strict=True):
+            if not known:
+                total += math.expm1(slot.surprise(value))
         return min(LIMIT, math.log1p(total / self._varying))
 
     def worst(self, values: Sequence[float]) -> tuple[int, str]:

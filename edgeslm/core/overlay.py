@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, Literal, NamedTuple
@@ -22,6 +22,8 @@ from edgeslm.core.template import canonical, number, split
 
 Kind = Literal["normal", "anomaly", "intent"]
 Range = tuple[float, float]
+FOUND: Final = 4096
+"""Templates of which it is remembered what lessons say."""
 _NOWHERE: Final[Range] = (math.inf, -math.inf)
 
 
@@ -111,7 +113,7 @@ class Covered(NamedTuple):
 class Entry:
     """What lessons say of one template; immutable."""
 
-    __slots__ = ("_always", "_runs", "_unless_known")
+    __slots__ = ("_always", "_runs", "_unless_known", "_width")
 
     def __init__(self, lessons: Iterable[Lesson]) -> None:
         ordered = sorted(lessons, key=lambda each: each.order)
@@ -121,6 +123,9 @@ class Entry:
             [each for each in ordered if each.kind == "normal" or not _is_of_numbers(each)]
         )
         numbers = [each for each in ordered if _is_of_numbers(each)]
+        # As many in all that are one template.
+        self._width = len(split(numbers[0].text).slots) if numbers else 0
+        numbers = [each for each in numbers if len(split(each.text).slots) == self._width]
         named = {each.source for each in numbers}
         self._runs = {
             source: _runs([each for each in numbers if each.source in {source, None}])
@@ -146,6 +151,8 @@ class Entry:
             default=None,
         )
         runs = self._runs.get(source, self._runs.get(None, ()))
+        if len(slots) != self._width:
+            runs = ()
         values = [number(slot) for slot in slots]
         ranges = seen or [_normal_range(runs, i) for i in range(len(slots))]
         quiet = [False] * len(slots)
@@ -205,7 +212,7 @@ def _of_words(ordered: Iterable[Lesson]) -> Iterator[Lesson]:
             ends = ends or [_NOWHERE] * len(values)
             ends = [
                 (min(low, v), max(high, v)) if not math.isnan(v) else (low, high)
-                for v, (low, high) in zip(values, ends, strict=True)
+                for v, (low, high) in zip(values, ends, strict=False)
             ]
 
 
@@ -244,13 +251,17 @@ class Overlay:
 
     Args:
         by_template: they are of lines (an anomaly's); else of exact texts (an intent's).
+        name: returns what a template, as it was split, is known by: those that are one to a bundle
+            have one name.
     """
 
-    def __init__(self, *, by_template: bool) -> None:
+    def __init__(self, *, by_template: bool, name: Callable[[str], str] = canonical) -> None:
         self._by_template = by_template
+        self._name = name
         self._lessons: dict[int, Lesson] = {}
         self._places: dict[str, tuple[Lesson, ...]] = {}
         self._entries: dict[str, Entry] = {}
+        self._found: dict[str, Entry | None] = {}  # by template as split, since the last lesson
 
     def __len__(self) -> int:
         return len(self._lessons)
@@ -280,7 +291,16 @@ class Overlay:
 
     def at(self, template: str) -> Entry | None:
         """Return what lessons say of a template, as it was split; None: nothing."""
-        return self._entries.get(canonical(template)) if self._entries else None
+        if not self._entries:
+            return None
+        found = self._found
+        try:
+            return found[template]
+        except KeyError:
+            entry = self._entries.get(self._name(template))
+            if len(found) < FOUND:
+                found[template] = entry
+            return entry
 
     def of(self, text: str) -> Lesson | None:
         """Return what a lesson says of a text, first of the exact one; None: nothing."""
@@ -313,7 +333,7 @@ class Overlay:
 
     def _where(self, lesson: Lesson) -> tuple[str, ...]:
         if self._by_template:
-            return (canonical(split(lesson.text).template),)
+            return (self._name(split(lesson.text).template),)
         return f"={lesson.text}", f"~{lesson.text.casefold()}"
 
     def _put(self, place: str, lessons: Iterable[Lesson]) -> None:
@@ -321,10 +341,12 @@ class Overlay:
         if not ordered:
             self._places.pop(place, None)
             self._entries.pop(place, None)
+            self._found = {}
             return
         self._places[place] = ordered
         if self._by_template:
             self._entries[place] = Entry(ordered)
+            self._found = {}
 
 
 def _said(lesson: Lesson) -> tuple[object, ...]:

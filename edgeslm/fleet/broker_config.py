@@ -113,8 +113,8 @@ class Access:
     def of_device(self, device: str) -> Grants:
         """Return what a device may do; `USER` in place of its id: any device."""
         own, fleet = Topics(self.root, device), FleetTopics(self.root)
-        said = (own.status, own.state, own.events, own.update, own.results("+"), own.reply("+"))
-        said += (own.feedback_reply,)
+        answers = (own.reply("+"), own.feedback_reply)
+        said = (own.status, own.state, own.events, own.update, own.results("+"), *answers)
         heard = (own.assignment, own.command, own.feedback, own.answer("+"))
         shared = (fleet.index, fleet.metadata("+"), fleet.blob("+"))
         inputs = tuple(_unshared(each).replace(USER, device) for each in self.inputs)

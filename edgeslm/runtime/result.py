@@ -55,6 +55,10 @@ def answered(  # noqa: PLR0913 -- the fields of one message
         result["channels"] = dict(answer.channels)
     if answer.source_known is not None:
         result["source_known"] = answer.source_known
+    if answer.learning is not None:
+        result["learning"] = {"lines": answer.learning.lines, "of": answer.learning.of}
+    if answer.lesson is not None:
+        result["lesson"] = answer.lesson
     result["truncated"] = answer.truncated
     if answer.explanation and share in _EXPLAINED:
         result["explanation"] = list(answer.explanation)

@@ -12,7 +12,8 @@ those with its key; see `core.sessions`), which need a memory of what was asked 
 The model reads every template once, the known ones too, although their scores do not depend on
 it. That costs little (realistic traffic of 36,204 lines has 1,742 templates), and it lets the
 golden file prove the model on a plant's ordinary lines. Statistics are frozen: an answer is a
-pure function of the request and of those before it, and of no verdict on them.
+pure function of the request and of those before it, of what its memory was taught, and of what a
+source has learnt there that was not in training (`core.overlay`, `core.learning`).
 
 `score` is the fused score, -ln of the weighted minimum, in nats: it ranks as the p-value does,
 and goes on where that ends. `confidence` is how far a line is from the alarm line:
@@ -21,8 +22,10 @@ and goes on where that ends. `confidence` is how far a line is from the alarm li
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, cast
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final, cast
 
 from edgeslm.contract.base import parse_json
 from edgeslm.contract.messages import Cause
@@ -30,6 +33,8 @@ from edgeslm.core.calibration import NUMBER, SESSION, TEXT, WINDOW, Fusion
 from edgeslm.core.calibration import Scores as Said
 from edgeslm.core.detector import Detector, Scores
 from edgeslm.core.learnt import Parameters
+from edgeslm.core.memory import LineMemory
+from edgeslm.core.numbers import LIMIT
 from edgeslm.core.series import Series
 from edgeslm.core.sessions import NONE, Oddness, Sessions
 from edgeslm.core.template import WILD, Split, readable, split
@@ -44,16 +49,25 @@ SESSION_END: Final = "session_end"
 """Not of the fused score: how odd the session is, if this line was its last."""
 
 
-class Past(Memory):
-    """What an anomaly bundle remembers: readings for windows, and sessions."""
+FEEDBACK: Final = "feedback"
+"""Channel of what an operator has confirmed to be an anomaly: as sure as can be."""
+CONFIRMED: Final = LIMIT
+"""Its score, nats, at least."""
 
-    def __init__(self, series: Series | None, sessions: Sessions | None) -> None:
+
+class Past(LineMemory[Any]):
+    """What an anomaly bundle remembers: readings for windows, sessions, and what it was taught."""
+
+    def __init__(
+        self, series: Series | None, sessions: Sessions | None, name: Callable[[str], str]
+    ) -> None:
+        super().__init__(name)
         self.series = series
         self.sessions = sessions
         self.new_templates = 0
 
     def counts(self) -> dict[str, int]:
-        found = {"new_templates": self.new_templates}
+        found = super().counts() | {"new_templates": self.new_templates}
         if self.series is not None:
             found |= {"series": len(self.series), **self.series.counts}
         if self.sessions is not None:
@@ -87,13 +101,12 @@ class Anomaly:
         self._has_sessions = sessions is not None
         self._fusion = Fusion(channels, parameters.fused.tail(), ranks=parameters.ranks)
 
-    def memory(self) -> Past | None:
-        """Return a memory of nothing yet; None where there are neither windows nor sessions."""
-        if not self._has_windows and not self._has_sessions:
-            return None
+    def memory(self) -> Past:
+        """Return a memory of nothing yet; sources that were not in training are new to it."""
         return Past(
             Series(self._gauges, self._views) if self._has_windows else None,
             Sessions(self._habits) if self._has_sessions else None,
+            self._detector.name,
         )
 
     def prepare(self, request: Request) -> Prepared:
@@ -125,35 +138,53 @@ class Anomaly:
         source = request.source
         # Rounding may leave the range by an ulp, and an accelerator may overflow to NaN.
         distance = min(2.0, max(0.0, float(outputs[DISTANCE])))
-        scores = self._detector.scores(parts, source, distance)
         past = self.memory() if memory is None else cast("Past", memory)
+        scores = self._detector.scores(parts, source, distance, memory=past, budget=self._budget)
         window, odd = None, None
-        if past is not None:
-            past.new_templates += scores.template is None
-            if past.series is not None and scores.template is not None:
-                window = past.series.score(source, scores.template, scores.values, request.time)
-            if past.sessions is not None and request.key is not None:
-                odd = past.sessions.score(request.key, scores.template, request.time)
+        past.new_templates += scores.template is None
+        if past.series is not None and scores.template is not None:
+            window = past.series.score(source, scores.template, scores.values, request.time)
+        if past.sessions is not None and request.key is not None:
+            odd = past.sessions.score(request.key, scores.template, request.time)
         session = None if odd is None else odd.line
+        if (covered := scores.covered) is not None:
+            window = None if WINDOW in covered.silenced else window
+            session = None if SESSION in covered.silenced else session
         verdict = self._fusion.verdict(Said(scores.text, scores.number, window, session))
         channels = verdict.channels
         if odd is not None:
             channels[SESSION_END] = self._end.p_value(odd.end)
-        p, budget = verdict.p_value, self._budget
+        p, score, channel, budget = verdict.p_value, verdict.score, verdict.channel, self._budget
+        lesson = None if covered is None else covered.fault or covered.words
+        if covered is not None and covered.fault is not None:
+            p, score, channel = min(p, math.exp(-CONFIRMED)), max(score, CONFIRMED), FEEDBACK
         anomalous = p <= budget
         cause: tuple[Cause, ...] = ()
         if anomalous:
-            cause = (self._cause(request, parts, scores, verdict.channel, past, odd),)
-        return Answer(
+            cause = (self._cause(request, parts, scores, channel, past, odd),)
+        answer = Answer(
             label="anomaly" if anomalous else "normal",
             confidence=1 - (p / budget if anomalous else budget / p),
-            score=verdict.score,
+            score=score,
             p_value=p,
             channels=channels,
             source_known=self._detector.knows(source),
             truncated=truncated,
             explanation=cause,
+            lesson=None if lesson is None else lesson.id,
+            new=covered is None and scores.template is None,
         )
+        known = memory is None or answer.source_known
+        return answer if known else self._of_newcomer(answer, parts, source, past)
+
+    def _of_newcomer(self, answer: Answer, parts: Split, source: str, past: Past) -> Answer:
+        """Let a source that was not in training learn; return the answer with how far it is."""
+        if past.school.learnt(source) is not None:
+            return replace(answer, source_known=True)
+        template = self._detector.template_of(parts.template, past)
+        alarm = answer.label == "anomaly"
+        learning = past.school.take(source, template, parts.slots, alarm=alarm)
+        return replace(answer, learning=learning)
 
     def _cause(  # noqa: PLR0913, PLR0917 -- what `finish` knows of a line
         self,
@@ -161,15 +192,17 @@ class Anomaly:
         parts: Split,
         scores: Scores,
         channel: str,
-        past: Past | None,
+        past: Past,
         odd: Oddness | None,
     ) -> Cause:
         """Return what made `channel` the lowest."""
+        if channel == FEEDBACK:
+            return {"channel": channel}
         if channel == NUMBER and scores.line is not None:
             slot, expected = scores.line.worst(scores.values)
             value = parts.slots[slot][:LONGEST_QUOTE]
             return {"channel": channel, "slot": slot, "value": value, "expected": expected}
-        if channel == WINDOW and past is not None and past.series and scores.template is not None:
+        if channel == WINDOW and past.series and scores.template is not None:
             worst = past.series.worst(request.source, scores.template)
             return {
                 "channel": channel,

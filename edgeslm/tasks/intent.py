@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Final, Literal, TypeVar
 
 import numpy as np
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from edgeslm.contract.base import Typed, parse_json
+from edgeslm.core.memory import TextMemory
+from edgeslm.core.overlay import Lesson
 from edgeslm.ports import Answer, Memory, Prepared, Request, Tensor
 
 LOGITS: Final = "logits"
@@ -141,8 +144,8 @@ class Intent:
         self._threshold = parameters.threshold
         self._calibration = parameters.calibration
 
-    def memory(self) -> None:
-        """It needs none."""
+    def memory(self) -> Memory:
+        return TextMemory(self._labels)
 
     def prepare(self, request: Request) -> Prepared:
         return Prepared(request, request.text)  # words matter: the key is the exact text
@@ -155,7 +158,6 @@ class Intent:
         truncated: bool,
         memory: Memory | None = None,
     ) -> Answer:
-        del prepared, memory
         assert outputs is not None  # noqa: S101 -- `prepare` always asks for the model
         logits = outputs[LOGITS].astype(np.float32, copy=False)
         best = int(logits.argmax())
@@ -168,7 +170,7 @@ class Intent:
         )
         # Share of in-scope texts at least as far out; the text itself counts as one of them.
         behind = len(self._calibration) - bisect_left(self._calibration, score)
-        return Answer(
+        answer = Answer(
             label=self._labels[best],
             # exp(best logit - log of the sum): the softmax's largest value
             confidence=min(1.0, float(np.exp(float(logits[best]) + free))),
@@ -177,6 +179,16 @@ class Intent:
             p_value=(behind + 1) / (len(self._calibration) + 1),
             truncated=truncated,
         )
+        lesson = None if memory is None else memory.overlay.of(prepared.request.text)
+        return answer if lesson is None else self._taught(answer, lesson)
+
+    def _taught(self, answer: Answer, lesson: Lesson) -> Answer:
+        """Return the answer as an operator has it; one that this bundle cannot give is left."""
+        if lesson.kind == "anomaly":
+            return replace(answer, accepted=False, lesson=lesson.id)
+        if lesson.label not in self._labels:
+            return answer
+        return replace(answer, label=lesson.label, confidence=1.0, accepted=True, lesson=lesson.id)
 
 
 def load(parameters: bytes) -> Intent:

@@ -1,0 +1,87 @@
+"""What a task knows beside its bundle: what operators confirmed, and what new sources have learnt.
+
+Both begin empty, as with the golden file, `infer` and evaluation. An agent fills them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Final, Generic, TypeVar
+
+from edgeslm.core.learning import Learnt, School
+from edgeslm.core.overlay import Kind, Overlay
+from edgeslm.core.template import canonical
+
+S = TypeVar("S")
+
+
+class TextMemory:
+    """Of a task that judges each text by itself: their order does not matter.
+
+    Args:
+        labels: that it may answer.
+    """
+
+    ordered: Final = False
+    school: Final = None
+
+    def __init__(self, labels: Collection[str] = ()) -> None:
+        self.overlay = Overlay(by_template=False)
+        self._labels = labels
+
+    def refuses(self, kind: Kind, label: str) -> str | None:
+        """Say why it has no use for such a lesson; None where it has."""
+        if kind == "normal":
+            return "this model knows intents: name the right one, or say that it is none of them"
+        if kind == "intent" and label not in self._labels:
+            return "this model has no such intent"
+        return None
+
+    def counts(self) -> dict[str, int]:
+        """Return how much it holds."""
+        return {"lessons": len(self.overlay)}
+
+
+class LineMemory(Generic[S]):
+    """Of a task that judges lines by their sources, for one bundle; one thread's at a time.
+
+    Lessons may come from another thread, see `Overlay`.
+
+    Args:
+        name: see there.
+    """
+
+    ordered: Final = True
+
+    def __init__(self, name: Callable[[str], str] = canonical) -> None:
+        self.overlay = Overlay(by_template=True, name=name)
+        self.school = School()
+        self._speakers: dict[str, tuple[Learnt, S]] = {}
+
+    @staticmethod
+    def refuses(kind: Kind, label: str) -> str | None:
+        """Say why it has no use for such a lesson; None where it has."""
+        del label
+        return "this model knows no intents: say normal, or anomaly" if kind == "intent" else None
+
+    def counts(self) -> dict[str, int]:
+        """Return how much it holds, and what was too much for it."""
+        school = self.school
+        return {
+            "lessons": len(self.overlay),
+            "sources_learning": len(school.learning),
+            "sources_refused": school.refused,
+        }
+
+    def speaker(self, source: str) -> tuple[Learnt, S | None] | None:
+        """Return what a source has learnt, and what was made of it; None: it has not."""
+        learnt = self.school.learnt(source)
+        if learnt is None:
+            return None
+        held = self._speakers.get(source)
+        return held if held is not None and held[0] is learnt else (learnt, None)
+
+    def made(self, learnt: Learnt, speaker: S) -> S:
+        """Keep what was made of what a source has learnt; return it."""
+        self._speakers[learnt.source] = learnt, speaker
+        return speaker
