@@ -145,7 +145,9 @@ class Maker:
         if plan.emulated:  # each takes a second or two
             strange = strange[:_STRANGE_EMULATED]
         more = map(Judged, strange, answers(strange, "more cases of"))
-        ask = partial(answers, stage="cases in order of") if model.memory() is not None else None
+        memory = model.memory()
+        in_order = memory is not None and memory.ordered
+        ask = partial(answers, stage="cases in order of") if in_order else None
         golden, allowed = self._golden(built, made, [*judged, *more], ask)
         made = replace(made, golden=golden, tolerance=allowed)
         # Raises where a case does not replay.

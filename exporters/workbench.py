@@ -241,7 +241,8 @@ class Workbench:
         new = {(r.text, r.source): r for r in rows if (r.text, r.source) not in known}
         if new:
             answering = model()
-            remembers = answering.memory() is not None
+            memory = answering.memory()
+            remembers = memory is not None and memory.ordered
             asked = list(rows if remembers else new.values())
             with self.stage(stage, len(asked)) as advance:
                 said = answer_all(answering, asked, advance)

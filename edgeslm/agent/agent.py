@@ -24,6 +24,7 @@ from edgeslm.agent.homeassistant import announcements
 from edgeslm.agent.loader import Loaded, Loader, News, Rechecked, RoomWanted
 from edgeslm.agent.metrics import Endpoint, Snapshot
 from edgeslm.agent.parts import Office, Parts
+from edgeslm.agent.people import FEEDBACK, People, Voices
 from edgeslm.agent.responder import Responder
 from edgeslm.agent.roster import Roster
 from edgeslm.agent.session import Job
@@ -124,12 +125,21 @@ class Agent:
             unacknowledged=settings.unacknowledged,
             on_trouble=self._trouble,
         )
+        self._people = People(
+            settings,
+            parts,
+            Voices(self._trouble, self._event, self._forwarder.note),
+            slots=lambda: self._roster.slots,
+            sink=self._sink(FEEDBACK),
+            drops=self._drops,
+        )
         self._office = Office(
             clock=parts.clock,
             sink=self._sink,
             pool=self._pool,
             trouble=self._trouble,
             event=self._event,
+            memory=self._people.memory,
         )
         self._roster = Roster(settings, parts, self._office, loader=self._loader, drops=self._drops)
         self._vitals = Vitals(parts, self._office, self._roster, self._bell.ring)
@@ -200,6 +210,9 @@ class Agent:
         if name is None:
             self._take_uplink(report, now)
             return
+        if name == FEEDBACK:
+            self._people.take(report)
+            return
         slot = self._roster.slots.get(name)
         if slot is None:
             return
@@ -259,6 +272,7 @@ class Agent:
             if (parcel := job.parcel) is not None:
                 took_s = parcel.born - job.message.received_at
                 slot.latencies.add(parcel.born, took_s, behind=slot.behind)
+                self._people.note(job)
             self._roster.dispatcher.finished(job)
 
     # Models and routes.
@@ -314,6 +328,7 @@ class Agent:
         self._forwarder.live_by(settings.outbox, unacknowledged=settings.unacknowledged)
         self._vitals.live_by(settings.pressure)
         self._endpoint.live_by(settings.metrics)
+        self._people.live_by(settings)
         due_at = self._clock.monotonic() + settings.state_interval_s
         self._state_at = min(self._state_at, due_at)
 
@@ -339,6 +354,7 @@ class Agent:
     def _tick(self, now: float) -> None:
         forwarder, roster = self._forwarder, self._roster
         self._vitals.tend(now)
+        self._people.tend(now)
         if forwarder.changed or roster.changed:
             forwarder.changed = roster.changed = False
             self._changed = True
@@ -472,6 +488,8 @@ class Agent:
             slot.session.acknowledge()
             slot.session.link.stop()
         self._roster.save()
+        if (feedback := self._people.leave()) is not None:
+            links.append(feedback)
         links.append(self._forwarder.link)
         self._forwarder.link.stop(self._voice.status("stopped"))
         until = self._clock.monotonic() + LEAVE_S

@@ -12,6 +12,7 @@ from edgeslm.adapters.systemd import Notifier
 from edgeslm.agent.crashes import Crashes
 from edgeslm.agent.desired import Source
 from edgeslm.agent.homeassistant import Discovery
+from edgeslm.agent.people import PeopleParts
 from edgeslm.agent.responder import Model, Responder
 from edgeslm.agent.retained import Retained
 from edgeslm.agent.workers import Pool
@@ -19,7 +20,7 @@ from edgeslm.contract.profile import FlashBudget, PressureLimits
 from edgeslm.contract.settings import AgentSettings
 from edgeslm.core.delivery import Parcel
 from edgeslm.core.pressure import Reading
-from edgeslm.ports import DeviceClock, Outbox, Sink, Transport
+from edgeslm.ports import DeviceClock, Memory, Outbox, Sink, Transport
 
 if TYPE_CHECKING:  # loaded only where there is an updater
     from edgeslm.adapters.unix_socket import LineServer, LineSink
@@ -52,7 +53,7 @@ class RosterParts(Protocol):
         """Forget what is remembered of a model: it is gone."""
 
 
-class Parts(RosterParts, Protocol):
+class Parts(RosterParts, PeopleParts, Protocol):
     """What the agent is made of; `edgeslm.agent.wiring` has the real ones."""
 
     @property
@@ -143,6 +144,7 @@ class Office:
         pool: makes the threads of a model: name, how many, who answers.
         trouble: tells an event with an error: event, code, message, model.
         event: tells an event: event, model, detail.
+        memory: makes the memory of a model that is about to answer.
     """
 
     clock: DeviceClock
@@ -150,3 +152,4 @@ class Office:
     pool: Callable[[str, int, Responder], Pool]
     trouble: Callable[[str, str, str, str | None], None]
     event: Callable[[str, str | None, Mapping[str, str | float]], None]
+    memory: Callable[[str, Model], Memory | None]

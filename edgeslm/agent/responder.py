@@ -164,13 +164,22 @@ class Responder:
 
     Args:
         model: who answers, until `equip` names another.
+        memory: see there.
         device: this device's id.
         topic: where its results go.
         clock: for the times in results.
     """
 
-    def __init__(self, model: Model, *, device: str, topic: str, clock: DeviceClock) -> None:
-        self._mind = Mind(model, model.memory())
+    def __init__(
+        self,
+        model: Model,
+        memory: Memory | None = None,
+        *,
+        device: str,
+        topic: str,
+        clock: DeviceClock,
+    ) -> None:
+        self.equip(model, memory)
         self._device = device
         self._topic = topic
         self._clock = clock
@@ -381,13 +390,15 @@ class Responder:
         message, route = job.message, job.route
         latency_s = self._clock.monotonic() - message.received_at
         now = self._clock.wall()
+        id_ = own_id or self._id(job)
+        job.said = id_, request, answer
         return answered(
             answer,
             ref=model.ref,
             task=model.task,
             device=self._device,
             topic=message.topic,
-            id=own_id or self._id(job),
+            id=id_,
             time_in=now - latency_s,
             time_out=now,
             latency_ms=latency_s * 1000,

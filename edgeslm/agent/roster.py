@@ -291,16 +291,18 @@ class Roster:
         slot.latencies.clear()
         if not slot.paused:
             slot.latencies.resume(self._office.clock.monotonic())
+        memory = self._office.memory(slot.name, model)
         if slot.responder is None:
             responder = Responder(
                 model,
+                memory,
                 device=self._started.device_id,
                 topic=self._topics.results(slot.name),
                 clock=self._office.clock,
             )
             self._serve(slot, responder)
         else:
-            slot.responder.equip(model)
+            slot.responder.equip(model, memory)
         self._weigh(slot)  # settings and level may have changed while it was loaded
         detail: dict[str, str | float] = {"version": model.ref["version"]}
         if source.slot is not None:

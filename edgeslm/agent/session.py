@@ -13,7 +13,7 @@ from edgeslm.contract.topics import matches, widest
 from edgeslm.core.delivery import Parcel
 from edgeslm.core.lane import Lane as Order
 from edgeslm.core.lane import Ticket
-from edgeslm.ports import Received, Transport
+from edgeslm.ports import Answer, Received, Request, Transport
 
 MAX_KILLS: Final = 3  # an input that ended the process so often is not tried again
 MAX_TOPICS: Final = 4096  # whose route is remembered
@@ -33,6 +33,7 @@ class Job(Ticket):
         parcel: its result; None where it has none.
         outcome: "answered", "error" or "expired"; set with `parcel`.
         alarm: it was answered with the label of an anomaly.
+        said: of one that was answered, the result's id, what was asked and what was answered.
         turn: when it is judged; None: at any time, or it was.
         owed: settled, but its connection is gone: acknowledged when it is redelivered.
     """
@@ -45,6 +46,7 @@ class Job(Ticket):
         "owed",
         "parcel",
         "route",
+        "said",
         "sequence",
         "session",
         "size",
@@ -69,6 +71,7 @@ class Job(Ticket):
         self.outcome = ""
         self.alarm = False
         self.turn: int | None = None
+        self.said: tuple[str, Request, Answer] | None = None
         self.owed = False
 
 

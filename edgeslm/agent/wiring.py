@@ -15,6 +15,8 @@ import edgeslm
 from edgeslm.adapters.clock import DeviceClock
 from edgeslm.adapters.fs import remove_unfinished, write_durably
 from edgeslm.adapters.gauges import Gauge
+from edgeslm.adapters.lessons import NAME as LESSONS
+from edgeslm.adapters.lessons import LessonLog
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig
 from edgeslm.adapters.outbox import SqliteOutbox
@@ -25,6 +27,8 @@ from edgeslm.agent.desired import Source
 from edgeslm.agent.folders import hold, make_folder
 from edgeslm.agent.homeassistant import Discovery
 from edgeslm.agent.retained import Retained
+from edgeslm.contract.feedback import MAX_FEEDBACK_BYTES
+from edgeslm.contract.learning import FeedbackSettings
 from edgeslm.contract.profile import DeviceProfile, FlashBudget, PressureLimits
 from edgeslm.contract.settings import AgentSettings, ModelSettings, load_settings
 from edgeslm.core.delivery import Parcel
@@ -41,6 +45,7 @@ if TYPE_CHECKING:  # loaded only where there is an updater
 
 log = Log(__name__)
 WINDOW: Final = 256  # results sent to the broker and not confirmed, where it takes so many
+FEEDBACKS: Final = 16  # messages of people that were taken and are not answered
 OUTBOX: Final = "outbox.sqlite"
 RETAINED: Final = "retained-{device}-{model}.json"
 FILTERS: Final = "filters.json"
@@ -137,6 +142,29 @@ class RealParts:
             will=(will.topic, will.payload),
         )
         return MqttLink(config, sink)
+
+    def feedback(self, settings: AgentSettings, sink: Sink) -> Transport[Parcel]:
+        """Return the link that feedback comes by, whose session the broker keeps."""
+        config = LinkConfig(
+            client_id=f"{settings.device_id}-feedback",
+            broker=settings.uplink,
+            session_expiry_s=settings.uplink.session_expiry_s,
+            receive_maximum=FEEDBACKS,
+            max_packet_bytes=2 * MAX_FEEDBACK_BYTES,
+        )
+        return MqttLink(config, sink)
+
+    def lessons(self, settings: FeedbackSettings, *, make: bool) -> LessonLog | None:
+        """Return what was taught; None: nothing was yet, and none is to be made.
+
+        Raises:
+            LessonsUnavailableError: the disk refused.
+        """
+        path = self._state_dir / LESSONS
+        if not make and not path.exists():
+            return None
+        max_bytes = settings.max_mb * 2**20
+        return LessonLog(path, max_lessons=settings.max_lessons, max_bytes=max_bytes)
 
     def input(self, settings: AgentSettings, model: str, sink: Sink) -> Transport[Parcel]:
         """Return the link of a model's input session, which the broker keeps."""

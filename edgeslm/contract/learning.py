@@ -37,9 +37,10 @@ class FeedbackSettings(_Section):
     revoked: Annotated[
         tuple[TokenId, ...], Field(max_length=1000, description="Ids of tokens that do not.")
     ] = ()
-    need_token: Annotated[
-        Literal["to-silence", "always"], Field(description="What takes an operator's token.")
-    ] = "to-silence"  # noqa: S105 -- no password
+    signed: Annotated[
+        Literal["to-silence", "always"],
+        Field(description="What takes an operator's token: what may end an alarm, or all of it."),
+    ] = "to-silence"
     per_minute: Annotated[
         int, Field(ge=1, le=6000, description="Messages that are heeded; others are counted.")
     ] = 60

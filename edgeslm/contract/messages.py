@@ -452,7 +452,7 @@ def stamp(message: Timed, *, mono: float, boot: str, trust: ClockTrust | None) -
         message["clock"] = trust
 
 
-def encode(message: Result | Status | State | Event | UpdateState) -> bytes:
+def encode(message: Mapping[str, object]) -> bytes:
     """Return the payload of `message`, UTF-8 JSON.
 
     Raises:

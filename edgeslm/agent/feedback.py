@@ -1,0 +1,313 @@
+"""Messages on `feedback`: read, held against who may say so, and made lessons of.
+
+Whatever comes is answered on `feedback/reply`, or counted where too much comes. An alarm is
+silenced by nobody but an operator with a token.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from pydantic import ValidationError
+
+from edgeslm.adapters.lessons import LessonLog, Taught
+from edgeslm.agent.recent import Recent, Said
+from edgeslm.contract.base import problems_of
+from edgeslm.contract.feedback import MAX_FEEDBACK_BYTES, Claims, Feedback, FeedbackReply, Flag
+from edgeslm.contract.learning import FeedbackSettings
+from edgeslm.contract.messages import SCHEMA_VERSION
+from edgeslm.core.allowance import Allowance
+from edgeslm.core.operators import TokenError, Where, admit, unsealed
+from edgeslm.core.overlay import Kind, Lesson
+from edgeslm.errors import EdgeSLMError, RejectedError, UnavailableError
+from edgeslm.ports import Memory
+
+MINUTE_S: Final = 60.0
+VERIFIED: Final = 256
+"""Tokens whose signature is remembered to be right, and not reckoned again."""
+_SHOWN: Final = 5  # faults of one message that are told
+
+
+class FeedbackInvalidError(RejectedError):
+    """A message on `feedback` is none; names each field."""
+
+    code = "feedback.invalid"
+
+
+class FeedbackUnknownError(RejectedError):
+    """It names a result, a lesson or a model that this device does not know, or no more."""
+
+    code = "feedback.unknown"
+
+
+class FeedbackUnfitError(RejectedError):
+    """What it says cannot be said of this model, or of this text."""
+
+    code = "feedback.unfit"
+
+
+class FeedbackFloodError(UnavailableError):
+    """More came within a minute than is heeded; it is counted in `drops` as well."""
+
+    code = "feedback.flood"
+
+
+class ModelAwayError(UnavailableError):
+    """The model that it is for does not serve now."""
+
+    code = "feedback.model_away"
+
+
+class Pupil(Protocol):
+    """A model of this device, as feedback sees it."""
+
+    @property
+    def memory(self) -> Memory | None:
+        """Of the one that serves; None: none does, or it cannot be taught."""
+
+    @property
+    def alerts(self) -> bool:
+        """Whether all its results are alerts, by a route."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came of a message.
+
+    Args:
+        reply: what is answered; None: too much comes, and it is counted.
+        taught: a lesson that counts from now on, or not any more.
+    """
+
+    reply: FeedbackReply | None
+    taught: Taught | None = None
+
+
+class Teacher:
+    """Owned by the agent's main thread.
+
+    Args:
+        where: this device, and whose tokens count.
+        settings: of feedback.
+        log: opens what was taught.
+        recent: results that may be named.
+        pupils: the models, by name.
+        drops: counts what is not answered.
+    """
+
+    def __init__(  # noqa: PLR0913 -- by name, once
+        self,
+        where: Where,
+        settings: FeedbackSettings,
+        *,
+        log: Callable[[], LessonLog],
+        recent: Recent,
+        pupils: Callable[[], Mapping[str, Pupil]],
+        drops: Counter[str],
+    ) -> None:
+        self._log = log
+        self._recent = recent
+        self._pupils = pupils
+        self._drops = drops
+        self._verified: dict[str, Claims] = {}
+        self.live_by(where, settings)
+
+    def live_by(self, where: Where, settings: FeedbackSettings) -> None:
+        """Live by these from now on."""
+        self._where = where
+        self._settings = settings
+        self._heeded = Allowance(settings.per_minute, MINUTE_S)
+        self._refused = Allowance(settings.per_minute, MINUTE_S)
+        self._verified.clear()
+
+    def hear(self, payload: bytes, *, now: float, wall: float) -> Heard:
+        """Return what comes of a message; raises nothing.
+
+        Args:
+            payload: all of it.
+            now: monotonic seconds.
+            wall: seconds since 1970.
+        """
+        said: Feedback | None = None
+        try:
+            if not self._heeded.take(now):
+                self._drops["feedback_flood"] += 1
+                if not self._refused.take(now):
+                    return Heard(None)
+                msg = f"more than {self._settings.per_minute} in a minute; send it again later"
+                raise FeedbackFloodError(msg)
+            said = parse(payload)
+            return self._heed(said, wall)
+        except EdgeSLMError as err:
+            reply = self._reply("refused", wall, said)
+            reply["error"] = {"code": err.code, "message": str(err)}
+            return Heard(reply)
+
+    def _heed(self, said: Feedback, wall: float) -> Heard:
+        """Teach or take back what a message says.
+
+        Raises:
+            EdgeSLMError: it is not heeded; says why.
+        """
+        if said.kind == "undo":
+            return self._undo(said, wall)
+        model, about = self._about(said)
+        pupil = self._pupils().get(model)
+        if pupil is None:
+            msg = f"no model {model!r} on this device"
+            raise FeedbackUnknownError(msg)
+        memory = pupil.memory
+        if memory is None:
+            msg = f"{model}: no bundle serves that could be taught; send it again later"
+            raise ModelAwayError(msg)
+        if why := memory.refuses(said.kind, said.label or ""):
+            msg = f"{model}: {why}"
+            raise FeedbackUnfitError(msg)
+        claims = self._admitted(said, model, wall, silences=_silences(said, about, pupil))
+        lesson = self._lesson(said, said.kind, about, wall)
+        if (same := memory.overlay.same(lesson)) is not None:
+            reply = self._reply("known", wall, said)
+            return Heard(reply | {"model": model, "lesson": same.id})
+        before = memory.overlay.contradicted(lesson)
+        flags: list[Flag] = []
+        if before is not None:
+            flags = ["contradicts", "known_fault"] if lesson.kind == "normal" else ["contradicts"]
+        taught = self._log().add(
+            Taught(
+                model,
+                lesson,
+                operator=claims.operator if claims is not None else "",
+                token=claims.id if claims is not None else "",
+                arrived=max(wall, lesson.time),
+                result=said.result or "",
+                flags=tuple(flags),
+            )
+        )
+        memory.overlay.learn(taught.lesson)
+        reply = self._reply("learnt", wall, said) | {"model": model, "lesson": taught.lesson.id}
+        if before is not None:
+            reply["flags"] = flags
+            reply["contradicts"] = before.id
+        return Heard(reply, taught)
+
+    def _undo(self, said: Feedback, wall: float) -> Heard:
+        assert said.lesson is not None  # noqa: S101 -- `Feedback` has looked
+        log = self._log()
+        found = log.find(said.lesson)
+        if found is None or found.undone is not None:
+            msg = f"no lesson {said.lesson} counts; `edgeslm feedback list` has them"
+            raise FeedbackUnknownError(msg)
+        claims = self._admitted(said, found.model, wall, silences=True)
+        by, token = (claims.operator, claims.id) if claims is not None else ("", "")
+        undone = log.undo([said.lesson], at=wall, by=by, token=token)
+        pupil = self._pupils().get(found.model)
+        if pupil is not None and pupil.memory is not None:
+            pupil.memory.overlay.unlearn(said.lesson)
+        reply = self._reply("undone", wall, said) | {"model": found.model, "lesson": said.lesson}
+        return Heard(reply, undone[0] if undone else None)
+
+    def _about(self, said: Feedback) -> tuple[str, Said | None]:
+        """Return which model it is for, and which result; None: it names a text.
+
+        Raises:
+            FeedbackUnknownError: no such result, or of several models.
+        """
+        if said.result is None:
+            assert said.model is not None  # noqa: S101 -- `Feedback` has looked
+            return said.model, None
+        found = self._recent.find(said.result, said.model)
+        if not found:
+            msg = "no result of this id is remembered; name its text or template"
+            raise FeedbackUnknownError(msg)
+        if len(found) > 1:
+            names = ", ".join(sorted(name for name, _ in found))
+            msg = f"{names} have a result of this id; name the model, too"
+            raise FeedbackUnknownError(msg)
+        return found[0]
+
+    def _admitted(
+        self, said: Feedback, model: str, wall: float, *, silences: bool
+    ) -> Claims | None:
+        """Return what its token says; None: it has none, and needs none.
+
+        Raises:
+            TokenError: it has none and needs one, or one that does not count.
+        """
+        if said.token is None:
+            if silences or self._settings.signed == "always":
+                msg = "this silences an alarm, or may: it takes an operator's token"
+                raise TokenError(msg)
+            return None
+        if (claims := self._verified.get(said.token)) is None:
+            claims = unsealed(said.token, self._where.keys)
+            if len(self._verified) >= VERIFIED:
+                del self._verified[next(iter(self._verified))]
+            self._verified[said.token] = claims
+        log = self._log()
+        floor = log.time_floor()
+        admit(claims, self._where, model=model, now=max(wall, floor))
+        if claims.issued > floor:  # it was so late already when it was signed
+            log.raise_floor(claims.issued)
+        return claims
+
+    def _lesson(self, said: Feedback, kind: Kind, about: Said | None, wall: float) -> Lesson:
+        """Return what a message teaches.
+
+        Raises:
+            FeedbackUnfitError: the text cannot be kept.
+        """
+        text = about.text if about is not None else said.text or said.template or ""
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            msg = "the text holds half a character (a lone surrogate), which cannot be kept"
+            raise FeedbackUnfitError(msg)
+        # The clock may have been set back since: what comes later counts later.
+        latest = max(wall, self._log().newest())
+        return Lesson(
+            id=0,
+            kind=kind,
+            text=text,
+            whole=said.template is None,
+            source=about.source if about is not None else said.source,
+            label=said.label or "",
+            time=latest if said.time is None else min(said.time, latest),
+        )
+
+    def _reply(self, status: str, wall: float, said: Feedback | None) -> FeedbackReply:
+        reply: FeedbackReply = {
+            "schema": SCHEMA_VERSION,
+            "device": self._where.device,
+            "time": wall,
+            "status": status,  # type: ignore[typeddict-item] # one of them
+        }
+        if said is not None and said.id is not None:
+            reply["id"] = said.id
+        return reply
+
+
+def parse(payload: bytes) -> Feedback:
+    """Return a message; total for any bytes.
+
+    Raises:
+        FeedbackInvalidError: it is none; names each field, and quotes none.
+    """
+    if len(payload) > MAX_FEEDBACK_BYTES:
+        msg = f"longer than {MAX_FEEDBACK_BYTES} bytes"
+        raise FeedbackInvalidError(msg)
+    try:
+        return Feedback.model_validate_json(payload)
+    except ValidationError as err:
+        problems = problems_of(err)[:_SHOWN]
+        msg = "; ".join(f"{field}: {what}" if field else what for field, what in problems)
+        raise FeedbackInvalidError(msg) from None
+
+
+def _silences(said: Feedback, about: Said | None, pupil: Pupil) -> bool:
+    """Whether it may end an alarm: what is said of an unknown result may."""
+    if said.kind == "normal":
+        return True
+    if said.kind == "intent":
+        return pupil.alerts if about is None else about.alert
+    return False
