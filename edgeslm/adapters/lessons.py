@@ -102,9 +102,10 @@ class LessonLog:
         max_lessons: most lessons that count.
         max_bytes: of all that is kept of lessons, about.
         readonly: nothing is made and nothing written.
+        make: where it is absent; else that is an error.
 
     Raises:
-        LessonsUnavailableError: the disk refused, or with `readonly`: there is none.
+        LessonsUnavailableError: the disk refused, or there is none and none is to be made.
     """
 
     def __init__(
@@ -114,19 +115,20 @@ class LessonLog:
         max_lessons: int,
         max_bytes: int,
         readonly: bool = False,
+        make: bool = True,
     ) -> None:
         self.set_aside: Path | None = None
         self._path = path
         self._max_lessons = max_lessons
         self._max_bytes = max_bytes
         try:
-            self._db = _open(path, readonly=readonly)
+            self._db = _open(path, "ro" if readonly else "rwc" if make else "rw")
         except sqlite3.DatabaseError as err:
-            if isinstance(err, sqlite3.OperationalError) or readonly:
+            if isinstance(err, sqlite3.OperationalError) or readonly or not make:
                 raise _refusal(path, err) from None
             self.set_aside = _move_aside(path)
             try:
-                self._db = _open(path, readonly=False)
+                self._db = _open(path, "rwc")
             except sqlite3.Error as again:
                 raise _refusal(path, again) from None
         self._version = self._data_version()
@@ -348,16 +350,16 @@ class LessonLog:
         return int(self._rows("PRAGMA data_version")[0][0])
 
 
-def _open(path: Path, *, readonly: bool) -> sqlite3.Connection:
+def _open(path: Path, mode: str) -> sqlite3.Connection:
     """Return the database, ready; `sqlite3.DatabaseError`: it is none, or damaged."""
-    where = f"{path.absolute().as_uri()}?mode={'ro' if readonly else 'rwc'}"
+    where = f"{path.absolute().as_uri()}?mode={mode}"
     db = sqlite3.connect(where, uri=True, isolation_level=None, timeout=_BUSY_S)
     try:
         db.text_factory = lambda raw: raw.decode("utf-8", "replace")
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok" or version > _SCHEMA:
             raise sqlite3.DatabaseError("damaged")  # noqa: EM101, TRY301 -- told by the caller
-        if not readonly:
+        if mode != "ro":
             db.execute("PRAGMA synchronous = EXTRA")
             if version == 0:
                 with db:

@@ -20,6 +20,7 @@ COMMANDS: Final = {
     ("update",): ("edgeslm.cli.update", "take models from a stick"),
     ("provision",): ("edgeslm.cli.provision", "get or renew this device's certificate"),
     ("status",): ("edgeslm.cli.status", "say what runs here, and how an update goes"),
+    ("feedback",): ("edgeslm.cli.feedback", "list, undo and export what was taught here"),
     ("infer",): ("edgeslm.cli.infer", "answer lines from standard input with a bundle"),
     ("bench",): ("edgeslm.cli.bench", "measure a bundle on this machine"),
     ("doctor",): ("edgeslm.cli.doctor", "check this device and say what to mend"),

@@ -36,6 +36,7 @@ SELF_ERRORS: Final = {
     "agent.wrote": "The agent wrote more in a day than [flash] of the profile allows.",
     "worker.stuck": "An input has kept a thread for a minute; the watchdog, where there is one, "
     "ends the agent.",
+    "feedback.damaged": "What was taught cannot be read; the message names the file that holds it.",
     "pressure.not_judged": "A limit of [pressure] cannot be judged: the device gives no reading.",
 }
 # In a state's `drops`: messages that are not answered, or answers that nobody takes.
@@ -48,6 +49,7 @@ DROPS: Final = {
     "telemetry_thinned": "Results on disk that are part of a summary now: its `count` has them.",
     "telemetry_evicted": "Results given up because the outbox was full, those of summaries too.",
     "telemetry_expired": "Results given up because they waited for longer than `max_age_s`.",
+    "feedback_flood": "A message on `feedback` beyond those that are heeded in a minute.",
     "event": "An event, while too many others waited for the uplink.",
 }
 # In an event.
@@ -88,6 +90,15 @@ EVENTS: Final = {
     "telemetry_thinned": "See outbox.thinned; told when it begins, and counted in `drops`.",
     "telemetry_evicted": "See outbox.evicted; told when it begins, and counted in `drops`.",
     "telemetry_expired": "See outbox.evicted; told when it begins, and counted in `drops`.",
+    "alarm_raised": "Alarms of a kind begin: `detail.result` is the first (docs/feedback.md).",
+    "alarm_repeated": "The tenth, hundredth, ... of them: `detail.count`.",
+    "template_shown": "Review: a template that was never seen; `detail` has its result's id.",
+    "feedback_learnt": "Lesson `detail.lesson` counts; `detail` says who gave it, and what is odd.",
+    "feedback_undone": "Lesson `detail.lesson` was taken back; `detail` says by whom.",
+    "feedback_unavailable": "What was taught cannot be read or written: `error` says why.",
+    "feedback_set_aside": "See feedback.damaged; begun anew.",
+    "learning_began": "A source that was not in training learns from its next lines.",
+    "learning_ended": "It is judged by what it has learnt from now on.",
     "outbox_set_aside": "The outbox cannot be read: `error` says where it was moved; begun anew.",
     "outbox_blocked": "The outbox cannot be written; acknowledgements wait. `error` says why.",
 }

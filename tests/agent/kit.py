@@ -21,10 +21,12 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from edgeslm.contract.feedback import FEEDBACK_REPLY
 from edgeslm.contract.messages import ADAPTERS
 from tests.runtime import tiny
 
-WAIT_S = 30.0
+WAIT_S = 200.0
+_ADAPTERS = {**ADAPTERS, "feedback": FEEDBACK_REPLY}
 BASE = "edgeslm/v1/dev1"
 
 
@@ -235,11 +237,12 @@ class Plant:
         self._up.set()
 
     def _on_message(self, _c: object, _u: object, message: paho.MQTTMessage) -> None:
-        kind = message.topic.removeprefix(f"{BASE}/").split("/")[0]
-        if kind in {"assignment", "fleet"}:  # to the device, and not from it
+        topic = message.topic.removeprefix(f"{BASE}/")
+        kind = topic.split("/")[0]
+        if kind in {"assignment", "fleet"} or topic == "feedback":  # to the device, not from it
             return
         found = json.loads(message.payload)
-        ADAPTERS[kind.removesuffix("s") if kind != "status" else kind].validate_python(found)
+        _ADAPTERS[kind.removesuffix("s") if kind != "status" else kind].validate_python(found)
         if kind == "results":
             self.properties.append(message.properties)
             self.results.append(found)

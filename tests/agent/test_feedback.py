@@ -1,0 +1,131 @@
+"""What operators say is learnt at once, lasts, can be taken back, and is no stranger's to say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.agent import lines
+from tests.agent.kit import BASE, AgentProcess, Plant, poll
+
+pytestmark = pytest.mark.broker
+MakeAgent = Callable[..., AgentProcess]
+ODD = "valve stuck at 7"
+
+
+class Operator:
+    """Somebody at the plant who judges results."""
+
+    def __init__(self, plant: Plant) -> None:
+        self._plant = plant
+        self._count = 0
+
+    def says(self, **message: Any) -> dict[str, Any]:
+        """Publish it until it is answered; return the reply."""
+        self._count += 1
+        id_ = f"m{self._count}"
+        self._plant.publish(f"{BASE}/feedback", json.dumps({"id": id_, **message}))
+        poll(lambda: self._plant.last.get("feedback", {}).get("id") == id_, f"a reply to {message}")
+        return self._plant.last["feedback"]
+
+
+def command(agent: AgentProcess, *argv: str, status: int = 0) -> str:
+    """Run `edgeslm feedback` on the device; return what it prints."""
+    words = [sys.executable, "-m", "edgeslm", "feedback", *argv, "--config", str(agent.config)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == status, done.stderr
+    return done.stdout
+
+
+def test_what_an_operator_says_is_learnt_lasts_and_can_be_taken_back(  # noqa: PLR0915 -- a life
+    make_agent: MakeAgent, plant: Plant, tmp_path: Path
+) -> None:
+    signer, operator = lines.Signer(), Operator(plant)
+    agent = make_agent(
+        models={"m": {"bundle": lines.bundle(tmp_path / "one")}},
+        routes={"all": {"topic": "in/#", "models": ["m"]}},
+        feedback={"keys": [signer.public]},
+    )
+    agent.start()
+    agent.wait_for("feedback_connected")
+    assert plant.insist("in/a", "pump on")["label"] == "normal"
+    odd = plant.ask("in/a", ODD)
+    assert odd["label"] == "anomaly"
+
+    # Without a token, or with a stranger's, nothing is silenced.
+    for token in ({}, {"token": lines.Signer().token()}, {"token": "edgeslm-operator.x.y"}):
+        refused = operator.says(kind="normal", result=odd["id"], **token)
+        assert (refused["status"], refused["error"]["code"]) == ("refused", "feedback.token")
+    assert plant.ask("in/a", ODD)["label"] == "anomaly"
+
+    token = signer.token()
+    learnt = operator.says(kind="normal", result=odd["id"], token=token)
+    assert learnt["status"] == "learnt"
+    lesson = learnt["lesson"]
+    again = plant.ask("in/a", ODD)
+    assert (again["label"], again["lesson"]) == ("normal", lesson)
+    assert (
+        operator.says(kind="normal", text=ODD, model="m", source="in/a", token=token)
+        == (plant.last["feedback"])
+    )
+    assert plant.last["feedback"]["status"] == "known"
+    # Its template is covered, whoever says it.
+    assert plant.ask("in/b", "valve stuck at 8")["label"] == "normal"
+
+    # Numbers: the way from what was seen to what was confirmed, in that source alone.
+    hot = plant.ask("in/a", "motor temp=90 C")
+    assert hot["label"] == "anomaly"
+    operator.says(kind="normal", result=hot["id"], token=token)
+    said = {t: plant.ask("in/a", f"motor temp={t} C")["label"] for t in (80, 90, 140)}
+    assert said == {80: "normal", 90: "normal", 140: "anomaly"}
+    assert plant.ask("in/b", "motor temp=90 C")["label"] == "anomaly"
+
+    # A restart, then another bundle: they know it, too.
+    agent.kill()
+    agent.start()
+    assert plant.insist("in/a", ODD)["label"] == "normal"
+    agent.configure(models={"m": {"bundle": lines.bundle(tmp_path / "two", version=2)}})
+    agent.mark()
+    agent.hup()
+    agent.wait_for("model_loaded", version=2)
+    newer = plant.ask("in/a", ODD)
+    assert (newer["model"]["version"], newer["label"]) == (2, "normal")
+
+    # It is listed, exported, and taken back on the device while the agent runs.
+    listed = [json.loads(line) for line in command(agent, "list", "--json").splitlines()]
+    assert [(x["lesson"], x["operator"], x["token"]) for x in listed] == [
+        (lesson, "Anna", "0123456789abcdef"),
+        (lesson + 1, "Anna", "0123456789abcdef"),
+    ]
+    exported = [json.loads(line) for line in command(agent, "export").splitlines()]
+    assert {(x["text"], x["label"], x["source"]) for x in exported} == {
+        (ODD, "normal", "in/a"),
+        ("motor temp=90 C", "normal", "in/a"),
+    }
+    agent.mark()
+    command(agent, "undo", str(lesson))
+    agent.wait_for("feedback_undone", lesson=lesson)
+    assert plant.ask("in/a", ODD)["label"] == "anomaly"
+    command(agent, "undo", str(lesson), status=65)
+
+    # And by a message, which takes a token; and what was undone may be said again.
+    assert operator.says(kind="undo", lesson=lesson + 1)["error"]["code"] == "feedback.token"
+    assert operator.says(kind="undo", lesson=lesson + 1, token=token)["status"] == "undone"
+    assert plant.ask("in/a", "motor temp=90 C")["label"] == "anomaly"
+    assert operator.says(kind="normal", text=ODD, model="m", token=token)["status"] == "learnt"
+    assert plant.ask("in/a", ODD)["label"] == "normal"
+
+    # An anomaly takes no token, wins since it is the later one, and is flagged.
+    wrong = operator.says(kind="anomaly", text=ODD, model="m", source="in/a")
+    assert (wrong["status"], wrong["flags"]) == ("learnt", ["contradicts"])
+    assert plant.ask("in/a", ODD)["label"] == "anomaly"
+    back = operator.says(kind="normal", text=ODD, model="m", source="in/a", token=token)
+    assert back["flags"] == ["contradicts", "known_fault"]
+    assert plant.ask("in/a", ODD)["label"] == "normal"
+    agent.stop()
