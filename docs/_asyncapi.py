@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from edgeslm import __version__
+from edgeslm.contract.feedback import FEEDBACK_REPLY, Feedback
 from edgeslm.contract.messages import ADAPTERS
 from edgeslm.contract.topics import DEFAULT_ROOT, Topics
 
@@ -23,7 +25,9 @@ _SENT: Final = {
     "result": (False, "Answers of one model.", "Answer an input, or say why not."),
     "event": (False, "What a fleet manager may want to know.", "Tell what happened."),
     "update": (True, "What is being updated, and how far it is.", "Say how an update goes."),
+    "reply": (False, "What came of a message on `feedback`.", "Say what came of feedback."),
 }
+_ADAPTERS: Final = {**ADAPTERS, "feedback": TypeAdapter(Feedback), "reply": FEEDBACK_REPLY}
 _PARAMETERS: Final = {
     "device": "The device's id: `device_id` in the settings.",
     "model": "The model's name: NAME in `[models.NAME]` of the settings.",
@@ -39,14 +43,19 @@ def document(examples: Path) -> Json:
         "result": topics.results("{model}"),
         "event": topics.events,
         "update": topics.update,
+        "reply": topics.feedback_reply,
     }
     keys, shared = type(ADAPTERS["result"]).json_schemas(
-        [(kind, _MODE, adapter) for kind, adapter in ADAPTERS.items()],
+        [(kind, _MODE, adapter) for kind, adapter in _ADAPTERS.items()],
         ref_template="#/components/schemas/{model}",
     )
     channels: Json = {"input": _input_channel()}
     operations: Json = {"receiveInput": _operation("receive", "input", "Take a text to answer.")}
     messages: Json = _input_messages(examples)
+    told = "What people say of this device's answers; needs `[feedback]` in the settings."
+    channels["feedback"] = _channel("feedback", topics.feedback, told)
+    operations["receiveFeedback"] = _operation("receive", "feedback", "Learn what somebody says.")
+    messages["feedback"] = _message("feedback", keys["feedback", _MODE], examples)
     for kind, (retain, purpose, summary) in _SENT.items():
         channels[kind] = _channel(kind, addresses[kind], purpose)
         operations[f"send{kind.title()}"] = _operation("send", kind, summary, retain=retain)

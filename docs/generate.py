@@ -22,6 +22,7 @@ import _updates
 from pydantic import BaseModel
 
 from edgeslm.agent.metrics import METRICS
+from edgeslm.contract.feedback import FEEDBACK_REPLY, Feedback
 from edgeslm.contract.golden import GoldenCase
 from edgeslm.contract.manifest import Manifest
 from edgeslm.contract.measurement import MEASUREMENT
@@ -39,6 +40,7 @@ MODELS: Final[dict[str, type[BaseModel]]] = {
     "settings": AgentSettings,
     "golden": GoldenCase,
     "plan": Plan,
+    "feedback": Feedback,
 }
 # tests/cli/test_surroundings.py has each.
 SURROUNDINGS: Final = (
@@ -92,7 +94,7 @@ def documents() -> Iterator[tuple[Path, str]]:
     schemas: dict[str, dict[str, Any]] = {
         name: model.model_json_schema() for name, model in MODELS.items()
     }
-    written = {**ADAPTERS, "bench": MEASUREMENT}
+    written = {**ADAPTERS, "bench": MEASUREMENT, "feedback-reply": FEEDBACK_REPLY}
     schemas |= {name: a.json_schema(mode="serialization") for name, a in written.items()}
     for name, schema in schemas.items():
         head = {

@@ -33,7 +33,7 @@ _TABLES: Final = (
         "kind TEXT NOT NULL, label TEXT NOT NULL, text TEXT NOT NULL, whole INTEGER NOT NULL, "
         "source TEXT, time REAL NOT NULL, arrived REAL NOT NULL, operator TEXT NOT NULL, "
         "token TEXT NOT NULL, result TEXT NOT NULL, flags TEXT NOT NULL, undone REAL, "
-        "undone_by TEXT, undone_token TEXT)"
+        "undone_by TEXT, undone_token TEXT, channel TEXT NOT NULL)"
     ),
     (
         "CREATE TABLE learnt (model TEXT NOT NULL, source TEXT NOT NULL, record TEXT NOT NULL, "
@@ -47,7 +47,7 @@ _TABLES: Final = (
 )
 _COLUMNS: Final = (
     "id, model, kind, label, text, whole, source, time, arrived, operator, token, result, flags, "
-    "undone, undone_by, undone_token"
+    "undone, undone_by, undone_token, channel"
 )
 _FLOOR: Final = "time_floor"
 
@@ -145,11 +145,11 @@ class LessonLog:
             self._make_room(db, len(lesson.text.encode()) + _ROW_BYTES)
             row = db.execute(
                 "INSERT INTO lesson (model, kind, label, text, whole, source, time, arrived, "
-                "operator, token, result, flags) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                "operator, token, result, flags, channel) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     *(taught.model, lesson.kind, lesson.label, lesson.text, lesson.whole),
                     *(lesson.source, lesson.time, taught.arrived, taught.operator, taught.token),
-                    *(taught.result, ",".join(taught.flags)),
+                    *(taught.result, ",".join(taught.flags), lesson.channel),
                 ),
             )
         return replace(taught, lesson=replace(lesson, id=row.lastrowid or 0))
@@ -393,10 +393,10 @@ def _move_aside(path: Path) -> Path:
 
 def _taught(row: Sequence[Any]) -> Taught:
     id_, model, kind, label, text, whole, source, when, arrived, *rest = row
-    operator, token, result, flags, undone, undone_by, undone_token = rest
+    operator, token, result, flags, undone, undone_by, undone_token, channel = rest
     return Taught(
         model=model,
-        lesson=Lesson(id_, kind, text, bool(whole), source, label, when),
+        lesson=Lesson(id_, kind, text, bool(whole), source, label, when, channel),
         operator=operator,
         token=token,
         arrived=arrived,

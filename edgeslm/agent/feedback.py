@@ -273,6 +273,7 @@ class Teacher:
             source=about.source if about is not None else said.source,
             label=said.label or "",
             time=latest if said.time is None else min(said.time, latest),
+            channel=about.channel if about is not None else "",
         )
 
     def _reply(self, status: str, wall: float, said: Feedback | None) -> FeedbackReply:

@@ -39,6 +39,7 @@ _DETAILS: Final = (
 _ALARM: Final = (
     "{{ 'ON' if value_json.label is defined and value_json.label == 'anomaly' else '' }}"
 )
+_NOTICES: Final = ("alarm_raised", "alarm_repeated", "template_shown")
 _CLOCK: Final = "{{ value_json.clock if value_json.clock is defined else 'unknown' }}"
 
 
@@ -206,7 +207,24 @@ def _model(
             "value_template": _ALARM,
             "off_delay": told.alarm_off_s,
         }
+        found["notice"] = {
+            "platform": "event",
+            "unique_id": f"{_own(settings)}_{name}_notice",
+            "name": f"{name} notice",
+            "event_types": list(_NOTICES),
+            "state_topic": settings.topics.events,
+            "value_template": _notice(name),
+        }
     return found
+
+
+def _notice(name: str) -> str:
+    """Return what makes of an event what it is there; of one that is no notice of ours, nothing."""
+    return (
+        f"{{% if value_json.model is defined and value_json.model == '{name}' "
+        f"and value_json.event in {list(_NOTICES)} %}}"
+        "{{ dict(value_json.detail, event_type=value_json.event) | tojson }}{% endif %}"
+    )
 
 
 def _diagnostic(settings: AgentSettings, name: str, template: str) -> dict[str, Any]:

@@ -187,7 +187,8 @@ class People:
         (id_, request, answer), job.said = job.said, None
         model = job.session.model
         if self._settings.feedback is not None:
-            said = Said(id_, request.text, request.source, answer.label, job.parcel.alert)
+            cause = answer.explanation[0]["channel"] if answer.explanation else ""
+            said = Said(id_, request.text, request.source, answer.label, job.parcel.alert, cause)
             self._recent.add(model, said)
         settings = self._settings.models.get(model)
         self._notices.take(

@@ -19,6 +19,8 @@ class Said(NamedTuple):
     label: str
     alert: bool
     """It counts as an alert: by its label, or by its route."""
+    channel: str
+    """What made an alarm of it; "" of others."""
 
 
 class Ring:

@@ -66,6 +66,9 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument(
         "--viewer", action="append", default=[], metavar="USER", help="sees what devices say"
     )
+    options.add_argument(
+        "--operator", action="append", default=[], metavar="USER", help="the same, and judges it"
+    )
     args = options.parse_args(argv)
     if args.kind in {"dynamic-security", "mosquitto-ctrl"} and not args.device:
         options.error(f"--kind {args.kind}: needs --device for each")
@@ -75,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
             sys.stdout.write(_of_authority(args.kind, repository, engine))
             return 0
         revoked = _revoked(engine)
-        _check_no_devices(engine, [args.service, *args.viewer])
+        _check_no_devices(engine, [args.service, *args.viewer, *args.operator])
     from edgeslm.fleet import broker_config as made  # noqa: PLC0415 -- needs the extra
 
     access = made.Access(
@@ -84,6 +87,7 @@ def main(argv: Sequence[str]) -> int:
         devices=[device for device in args.device if device not in revoked],
         service=args.service or made.SERVICE,
         viewers=args.viewer,
+        operators=args.operator,
         revoked=revoked,
         discovery=args.homeassistant,
     )

@@ -22,6 +22,8 @@ from edgeslm.core.template import canonical, number, split
 
 Kind = Literal["normal", "anomaly", "intent"]
 Range = tuple[float, float]
+WIDER: Final = frozenset({"window", "session"})
+"""Channels that look at more than the line."""
 FOUND: Final = 4096
 """Templates of which it is remembered what lessons say."""
 _NOWHERE: Final[Range] = (math.inf, -math.inf)
@@ -39,6 +41,8 @@ class Lesson:
         source: who said it; None: whoever does.
         label: of an intent; "" of others.
         time: when it was found, seconds since 1970.
+        channel: what had made the alarm; one that looks at more than the line, a window or a
+            session, is silenced with it, for lines of this template and source.
     """
 
     id: int
@@ -48,6 +52,7 @@ class Lesson:
     source: str | None = None
     label: str = ""
     time: float = 0.0
+    channel: str = ""
 
     @property
     def order(self) -> tuple[float, int]:
@@ -108,12 +113,14 @@ class Covered(NamedTuple):
     """Of each slot: its value was confirmed to be normal."""
     fault: Lesson | None
     """The last of those that say that it is an anomaly, unless a later one says otherwise."""
+    silenced: frozenset[str]
+    """Channels of more than the line that make no alarm of it."""
 
 
 class Entry:
     """What lessons say of one template; immutable."""
 
-    __slots__ = ("_always", "_runs", "_unless_known", "_width")
+    __slots__ = ("_always", "_channels", "_runs", "_unless_known", "_width")
 
     def __init__(self, lessons: Iterable[Lesson]) -> None:
         ordered = sorted(lessons, key=lambda each: each.order)
@@ -122,6 +129,11 @@ class Entry:
         self._always = _last_of_each(
             [each for each in ordered if each.kind == "normal" or not _is_of_numbers(each)]
         )
+        self._channels: dict[str | None, frozenset[str]] = {}
+        for each in ordered:
+            if each.kind == "normal" and each.channel in WIDER:
+                before = self._channels.get(each.source, frozenset())
+                self._channels[each.source] = before | {each.channel}
         numbers = [each for each in ordered if _is_of_numbers(each)]
         # As many in all that are one template.
         self._width = len(split(numbers[0].text).slots) if numbers else 0
@@ -161,7 +173,8 @@ class Entry:
             said_here = _numbers_say(runs, slots, values, ranges, quiet)
             if said_here is not None and (fault is None or said_here.order > fault.order):
                 fault = said_here
-        return Covered(words, tuple(quiet), fault)
+        silenced = self._channels.get(source, self._channels.get(None, frozenset()))
+        return Covered(words, tuple(quiet), fault, silenced)
 
 
 def _numbers_say(

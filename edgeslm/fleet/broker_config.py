@@ -68,6 +68,7 @@ class Access:
             differently.
         service: user of the fleet's service.
         viewers: users that see what devices say.
+        operators: users that see it, and say what they think of it.
         provisioner: user of devices that have no certificate yet.
         revoked: ids of devices that may do nothing any more.
         discovery: Home Assistant's prefix, where devices may tell it of themselves.
@@ -81,13 +82,15 @@ class Access:
     devices: Sequence[str] = ()
     service: str = SERVICE
     viewers: Sequence[str] = ()
+    operators: Sequence[str] = ()
     provisioner: str = PROVISIONER
     revoked: Sequence[str] = ()
     discovery: str | None = None
     _users: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        users = (*self.devices, self.service, *self.viewers, self.provisioner)
+        people = (*self.viewers, *self.operators)
+        users = (*self.devices, self.service, *people, self.provisioner)
         for name in (*users, *self.revoked):
             if not _NAME.fullmatch(name):
                 msg = f"{name!r}: not a user: letters, digits, '.', '_', '-', up to 64"
@@ -161,6 +164,11 @@ class Access:
         each = Topics(self.root, "+")
         return Grants((), (each.status, each.state, each.update, each.events, each.results("+")))
 
+    def of_operator(self) -> Grants:
+        """Return what somebody may do who judges results; what silences takes a token besides."""
+        each = Topics(self.root, "+")
+        return Grants((each.feedback,), (*self.of_viewer().subscribe, each.feedback_reply))
+
 
 def _expect_apart(prefix: str, root: str) -> None:
     """Hold Home Assistant's prefix against the topics of the fleet.
@@ -191,7 +199,9 @@ def acl_file(access: Access) -> str:
         if access.discovery is not None and discovery_level(device) != device:
             lines += ["", f"user {device}"]
             lines += [f"topic write {each}" for each in access.told_by(device)]
-    for viewer in access.viewers:
+    people = dict.fromkeys(access.viewers, access.of_viewer())
+    people |= dict.fromkeys(access.operators, access.of_operator())
+    for viewer, granted in people.items():
         own = Topics(access.root, viewer)
         lines += [
             "",
@@ -201,7 +211,7 @@ def acl_file(access: Access) -> str:
             f"topic deny {FleetTopics(access.root).base}/#",
             *(f"topic deny {_unshared(each).replace(USER, viewer)}" for each in access.inputs),
             *(f"topic deny {each.replace(USER, viewer)}" for each in access.told_by(USER)),
-            *_topics("topic", access.of_viewer()),
+            *_topics("topic", granted),
         ]
     grants = access.of_device(access.provisioner)
     asks = access.of_provisioner("+")
@@ -247,6 +257,8 @@ def _commands(access: Access) -> Iterator[Command]:
     grants[f"{_PREFIX}-service"] = access.of_service()
     if access.viewers:
         grants[f"{_PREFIX}-viewer"] = access.of_viewer()
+    if access.operators:
+        grants[f"{_PREFIX}-operator"] = access.of_operator()
     grants[_PROVISION] = access.of_provisioner("+")
     for role, granted in grants.items():
         allowed = [(_SEND, topic) for topic in granted.publish]
@@ -259,6 +271,7 @@ def _commands(access: Access) -> Iterator[Command]:
     roles = {name: f"{_PREFIX}-device-{name}" for name in access.devices}
     roles[access.service] = f"{_PREFIX}-service"
     roles |= dict.fromkeys(access.viewers, f"{_PREFIX}-viewer")
+    roles |= dict.fromkeys(access.operators, f"{_PREFIX}-operator")
     roles[access.provisioner] = _PROVISION
     for user, role in roles.items():
         # One that is there already stays as it is; a new one has no password until it is given one.

@@ -2,8 +2,9 @@
 
 Facts from https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery (device discovery: topic
 and payload, device, origin, availability), https://www.home-assistant.io/integrations/sensor.mqtt/
-and https://www.home-assistant.io/integrations/binary_sensor.mqtt/ (keys of each component). Keys
-that are not documented are refused, and so is what they may not be together.
+and those of binary_sensor.mqtt and event.mqtt beside it (keys of each component; that an event with an
+empty payload is ignored). Keys that are not documented are refused, and so is what they may not be
+together.
 """
 
 from __future__ import annotations
@@ -78,6 +79,14 @@ class BinarySensor(Shared):
     off_delay: Annotated[int, Field(ge=0)] | None = None
 
 
+class Event(Shared):
+    """Something that happens."""
+
+    platform: Literal["event"]
+    event_types: Annotated[list[str], Field(min_length=1)]
+    device_class: Literal["button", "doorbell", "motion"] | None = None
+
+
 class Device(_Strict):
     """What the entities are of."""
 
@@ -114,7 +123,7 @@ class DeviceDiscovery(_Strict):
     device: Device
     origin: Origin
     components: Annotated[
-        dict[str, Annotated[Sensor | BinarySensor, Field(discriminator="platform")]],
+        dict[str, Annotated[Sensor | BinarySensor | Event, Field(discriminator="platform")]],
         Field(min_length=1),
     ]
     availability: list[Availability] | None = None

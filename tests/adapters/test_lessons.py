@@ -1,0 +1,193 @@
+"""What was taught is kept before it counts, whatever happens to the process, and is bounded."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeslm.adapters.lessons import (
+    MAX_SHOWN,
+    NAME,
+    LessonLog,
+    LessonsFullError,
+    LessonsUnavailableError,
+    Taught,
+)
+from edgeslm.core.learning import Learnt
+from edgeslm.core.numbers import history
+from edgeslm.core.overlay import Lesson
+from tests import kills
+
+PROGRAM = Path(__file__).parent / "teach.py"
+
+
+def opened(folder: Path, **more: Any) -> LessonLog:
+    bounds = {"max_lessons": 100, "max_bytes": 2**20, **more}
+    return LessonLog(folder / NAME, **bounds)
+
+
+def taught(text: str = "pump off", **more: Any) -> Taught:
+    fields = {"kind": "normal", "source": "a", "time": 5.0, **more}
+    return Taught(
+        "m", Lesson(0, text=text, **fields), "Anna", "t" * 16, 6.0, "r1", ("contradicts",)
+    )
+
+
+def test_a_lesson_comes_back_as_it_was_with_who_gave_it(tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    kept = log.add(taught(kind="intent", label="on", whole=False, channel="window"))
+    log.close()
+    again = opened(tmp_path)
+    assert again.all() == [kept]
+    assert again.find(kept.lesson.id) == kept
+    assert again.counting("m") == [kept.lesson]
+    assert again.counting("other") == []
+    assert again.newest() == 6.0
+
+
+def test_what_is_taken_back_does_not_count_and_stays_on_record(tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    kept = log.add(taught())
+    (undone,) = log.undo([kept.lesson.id, 77], at=9.0, by="Bob", token="u" * 16)
+    assert (undone.undone, undone.undone_by, undone.undone_token) == (9.0, "Bob", "u" * 16)
+    assert log.counting("m") == []
+    assert log.all() == [undone]
+    assert log.undo([kept.lesson.id], at=10.0, by="Eve") == []
+    assert log.add(taught()).lesson.id != kept.lesson.id  # a number is given once
+
+
+def test_another_process_is_noticed(tmp_path: Path) -> None:
+    log, other = opened(tmp_path), opened(tmp_path)
+    kept = log.add(taught())
+    assert not log.changed()
+    other.undo([kept.lesson.id], at=1.0, by="")
+    assert log.changed()
+    assert not log.changed()
+
+
+def test_room_is_made_of_what_does_not_count_alone(tmp_path: Path) -> None:
+    log = opened(tmp_path, max_lessons=3)
+    first = log.add(taught("one"))
+    log.undo([first.lesson.id], at=1.0, by="")
+    log.add(taught("two"))
+    log.add(taught("two", kind="anomaly", time=6.0))
+    log.add(taught("three"))
+    texts = [(x.lesson.text, x.lesson.kind) for x in log.all()]
+    assert texts == [("two", "anomaly"), ("three", "normal")]
+    log.add(taught("four"))
+    with pytest.raises(LessonsFullError):
+        log.add(taught("five"))
+    assert len(log.all()) == 3
+
+
+def test_its_bytes_are_bounded(tmp_path: Path) -> None:
+    log = opened(tmp_path, max_bytes=4000)
+    for i in range(3):
+        log.add(taught(f"{i} {'x' * 900}"))
+    with pytest.raises(LessonsFullError):
+        log.add(taught("x" * 900))
+    log.add(taught("short"))
+
+
+def test_what_sources_learnt_and_what_was_shown_comes_back(tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    learnt = Learnt("a", 9, 2, frozenset({"t", "u=¤"}), {"u=¤": (history([1.0, 2.0, 2.0]),)})
+    log.keep("m", learnt)
+    log.keep("m", learnt)
+    log.show("m", [f"k{i}" for i in range(MAX_SHOWN + 5)])
+    log.raise_floor(7.0)
+    log.close()
+    again = opened(tmp_path)
+    assert again.learnt("m") == [learnt]
+    assert again.shown("m")[0] == "k5"
+    assert len(again.shown("m")) == MAX_SHOWN
+    assert again.time_floor() == 7.0
+    assert again.forget("m", "a")
+    assert again.learnt("m") == []
+
+
+@pytest.mark.parametrize("record", ["", "{}", "[]", '{"lines": "x"}', "null"])
+def test_what_a_source_learnt_is_left_out_where_it_is_damaged(tmp_path: Path, record: str) -> None:
+    log = opened(tmp_path)
+    with sqlite3.connect(tmp_path / NAME) as db:
+        db.execute("INSERT INTO learnt VALUES ('m', 'a', ?)", (record,))
+    assert log.learnt("m") == []
+
+
+def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b"no database" * 100)
+    log = opened(tmp_path)
+    assert log.set_aside is not None
+    assert log.set_aside.read_bytes().startswith(b"no database")
+    assert log.all() == []
+
+
+def test_a_command_makes_nothing(tmp_path: Path) -> None:
+    for more in ({"readonly": True}, {"make": False}):
+        with pytest.raises(LessonsUnavailableError):
+            opened(tmp_path, **more)
+    (tmp_path / NAME).write_bytes(b"no database" * 100)
+    with pytest.raises(LessonsUnavailableError):
+        opened(tmp_path, readonly=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_disk_that_refuses_is_said_to(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(LessonsUnavailableError):
+        opened(tmp_path)
+
+
+def counting(said: str) -> tuple[set[int], set[int]]:
+    """Return which lessons were kept, and which of them were taken back, by what was printed."""
+    ids = [int(line) for line in said.split()]
+    return {i for i in ids if i > 0}, {-i for i in ids if i < 0}
+
+
+def test_what_was_said_to_be_kept_is_kept_though_the_process_is_killed(tmp_path: Path) -> None:
+    command = kills.python(str(PROGRAM), str(tmp_path / NAME), "100000")
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    said = "".join(writer.stdout.readline() for _ in range(40))
+    writer.kill()
+    said += writer.stdout.read().rpartition("\n")[0]
+    writer.wait()
+    writer.stdout.close()
+    kept, undone = counting(said)
+    found = {x.lesson.id: x.undone is not None for x in opened(tmp_path).all()}
+    assert kept <= found.keys()
+    assert all(found[id_] for id_ in undone)
+    assert len(found.keys() - kept) <= 1  # one that was on its way
+    assert len([id_ for id_ in kept - undone if found[id_]]) <= 1
+
+
+@pytest.mark.slow
+def test_wherever_it_is_killed_the_file_is_whole(tmp_path: Path) -> None:
+    kills.need_strace()
+    calm = tmp_path / "calm"
+    calm.mkdir()
+    command = kills.python(str(PROGRAM), str(calm / NAME), "4")
+    for at in kills.some(kills.points(command, calm), 24):
+        folder = tmp_path / str(at).replace(" ", "-")
+        folder.mkdir()
+        assert kills.kill(kills.python(str(PROGRAM), str(folder / NAME), "4"), at) == -9
+        log = opened(folder)
+        assert log.set_aside is None
+        texts = [x.lesson.text for x in log.all()]
+        assert texts == [f"text {i}" for i in range(len(texts))]
+        log.add(taught())
+
+
+def test_its_rows_are_json_that_can_be_read_by_people(tmp_path: Path) -> None:
+    """An auditor needs no program of ours: sqlite3 and eyes will do."""
+    log = opened(tmp_path)
+    log.keep("m", Learnt("a", 1, 1, frozenset({"t"}), {}))
+    with sqlite3.connect(tmp_path / NAME) as db:
+        (record,) = db.execute("SELECT record FROM learnt").fetchone()
+    assert json.loads(record)["templates"] == ["t"]
