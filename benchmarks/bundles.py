@@ -92,9 +92,11 @@ def train_rows(setup: Setup, case: str) -> list[Row]:
     return train
 
 
-def anomaly(setup: Setup, name: str, train: list[Row], judged: list[Row]) -> Path:
-    """Return an anomaly bundle fitted on all of `train`, at the alarm budget `BUDGET`."""
-    return _have(setup, "anomaly", name, train, judged, "--alarm-budget", str(BUDGET))
+def anomaly(
+    setup: Setup, name: str, train: list[Row], judged: list[Row], *, budget: float = BUDGET
+) -> Path:
+    """Return an anomaly bundle fitted on all of `train`, at an alarm budget."""
+    return _have(setup, "anomaly", name, train, judged, "--alarm-budget", str(budget))
 
 
 def plant(setup: Setup) -> Path:

@@ -129,6 +129,7 @@ _TFIDF_LR: Final = "char 2-5-gram TF-IDF + logistic regression"
 _TFIDF_CPU: Final = "char 2-5-gram TF-IDF + logistic regression on the same texts"
 _HEAD: Final = "a head on the same encoder as it is"
 _WITHOUT: Final = "the same bundle without them"
+_UNTAUGHT: Final = "the same bundle, taught nothing"
 _TFIDF_NN: Final = "char 2-5-gram TF-IDF, nearest training line"
 _FP32: Final = "the same bundle's fp32 original"
 _SCRIPT: Final = "paho callback -> tokenizers -> the same int8 ONNX, batch 1 -> publish"
@@ -342,6 +343,51 @@ SPECS: Final[tuple[Spec, ...]] = (
         _TFIDF_NN,
         "<=",
         2.5,
+    ),
+    Spec(
+        "feedback-auroc-1",
+        "feedback",
+        "BGL in time order, review, each notice judged 1 message later: AUROC",
+        "AUROC",
+        _UNTAUGHT,
+        ">=",
+        0.97,
+    ),
+    Spec(
+        "feedback-auroc-50",
+        "feedback",
+        "The same, judged 50 messages later: AUROC",
+        "AUROC",
+        _UNTAUGHT,
+        ">=",
+        0.89,
+    ),
+    Spec(
+        "feedback-recall",
+        "feedback",
+        "BGL in time order at alarm budget 5 %, review, 1 later: recall",
+        "share",
+        _UNTAUGHT,
+        ">=",
+        0.95,
+    ),
+    Spec(
+        "feedback-false-alarms",
+        "feedback",
+        "The same: false alarms per 1,000 messages",
+        "per 1,000",
+        _UNTAUGHT,
+        "<=",
+        55.0,
+    ),
+    Spec(
+        "feedback-notices",
+        "feedback",
+        "BGL in time order at 1 %, alarms judged 50 later: notices per 1,000 messages",
+        "per 1,000",
+        "a notice for each alarm",
+        "<=",
+        20.0,
     ),
     Spec(
         "skab-auroc",

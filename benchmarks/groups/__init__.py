@@ -26,6 +26,7 @@ MODULES: Final = {
     "nab": "streams",
     "hdfs": "streams",
     "memory_cost": "streams",
+    "feedback": "feedback",
     "repetition": "repetition",
     "plant": "throughput",
     "unrepeated": "throughput",

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from edgeslm.agent.session import Job
+from edgeslm.contract.settings import Share
 from edgeslm.core.template import canonical, split
 from edgeslm.ports import Answer, Request
 
@@ -26,6 +27,29 @@ _SHARED: Final = frozenset({"explanation", "text"})
 Detail = Mapping[str, str | float]
 Tell = Callable[[str, str, Detail], None]
 """Tells an event: event, model, detail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A result, beside what it says.
+
+    Args:
+        model: whose.
+        id: its own.
+        at: when, monotonic seconds.
+        alarm: it is one.
+        share: what its route shares of texts.
+        review: new templates of this model are shown.
+        again_s: an alarm that was quiet for so long is told as a new one.
+    """
+
+    model: str
+    id: str
+    at: float
+    alarm: bool
+    share: Share
+    review: bool
+    again_s: float
 
 
 class _Alike:
@@ -55,39 +79,25 @@ class Notices:
         self._unsaved: dict[str, list[str]] = {}
         self._save_at = 0.0
 
-    def take(  # noqa: PLR0913 -- by name
-        self, job: Job, answer: Answer, request: Request, *, id_: str, review: bool, again_s: float
-    ) -> None:
-        """Tell of a result what is to be told of it.
-
-        Args:
-            job: whose it is.
-            answer: what it says.
-            request: of what.
-            id_: its id.
-            review: new templates of this model are shown.
-            again_s: an alarm that was quiet for so long is told as a new one.
-        """
-        parcel = job.parcel
-        if parcel is None or not (job.alarm or (review and answer.new)):
+    def take(self, seen: Seen, answer: Answer, request: Request) -> None:
+        """Tell of a result what is to be told of it."""
+        if not (seen.alarm or (seen.review and answer.new)):
             return
-        model, now = job.session.model, parcel.born
-        template = canonical(split(request.text).template)
-        is_new = review and answer.new and self._is_shown_now(model, template)
-        detail: dict[str, str | float] = {"result": id_, "source": request.source}
+        model, template = seen.model, canonical(split(request.text).template)
+        is_new = seen.review and answer.new and self._is_shown_now(model, template)
+        detail: dict[str, str | float] = {"result": seen.id, "source": request.source}
         if answer.p_value is not None:
             detail["p_value"] = answer.p_value
-        share = job.route.share if job.route else "none"
-        if share in _SHARED and answer.explanation:
+        if seen.share in _SHARED and answer.explanation:
             cause = answer.explanation[0]
             detail |= {key: value for key, value in cause.items() if isinstance(value, str | int)}
-        if share == "text":
+        if seen.share == "text":
             detail["text"] = request.text[:QUOTED]
-        if job.alarm:
+        if seen.alarm:
             cause = answer.explanation[0] if answer.explanation else {"channel": "text"}
             by_words = cause["channel"] in _WORDS
             digest = _digest(model, template, "" if by_words else request.source)
-            count = self._count(digest, now, again_s)
+            count = self._count(digest, seen.at, seen.again_s)
             if count is None:
                 return
             detail |= {"notice": digest, "count": count}
@@ -97,6 +107,12 @@ class Notices:
         elif is_new:
             detail["notice"] = _digest(model, template, "")
             self._tell("template_shown", model, detail)
+
+    def judged(self, model: str, text: str, source: str | None) -> None:
+        """Somebody has called an alarm normal: one that is like it, and still comes, is told."""
+        template = canonical(split(text).template)
+        for about in ("", source or ""):
+            self._alike.pop(_digest(model, template, about), None)
 
     def unsaved(self, now: float) -> dict[str, list[str]]:
         """Return which templates were shown and are not known to the disk, if it is time."""

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from edgeslm.adapters.lessons import LessonLog, LessonsUnavailableError, Taught
 from edgeslm.agent.feedback import Teacher
 from edgeslm.agent.models import ModelSlot
-from edgeslm.agent.notices import Notices
+from edgeslm.agent.notices import Notices, Seen
 from edgeslm.agent.recent import Recent, Said
 from edgeslm.agent.responder import Model
 from edgeslm.agent.session import Job
@@ -191,14 +191,16 @@ class People:
             said = Said(id_, request.text, request.source, answer.label, job.parcel.alert, cause)
             self._recent.add(model, said)
         settings = self._settings.models.get(model)
-        self._notices.take(
-            job,
-            answer,
-            request,
-            id_=id_,
+        seen = Seen(
+            model,
+            id_,
+            job.parcel.born,
+            job.alarm,
+            job.route.share if job.route else "none",
             review=settings is not None and settings.review,
             again_s=self._settings.notices.again_s,
         )
+        self._notices.take(seen, answer, request)
 
     def _hear(self, message: Received) -> None:
         clock = self._clock
@@ -220,6 +222,8 @@ class People:
     def _tell(self, taught: Taught) -> None:
         """Let the fleet know who has changed what; the text stays here."""
         lesson, undone = taught.lesson, taught.undone is not None
+        if lesson.kind != "anomaly" or undone:
+            self._notices.judged(taught.model, lesson.text, lesson.source)
         detail: dict[str, str | float] = {"lesson": lesson.id, "kind": lesson.kind}
         who = (taught.undone_by, taught.undone_token) if undone else (taught.operator, taught.token)
         detail |= {key: value for key, value in zip(("by", "token"), who, strict=True) if value}

@@ -2,9 +2,9 @@
 
 Facts from https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery (device discovery: topic
 and payload, device, origin, availability), https://www.home-assistant.io/integrations/sensor.mqtt/
-and those of binary_sensor.mqtt and event.mqtt beside it (keys of each component; that an event with an
-empty payload is ignored). Keys that are not documented are refused, and so is what they may not be
-together.
+and those of binary_sensor.mqtt and event.mqtt beside it (keys of each component; that an event with
+an empty payload is ignored). Keys that are not documented are refused, and so is what they may not
+be together.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def bundle(folder: Path, *, parameters: dict[str, Any] | None = None, **manifest
     raw = json.dumps(parameters or PARAMETERS).encode()
     task, text = load(raw), "motor temp=71 C"
     prepared = task.prepare(Request(text, "in/a"))
-    answer = task.finish(prepared, {DISTANCE: np.float32(FAR)}, truncated=False)
+    answer = task.finish(prepared, {DISTANCE: np.array(FAR, np.float32)}, truncated=False)
     expect = {"label": answer.label, "score": answer.score, "confidence": answer.confidence}
     case = {"request": {"text": text, "source": "in/a"}, "expect": expect}
     files = {"parameters.json": raw, "golden.jsonl": json.dumps(case).encode() + b"\n"}

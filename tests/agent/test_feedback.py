@@ -79,8 +79,8 @@ def test_what_an_operator_says_is_learnt_lasts_and_can_be_taken_back(  # noqa: P
     assert odd["label"] == "anomaly"
 
     # Without a token, or with a stranger's, nothing is silenced.
-    for token in ({}, {"token": lines.Signer().token()}, {"token": "edgeslm-operator.x.y"}):
-        refused = operator.says(kind="normal", result=odd["id"], **token)
+    for more in ({}, {"token": lines.Signer().token()}, {"token": "edgeslm-operator.x.y"}):
+        refused = operator.says(kind="normal", result=odd["id"], **more)
         assert (refused["status"], refused["error"]["code"]) == ("refused", "feedback.token")
     assert operator.asks("in/a", ODD)["label"] == "anomaly"
 

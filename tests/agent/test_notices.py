@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
-from edgeslm.agent.notices import KEPT, Notices
+from edgeslm.agent.notices import KEPT, Notices, Seen
 from edgeslm.agent.recent import MAX_CHARS, Recent, Said
-from edgeslm.contract.settings import Route
+from edgeslm.contract.settings import Share
 from edgeslm.ports import Answer, Request
 
 DAY_S = 86_400.0
@@ -36,7 +35,7 @@ class People:
         new: bool = False,
         review: bool = False,
         after_s: float = 1.0,
-        share: str = "none",
+        share: Share = "none",
     ) -> list[str]:
         """Return the events that a result makes."""
         self._now += after_s
@@ -44,14 +43,8 @@ class People:
         cause: Any = ({"channel": channel, "token": "stuck"},) if alarm else ()
         label = "anomaly" if alarm else "normal"
         answer = Answer(label, 1.0, 1.0, p_value=0.001, explanation=cause, new=new)
-        job: Any = SimpleNamespace(
-            alarm=alarm,
-            parcel=SimpleNamespace(born=self._now),
-            session=SimpleNamespace(model="m"),
-            route=Route(topic="#", models=("m",), share=share),  # type: ignore[arg-type]
-        )
-        request = Request(text, source)
-        self.notices.take(job, answer, request, id_="r", review=review, again_s=DAY_S)
+        seen = Seen("m", "r", self._now, alarm, share, review, DAY_S)
+        self.notices.take(seen, answer, Request(text, source))
         return [event for event, _ in self.told[before:]]
 
 
@@ -69,6 +62,13 @@ def test_where_numbers_are_the_cause_each_source_is_told_of() -> None:
     assert people.see("temp=99", "a", channel="number") == ["alarm_raised"]
     assert people.see("temp=98", "b", channel="number") == ["alarm_raised"]
     assert people.see("temp=97", "a", channel="number") == []
+
+
+def test_what_still_comes_after_it_was_judged_is_told_anew() -> None:
+    people = People()
+    people.see("temp=99", "a", channel="number")
+    people.notices.judged("m", "temp=99", "a")
+    assert people.see("temp=120", "a", channel="number") == ["alarm_raised"]
 
 
 def test_after_a_day_of_quiet_it_is_told_as_a_new_one() -> None:
@@ -101,7 +101,12 @@ def test_what_was_shown_is_saved_and_not_shown_by_the_next_agent() -> None:
 
 
 def test_texts_are_told_as_far_as_the_route_shares_them() -> None:
-    for share, fields in (("none", set()), ("explanation", {"token"}), ("text", {"token", "text"})):
+    shares: tuple[tuple[Share, set[str]], ...] = (
+        ("none", set()),
+        ("explanation", {"token"}),
+        ("text", {"token", "text"}),
+    )
+    for share, fields in shares:
         people = People()
         people.see("valve stuck", share=share)
         assert people.told[0][1].keys() & {"token", "text"} == fields

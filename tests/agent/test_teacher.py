@@ -152,14 +152,14 @@ def test_the_right_intent_takes_a_token_where_it_may_end_an_alert(device: Device
 
 def test_all_of_it_may_take_a_token(tmp_path: Path) -> None:
     device = Device(tmp_path, signed="always")
-    message = {"kind": "anomaly", "text": "x", "model": "lines"}
+    message: dict[str, Any] = {"kind": "anomaly", "text": "x", "model": "lines"}
     assert device.hears(**message)["error"]["code"] == "feedback.token"
     assert device.hears(**message, token=SIGNER.token())["status"] == "learnt"
 
 
 def test_the_last_by_time_counts_and_no_later_one_than_now(device: Device) -> None:
     token = SIGNER.token()
-    common = {"text": "pump off", "model": "lines"}
+    common: dict[str, Any] = {"text": "pump off", "model": "lines"}
     assert device.hears(kind="normal", token=token, **common, time=NOW - 5)["status"] == "learnt"
     earlier = device.hears(kind="anomaly", **common, time=NOW - 9)
     assert earlier["flags"] == ["contradicts"]
@@ -173,7 +173,7 @@ def test_the_last_by_time_counts_and_no_later_one_than_now(device: Device) -> No
 
 
 def test_the_same_again_is_known_and_does_not_grow_the_log(device: Device) -> None:
-    message = {"kind": "anomaly", "text": "pump off", "model": "lines"}
+    message: dict[str, Any] = {"kind": "anomaly", "text": "pump off", "model": "lines"}
     first = device.hears(**message)
     again = device.hears(**message)
     assert (again["status"], again["lesson"]) == ("known", first["lesson"])
@@ -182,7 +182,7 @@ def test_the_same_again_is_known_and_does_not_grow_the_log(device: Device) -> No
 
 def test_a_flood_is_bounded_answered_for_a_while_and_counted(tmp_path: Path) -> None:
     device = Device(tmp_path, per_minute=3)
-    message = {"kind": "anomaly", "text": "x", "model": "away"}
+    message: dict[str, Any] = {"kind": "anomaly", "text": "x", "model": "away"}
     codes = [device.hears(**message)["error"]["code"] for _ in range(6)]
     assert codes == ["feedback.model_away"] * 3 + ["feedback.flood"] * 3
     assert device.raw(json.dumps(message).encode()).reply is None
@@ -208,7 +208,7 @@ def test_half_a_character_is_not_kept(device: Device) -> None:
 
 
 def test_a_clock_before_what_a_token_has_shown_is_not_believed(device: Device) -> None:
-    common = {"kind": "normal", "model": "lines"}
+    common: dict[str, Any] = {"kind": "normal", "model": "lines"}
     late = SIGNER.token(issued=int(NOW), expires=int(NOW) + 1000)
     assert device.hears(**common, text="x", token=late)["status"] == "learnt"
     old = SIGNER.token(issued=int(NOW) - 999, expires=int(NOW) - 10)
