@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeslm.contract.feedback import SIGNED, Claims
 from edgeslm.core.operators import key_id, sealed
 from edgeslm.ports import Request
+from edgeslm.runtime.model import load_model
 from edgeslm.tasks.anomaly import DISTANCE, load
 from tests.runtime import tiny
 
@@ -90,3 +91,24 @@ class Signer:
     def seal(self, raw: bytes) -> str:
         """A token of any bytes."""
         return sealed(raw, self._private.sign(SIGNED + raw))
+
+
+def intents(folder: Path, **manifest: Any) -> Path:
+    """Write a bundle that takes every text for one of three colours."""
+    parameters = {
+        "labels": tiny.LABELS,
+        "threshold": 1e9,
+        "reject_share": 0.05,
+        "temperature": 1.0,
+        "calibration": [0.0],
+    }
+    files = {"parameters.json": json.dumps(parameters).encode()}
+    fields = {"task": "intent", "name": "colours", **manifest}
+    tiny.write_bundle(folder, files=files, **fields)
+    answer = load_model(folder, golden=False).answer(Request("red pump"))
+    expect = {"label": answer.label, "score": answer.score, "confidence": answer.confidence}
+    expect["accepted"] = True
+    case = {"request": {"text": "red pump"}, "expect": expect}
+    (folder / "golden.jsonl").write_bytes(json.dumps(case).encode() + b"\n")
+    tiny.seal(folder, **fields)
+    return folder

@@ -149,3 +149,64 @@ def test_what_an_operator_says_is_learnt_lasts_and_can_be_taken_back(  # noqa: P
     assert back["flags"] == ["contradicts", "known_fault"]
     assert operator.asks("in/a", ODD)["label"] == "normal"
     agent.stop()
+
+
+def test_people_are_told_once_new_templates_are_shown_and_new_sources_learn(
+    make_agent: MakeAgent, plant: Plant, tmp_path: Path
+) -> None:
+    operator = Operator(plant)
+    model = {
+        "bundle": lines.bundle(tmp_path / "one"),
+        "review": True,
+        "learn": {"lines": 4, "hours": 1.0},
+    }
+    agent = make_agent(models={"m": model}, routes=ROUTES)
+    agent.start()
+    odd = [operator.asks("in/a", f"valve stuck at {i}") for i in range(3)]
+    assert {each["label"] for each in odd} == {"anomaly"}
+    raised = agent.wait_for("alarm_raised")
+    assert (raised["count"], raised["review"]) == (1, True)
+    assert raised["result"] in {each["id"] for each in odd}
+
+    # A machine that was not in training learns what is its own, and is judged by it then.
+    first = operator.asks("in/new", "motor temp=71 C")
+    assert (first["source_known"], first["learning"]["of"]) == (False, 4)
+    agent.wait_for("learning_began", source="in/new")
+    while "learning" in (said := operator.asks("in/new", "motor temp=71 C")):
+        assert not said["source_known"]
+    agent.wait_for("learning_ended", source="in/new")
+    assert operator.asks("in/new", "pump on")["source_known"]
+
+    # After a restart it has not forgotten that, nor what it has shown.
+    agent.kill()
+    agent.start()
+    assert operator.asks("in/new", "motor temp=71 C")["source_known"]
+    agent.stop()
+    told = [each for each in agent.events() if each["event"] in {"alarm_raised", "template_shown"}]
+    assert len(told) == 1
+
+
+def test_an_intent_is_learnt_by_its_text(
+    make_agent: MakeAgent, plant: Plant, tmp_path: Path
+) -> None:
+    operator = Operator(plant)
+    agent = make_agent(
+        models={"m": {"bundle": lines.intents(tmp_path / "colours")}}, routes=ROUTES, feedback={}
+    )
+    agent.start()
+    agent.wait_for("feedback_connected")
+    asked = operator.asks("in/a", "Hot pump")
+    other = next(label for label in ("red", "green") if label != asked["label"])
+    learnt = operator.says(kind="intent", label=other, result=asked["id"])
+    assert learnt["status"] == "learnt"
+    said = operator.asks("in/a", "hot PUMP")
+    assert (said["label"], said["accepted"], said["lesson"]) == (other, True, learnt["lesson"])
+    none = operator.says(kind="anomaly", text="hot pump", model="m")
+    assert none["flags"] == ["contradicts"]
+    assert operator.asks("in/a", "hot pump")["accepted"] is False
+    unknown = operator.says(kind="intent", label="mauve", result=asked["id"])
+    assert unknown["error"]["code"] == "feedback.unfit"
+    exported = command(agent, "export", "--task", "intent").splitlines()
+    labels = {row["text"]: row["label"] for row in map(json.loads, exported)}
+    assert labels == {"Hot pump": other, "hot pump": "oos"}
+    agent.stop()
