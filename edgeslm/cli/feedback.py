@@ -23,7 +23,7 @@ from edgeslm.errors import RejectedError, UnavailableError
 _EPILOG: Final = """\
 verbs:
   list       every lesson: its number, what it says, who gave it and when; the texts stay here
-  undo ID    take lessons back; an agent that runs knows within a second or two
+  undo ID    take lessons back; an agent that runs knows within seconds
   export     those that count, as JSON lines that edgeslm-export takes by --data
 
 exit status:
