@@ -1,7 +1,7 @@
 """Checks Ed25519 signatures (RFC 8032) by plain integers: all of it is public, nothing is secret.
 
 For a process that must not load a library of cryptography and still has to know who has signed a
-token (docs/adr/0026-operators-sign-what-silences.md). It signs nothing and holds no key, so how
+token (docs/adr/0028-operators-sign-what-silences.md). It signs nothing and holds no key, so how
 long it takes tells nobody anything. A few milliseconds a signature; whoever calls it bounds how
 often.
 """
