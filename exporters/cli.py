@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -21,6 +20,7 @@ from edgeslm.errors import (
     EdgeSLMError,
     RejectedError,
 )
+from exporters.arguments import day, positive
 from exporters.stop import Terminated
 
 # All else is imported inside `main`: it may be missing, or take the seconds in which somebody
@@ -50,8 +50,8 @@ _MOST_MINUTES: Final = 24 * 60
 _OPTION: Final = "option "  # what the fields of a recipe's own options begin with
 _EPILOG: Final = """\
 DIR receives bundle/ (what a device takes), bundle.tar (the same, packed), bom.cdx.json,
-quality.json, measurements.json, lock.json, with --tune tune.json and, with --train full, trained/
-(the trained encoder). It appears when all is done; an earlier export there is replaced.
+quality.json, measurements.json, lock.json, with --tune tune.json and, with --train full or static,
+trained/ (the trained encoder). It appears when all is done; an earlier export there is replaced.
 """
 _MATRIX_EPILOG: Final = """\
 DIR receives a folder for each profile, which holds what an export for it alone would hold, and
@@ -316,10 +316,10 @@ def _add_tasks(tasks: Any, epilog: str, add_profile: Callable[[Any], None]) -> N
         if recipe.TRAINABLE:
             one.add_argument(
                 "--train",
-                choices=("head", "full"),
+                choices=("head", "full", "static"),
                 default="head",
                 help="what learns from the examples: a head on the encoder as it is (default), "
-                "or the encoder with it",
+                "the encoder with it, or, with its tokenizer, a model of a few MB without layers",
             )
 
 
@@ -350,8 +350,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--eval", dest="evaluation", type=Path, metavar="FILE",
         help="examples to judge by; without them a fifth of the data is held out")  # fmt: skip
     add("--name", required=True, help="of the model, lower case")
-    add("--version", required=True, type=_positive, metavar="N", help="of the model, from 1")
-    add("--supported-until", type=_day, metavar="DATE",
+    add("--version", required=True, type=positive, metavar="N", help="of the model, from 1")
+    add("--supported-until", type=day, metavar="DATE",
         help="last day on which you answer for it: 2031-12-31; devices warn later")  # fmt: skip
     add("--base-license", type=_license, metavar="SPDX",
         help="of the source, for the ML-BOM: Apache-2.0")  # fmt: skip
@@ -363,7 +363,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--minutes", type=_minutes, metavar="M",
         help=f"with --tune: search so long, or until Ctrl-C (default {_MINUTES:g}); with --train "
         "full: train no longer (default: until it no longer helps)")  # fmt: skip
-    add("--max-tokens", type=_positive, metavar="N",
+    add("--max-tokens", type=positive, metavar="N",
         help="cut longer texts (default: the profile's)")  # fmt: skip
     add(
         "--prune-vocab",
@@ -393,14 +393,6 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _day(text: str) -> str:
-    try:
-        return date.fromisoformat(text).isoformat()
-    except ValueError:
-        msg = f"{text!r} is not a day, such as 2031-12-31"
-        raise argparse.ArgumentTypeError(msg) from None
-
-
 def _license(text: str) -> str:
     if re.fullmatch(r"[\w.+()-]+( [\w.+()-]+)*", text, re.ASCII) is None:
         msg = f"{text!r} is not SPDX's, such as Apache-2.0, or LicenseRef-ours"
@@ -426,17 +418,6 @@ def _minutes(text: str) -> float:
         value = 0.0
     if not 0 < value <= _MOST_MINUTES:
         msg = f"{text!r} is not a number of minutes up to {_MOST_MINUTES}"
-        raise argparse.ArgumentTypeError(msg)
-    return value
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        msg = f"{text!r} is not a whole number of 1 or more"
         raise argparse.ArgumentTypeError(msg)
     return value
 

@@ -184,7 +184,9 @@ class Common:
             base = self.outcome.trained.facts.base
             self.encoder = replace(self.encoder, weights_sha256=base.sha256)
         self.reductions: list[Reduction] = []
-        if job.prune_vocab:
+        if job.train == "static":  # whose vocabulary is that of the texts anyhow
+            self._train_static(source)
+        elif job.prune_vocab:
             with stage("pruning the vocabulary", None):
                 self._prune()
         self._benches: dict[tuple[int, int], Workbench] = {}
@@ -222,6 +224,22 @@ class Common:
             plan=plan,
         )
         return train(order, self._stage)
+
+    def _train_static(self, source: Source) -> None:
+        """Put a static model, whose vectors begin as the encoder's do, in the encoder's place."""
+        from exporters.training.divide import divide  # noqa: PLC0415 -- torch: seconds
+        from exporters.training.train_static import StaticOrder, train_static  # noqa: PLC0415
+
+        job = self.job
+        order = StaticOrder(
+            self.encoder,
+            source.name,
+            source.digest(),
+            divide(self.split.train, seed=job.seed),
+            seed=job.seed,
+            max_tokens=job.max_tokens,
+        )
+        self.encoder, self.outcome = train_static(order, self._stage)
 
     def describe(self, profile: DeviceProfile, max_tokens: int) -> Lock:
         """Return the lock of an export, as far as it is known before anything is made."""
@@ -369,7 +387,7 @@ def _content(
         profile,
         report,
         judgements,
-        fp32_bytes=size_bytes(bench.reference_graph.parent),
+        reference_bytes=size_bytes(bench.reference_graph.parent),
     )
 
 

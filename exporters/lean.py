@@ -32,6 +32,7 @@ _SEGMENTS: Final = "token_type_ids"
 _TRIED: Final = (5, 13)  # lengths, in tokens, at which two forms are compared
 _PADDED: Final = 2  # of them, at the end
 _SAME: Final = 1e-3  # float32 sums in another order, against values about 1
+_MULTIPLY: Final = frozenset({"Attention", "Gemm", "MatMul"})
 _ERRORS_ONLY: Final = 3
 
 
@@ -49,8 +50,8 @@ def rewrite(encoder: onnx.ModelProto, form: Form) -> onnx.ModelProto:
     Raises:
         NotLeanError: its attention is not as known, or the outcome differs.
     """
-    if form == "plain":
-        return encoder
+    if form == "plain" or not _MULTIPLY.intersection(n.op_type for n in encoder.graph.node):
+        return encoder  # a model of look-ups and sums has nothing around its weights
     with quietly():
         lean = _without_segments(_fuse(encoder))
     if MICROSOFT not in {opset.domain for opset in lean.opset_import}:

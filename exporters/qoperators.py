@@ -203,6 +203,8 @@ def _ranges(
     model: onnx.ModelProto, tensors: Sequence[str], feeds: Sequence[Feeds]
 ) -> dict[str, tuple[float, float]]:
     """Return the least and the largest value of each tensor over all `feeds`, and zero."""
+    if not tensors:  # a model of look-ups and sums
+        return {}
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     known = {value.name for value in watched.graph.output}

@@ -31,7 +31,7 @@ def coverage(manifest: Manifest, bundle_hash: str) -> dict[str, Any]:
     variants: dict[str, Any] = {}
     for graph in (a for a in manifest.artifacts if a.role == "graph"):
         variant = variants.setdefault(
-            str(graph.variant),
+            str(graph.variant or graph.stage),
             {
                 "provider": graph.provider,
                 "precision": graph.precision,

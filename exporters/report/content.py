@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from edgeslm.contract.manifest import Manifest
 from edgeslm.contract.profile import DeviceProfile
@@ -13,13 +13,29 @@ from exporters.data import Row
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """What variants are held against.
+
+    Args:
+        key: of its figures in `quality.json`.
+        name: for people.
+    """
+
+    key: str
+    name: str
+
+
+FLOAT32: Final = Reference("fp32", "float32")
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
-    """A variant, and what it and the float32 original say of the same rows.
+    """A variant, and what it and its reference say of the same rows.
 
     Args:
         variant: its name.
         rows: what was asked: all that was held out, or a sample where an emulator answers.
-        reference: answers of the original.
+        reference: answers of what it is held against.
         answers: those of the variant.
     """
 
@@ -39,7 +55,8 @@ class Content:
         profile: that it was made for.
         quality: what `quality.json` says.
         judgements: of the variants in the bundle.
-        fp32_bytes: size of the float32 original: its graph and weights.
+        reference_bytes: size of what variants are held against: graph and weights.
+        reference: what that is.
     """
 
     manifest: Manifest
@@ -47,4 +64,5 @@ class Content:
     profile: DeviceProfile
     quality: Mapping[str, Any]
     judgements: Sequence[Judgement]
-    fp32_bytes: int
+    reference_bytes: int
+    reference: Reference = FLOAT32

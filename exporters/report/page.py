@@ -11,7 +11,7 @@ from edgeslm.runtime.placement import PROVED, proved
 from exporters import targets
 from exporters.data import OUT_OF_SCOPE
 from exporters.report import plots
-from exporters.report.content import Content, Judgement
+from exporters.report.content import FLOAT32, Content, Judgement
 from exporters.report.style import STYLE
 from exporters.report.svg import Plot, tell_apart
 from exporters.tune.run import tunable
@@ -68,6 +68,7 @@ def _lead(content: Content) -> str:
 
 def _quality(content: Content) -> str:
     """One table for each set of rows that variants were judged on."""
+    of = content.reference
     by_rows: dict[int, dict[str, Mapping[str, Any]]] = {}
     for name, report in content.quality["variants"].items():
         by_rows.setdefault(report["rows"], {})[name] = report
@@ -75,9 +76,9 @@ def _quality(content: Content) -> str:
     for rows, reports in by_rows.items():
         first = next(iter(reports.values()))
         lines: list[Sequence[str]] = [
-            [_words(metric), _number(first["fp32"][metric])]
+            [_words(metric), _number(first[of.key][metric])]
             + [_number(r["artifact"].get(metric)) for r in reports.values()]
-            for metric in first["fp32"]
+            for metric in first[of.key]
         ]
         for what in first["lost_points"]:
             lost = [_number(r["lost_points"].get(what)) for r in reports.values()]
@@ -87,7 +88,7 @@ def _quality(content: Content) -> str:
         verdict = ["passed" if r["passed"] else "beyond the gate" for r in reports.values()]
         lines.append(["gate", "", *verdict])
         caption = f"On {rows} texts"
-        tables.append(_table(["", "float32", *reports], lines, caption=caption))
+        tables.append(_table(["", of.name, *reports], lines, caption=caption))
     note = "<p>In per cent, except counts; oos auroc and calibration error go from 0 to 1.</p>"
     return "<h2>Quality</h2>" + "".join(tables) + note
 
@@ -117,7 +118,7 @@ def _variants(content: Content) -> str:
     shipped = content.manifest.variants()
     lines = []
     for name, report in content.quality["variants"].items():
-        files = [a for a in content.manifest.artifacts if a.variant == name]
+        files = content.manifest.of(name) if name in shipped else ()
         found = [a.coverage for a in files if a.role == "graph" and a.coverage is not None]
         worst = min(found, key=_share, default=None)
         lines.append([
@@ -146,15 +147,15 @@ def _variants(content: Content) -> str:
 def _front(content: Content) -> str:
     """Quality against size, of float32 and the variants in the bundle."""
     reports = content.quality["variants"]
-    weighed = {"float32": (content.fp32_bytes / _MB, 0.0)}
+    weighed = {content.reference.name: (content.reference_bytes / _MB, 0.0)}
     for judgement in content.judgements:
         name = judgement.variant
         lost = max(reports[name]["lost_points"].values(), default=0.0)
         weighed[name] = (_megabytes(content, name), lost)
     note = (
         "Joined are those that no other beats in both. Points lost: of the metric that loses most, "
-        "against float32 on the same texts. Times differ from run to run, so they are beside this "
-        "page, in measurements.json."
+        f"against {content.reference.name} on the same texts. Times differ from run to run, so "
+        "they are beside this page, in measurements.json."
     )
     drawn = _figures([plots.front(weighed)])
     return f'<h2>Pareto front</h2><div class="figures">{drawn}</div><p>{escape(note)}</p>'
@@ -162,8 +163,8 @@ def _front(content: Content) -> str:
 
 def _megabytes(content: Content, variant: str) -> float:
     """Size of graphs, weights and compiled contexts of a variant in the bundle."""
-    files = (a for a in content.manifest.artifacts if a.variant == variant and a.role in _HELD)
-    return sum(file.size for file in files) / _MB
+    files = content.manifest.of(variant)
+    return sum(file.size for file in files if file.role in _HELD) / _MB
 
 
 def _variant(content: Content, judgement: Judgement) -> str:
@@ -181,10 +182,7 @@ def _variant(content: Content, judgement: Judgement) -> str:
     if wrong:
         lines = [[truth, said, str(n)] for truth, said, n in wrong[:_CONFUSED]]
         confused = _table(["is", "said", "times"], lines, caption="Most often confused")
-    graphs = [
-        a for a in content.manifest.artifacts
-        if a.role == "graph" and a.variant == judgement.variant
-    ]  # fmt: skip
+    graphs = [a for a in content.manifest.of(judgement.variant) if a.role == "graph"]
     return (
         f"<h2>{escape(judgement.variant)}</h2>"
         f'<div class="figures">{_figures(figures)}</div>'
@@ -202,14 +200,14 @@ def _right(truth: str, said: str) -> bool:
 
 
 def _coverage(graphs: Sequence[Artifact]) -> str:
-    lines = [[graph.path.rpartition("/")[2], *_taken(graph.coverage)] for graph in graphs]
+    lines = [[_called(graph), *_taken(graph.coverage)] for graph in graphs]
     table = _table(
         ["graph", "nodes taken", "operations taken", "pieces"],
         lines,
         caption=f"Coverage on {graphs[0].provider}",
     )
     fallen = [
-        [graph.path.rpartition("/")[2], f.operator, str(f.count), f.why]
+        [_called(graph), f.operator, str(f.count), f.why]
         for graph in graphs
         for f in (graph.coverage.fallen if graph.coverage is not None else ())
     ]
@@ -217,6 +215,11 @@ def _coverage(graphs: Sequence[Artifact]) -> str:
         head = ["graph", "operator", "nodes", "why"]
         return table + _table(head, fallen, caption="Not taken by it")
     return table
+
+
+def _called(graph: Artifact) -> str:
+    file = graph.path.rpartition("/")[2]
+    return file if graph.stage is None else f"{graph.stage}: {file}"
 
 
 def _taken(found: Coverage | None) -> list[str]:
@@ -268,6 +271,8 @@ def _tuning(tune: Mapping[str, Any]) -> str:
 
 def _unsearched(content: Content, searches: Sequence[Mapping[str, Any]]) -> str:
     """Say which providers no recipe was searched for."""
+    if content.reference != FLOAT32:  # it was put together of what is compiled
+        return ""
     searched = {search["provider"] for search in searches}
     left = [provider for provider in content.profile.providers if provider not in searched]
     known = [provider for provider in left if tunable(targets.load(provider)) is not None]

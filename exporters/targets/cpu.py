@@ -34,6 +34,7 @@ _LEVELS: Final = {
     "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
 }
 _NORM_FUSIONS: Final = ["SkipLayerNormFusion", "EmbedLayerNormFusion"]
+_DYNAMIC: Final = "DynamicQuantize"
 _ERRORS_ONLY: Final = 3  # ONNX Runtime's log severity
 _NUDGE: Final = np.float32(2.0**-22)
 _PROVED_ON: Final = 32  # texts that are held against themselves in batches
@@ -75,7 +76,8 @@ def compile(  # noqa: A001 -- the port's word
         encoder = apply(plain, workbench.encoder.model, workbench.calibration)
     head = workbench.fit(None if recipe.precision == "fp32" else encoder)
     model = head.attach(encoder)
-    by_row = recipe.precision != "int8-dynamic"  # which scales over all that a call holds
+    # Such nodes scale over all that a call holds.
+    by_row = not any(node.op_type.startswith(_DYNAMIC) for node in model.graph.node)
     if by_row:
         model = sum_in_order(model)
     save(model, folder, level=recipe.level, norm_apart=recipe.norm_apart)

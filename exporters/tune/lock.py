@@ -22,8 +22,8 @@ from exporters.cache import pins
 from exporters.targets.base import Plan
 from exporters.training.plan import TrainingPlan
 
-Train = Literal["head", "full"]
-"""What is trained on the examples: the head on a frozen encoder, or both."""
+Train = Literal["head", "full", "static"]
+"""What is trained on the examples: the head on a frozen encoder, both, or vectors alone."""
 LOCK: Final = "lock.json"
 _MAX_BYTES: Final = 1 << 20
 
@@ -62,7 +62,7 @@ class Lock(Typed):
     profile: Name
     profile_sha256: Sha256 = Field(description="Of the profile as it was read.")
     train: Train = "head"
-    training: TrainingPlan | None = Field(None, description="Of train: full; null: of head.")
+    training: TrainingPlan | None = Field(None, description="Null: of train: head.")
     chosen: dict[str, LockedPlan] = Field(
         default={}, description="By provider, where a search was made; else the profile says."
     )

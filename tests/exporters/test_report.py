@@ -86,7 +86,7 @@ def content(task: str, labels: list[str] | None = None, **fields: Any) -> Conten
         load_profile("generic-x86_64"),
         quality,
         [Judgement("cpu-int8", rows, before, after)],
-        fp32_bytes=90_000_000,
+        reference_bytes=90_000_000,
     )
 
 
