@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeslm.contract.manifest import Artifact
+from edgeslm.contract.manifest import Artifact, Stage
 from edgeslm.contract.messages import Cause, ClockTrust
 from edgeslm.core.learning import Progress, School
 from edgeslm.core.overlay import Kind, Overlay
@@ -156,6 +156,7 @@ class Answer:
     lesson: int | None = None
     learning: Progress | None = None
     new: bool = False  # of a template that nobody has used or spoken of
+    stage: Stage | None = None
 
 
 @dataclass(frozen=True, slots=True)

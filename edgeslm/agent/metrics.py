@@ -331,6 +331,13 @@ METRICS: Final = (
         MODEL,
         _each(lambda m: m.get("node_share")),
     ),
+    Metric(
+        "edgeslm_model_handed_over_ratio",
+        "gauge",
+        "Of a cascade: share of its answers since it was loaded that the second stage gave.",
+        MODEL,
+        _each(lambda m: m.get("handed_over")),
+    ),
 )
 
 

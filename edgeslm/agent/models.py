@@ -165,6 +165,7 @@ class ModelSlot:
                 state["memory"] = memory.counts()
             state["cache_hits"] = model.cache_hits
             state["cache_misses"] = model.cache_misses
+            _tell_share(state, model.handed_over)
         if (took := self.latencies.quantiles_ms(QUANTILES, now=now)) is not None:
             state["p50_ms"], state["p99_ms"] = (round(ms, 3) for ms in took)
         self._tell_queue(state, now)
@@ -177,6 +178,11 @@ class ModelSlot:
             state["paused"] = True
         if (oldest := self.session.lane.oldest) is not None:
             state["oldest_s"] = round(max(0.0, now - oldest.message.received_at), 3)
+
+
+def _tell_share(state: ModelState, handed_over: float | None) -> None:
+    if handed_over is not None:
+        state["handed_over"] = round(handed_over, 4)
 
 
 def _tell_support(state: ModelState, until: str | None, wall: float) -> None:

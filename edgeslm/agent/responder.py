@@ -48,6 +48,8 @@ class Model(Protocol):
     @property
     def supported_until(self) -> str | None: ...
     @property
+    def handed_over(self) -> float | None: ...
+    @property
     def cache_hits(self) -> int: ...
     @property
     def cache_misses(self) -> int: ...
@@ -83,6 +85,7 @@ class AbsentModel:
     passed_over = ()
     supported_until = None
     batch_invariant = False
+    handed_over = None
     cache_hits = 0
     cache_misses = 0
 

@@ -72,6 +72,8 @@ def _lines(bundle: Bundle, found: dict[str, Any]) -> Iterator[str]:
     yield f"  made for     {', '.join(manifest['profiles'])}; by edgeslm {manifest['exporter']}"
     yield f"  made from    {base['source']} ({base['sha256'][:12]})"
     yield f"  reads        {manifest['max_tokens']} tokens"
+    if len(bundle.manifest.stages()) > 1:
+        yield "  cascade      the first stage hands over what it is not sure of to the second"
     if (until := bundle.manifest.supported_until) is not None:
         over = ", which is over" if has_ended(until, wall=time.time()) else ""
         yield f"  supported    until {until}{over}"

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from edgeslm.contract.base import Typed
+from edgeslm.contract.manifest import Stage
 
 
 class GoldenRequest(Typed):
@@ -26,6 +27,7 @@ class GoldenExpectation(Typed):
     score: float
     confidence: float
     p_value: float | None = None
+    stage: Stage | None = Field(None, description="Of a cascade: who answered.")
 
 
 class GoldenCase(Typed):

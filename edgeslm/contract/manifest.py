@@ -10,14 +10,21 @@ from pydantic import AfterValidator, Field, model_validator
 from edgeslm.contract.base import Name, RelativePath, Sha256, Typed, spelled
 
 Dim = int | str  # a string names a dynamic axis, as in ONNX
-Role = Literal["graph", "weights", "context", "costs", "tokenizer", "parameters", "golden"]
+Role = Literal[
+    "graph", "weights", "context", "costs", "tokenizer", "parameters", "golden", "cascade"
+]
+Stage = Literal["first", "second"]
+"""Of a cascade: who is asked first, and who answers what the first is not sure of."""
 Verified = Literal["silicon", "emulated", "static", "none"]
 """Where it ran: on such a chip, on its emulator, nowhere but checked node by node, or neither."""
 # Features of schema 1 that this build understands; a manifest names those it needs.
-FEATURES: frozenset[str] = frozenset({"anomaly-memory", "intent-scorer"})
+CASCADE = "cascade"
+FEATURES: frozenset[str] = frozenset({"anomaly-memory", CASCADE, "intent-scorer"})
 CPU_FEATURES: frozenset[str] = frozenset({"asimddp", "avx2", "avx512_vnni", "avx_vnni"})
 """That the profiles which ship with edgeslm require, and so what is exported for them."""
 _NEEDED: frozenset[Role] = frozenset({"graph", "tokenizer", "parameters", "golden"})
+_OF_ALL: frozenset[Role] = frozenset({"golden", "cascade"})
+"""Of a cascade as a whole, and of none of its stages."""
 
 
 class TensorSpec(Typed):
@@ -105,11 +112,13 @@ class Artifact(Typed):
 
     Files of one `variant` belong together: a compiled form of the model for one provider, with
     a graph for each sequence length where shapes are fixed. Files without serve every variant.
-    A device runs the first variant in the manifest's order whose graphs it can run.
+    A device runs the first variant in the manifest's order whose graphs it can run. In a cascade
+    each stage has such files, and what is of a stage serves that one alone.
     """
 
     role: Role
     variant: Name | None = Field(None, description="What it is part of; null: of every variant.")
+    stage: Stage | None = Field(None, description="Of a cascade, whose it is; null: of both.")
     path: RelativePath
     size: Annotated[int, Field(ge=0, description="Bytes.")]
     sha256: Sha256
@@ -174,12 +183,22 @@ class Manifest(Typed):
         if unknown:
             msg = f"requires features this build lacks: {unknown}; update edgeslm"
             raise ValueError(msg)
+        cascade = CASCADE in self.requires
+        if not cascade and any(a.stage or a.role == "cascade" for a in self.artifacts):
+            msg = f"artifacts: some are of a cascade, and requires does not name {CASCADE!r}"
+            raise ValueError(msg)
+        if any(a.stage and a.role in _OF_ALL for a in self.artifacts):
+            msg = f"artifacts: {sorted(_OF_ALL)} are of a cascade as a whole, of no stage"
+            raise ValueError(msg)
+        needed = _NEEDED | {"cascade"} if cascade else _NEEDED
         for variant in self.variants():
-            missing = _NEEDED - {a.role for a in self.artifacts if a.variant in {None, variant}}
-            if missing:
-                of = f" of variant {variant!r}" if variant is not None else ""
-                msg = f"artifacts: none with role {sorted(missing)}{of}"
-                raise ValueError(msg)
+            for stage in self.stages():
+                missing = needed - {a.role for a in self.of(variant, stage)}
+                if missing:
+                    of = f" of variant {variant!r}" if variant is not None else ""
+                    of += f" of the {stage} stage" if stage is not None else ""
+                    msg = f"artifacts: none with role {sorted(missing)}{of}"
+                    raise ValueError(msg)
         if any(a.role == "golden" and a.tolerance is None for a in self.artifacts):
             msg = "artifacts: a golden file needs its tolerance"
             raise ValueError(msg)
@@ -196,3 +215,15 @@ class Manifest(Typed):
         """Return the variants in the order of their first files; (None,) where none is named."""
         named = dict.fromkeys(a.variant for a in self.artifacts if a.variant is not None)
         return tuple(named) or (None,)
+
+    def stages(self) -> tuple[Stage | None, ...]:
+        """Return the stages of a cascade in the order in which they are asked; else (None,)."""
+        return ("first", "second") if CASCADE in self.requires else (None,)
+
+    def of(self, variant: str | None, stage: Stage | None = None) -> tuple[Artifact, ...]:
+        """Return the files that serve a variant, and of a cascade one stage; None: both."""
+        return tuple(
+            a
+            for a in self.artifacts
+            if a.variant in {None, variant} and (stage is None or a.stage in {None, stage})
+        )

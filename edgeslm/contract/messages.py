@@ -16,7 +16,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
 
 from edgeslm.contract.base import SCHEMA_VERSION
-from edgeslm.contract.manifest import Verified
+from edgeslm.contract.manifest import Stage, Verified
 
 _WIRE = ConfigDict(extra="ignore", allow_inf_nan=False)
 SchemaVersion = Annotated[Literal[1], Field(description="Major version of this payload.")]
@@ -152,6 +152,9 @@ class Result(Timed):
         ]
     ]
     channels: NotRequired[Annotated[dict[str, PValue], Field(description="p-value of each.")]]
+    stage: NotRequired[
+        Annotated[Stage, Field(description="Of a cascade: who answered; scores have its scale.")]
+    ]
     source_known: NotRequired[
         Annotated[bool, Field(description="It was in training, or has learnt what is its own.")]
     ]
@@ -255,6 +258,17 @@ class ModelState(TypedDict):
     expired: Annotated[int, Field(description="Dropped: the message's own expiry had passed.")]
     cache_hits: int
     cache_misses: int
+    handed_over: NotRequired[
+        Annotated[
+            float,
+            Field(
+                ge=0,
+                le=1,
+                description="Of a cascade: share of its answers since it was loaded that the "
+                "second stage gave; absent: none yet.",
+            ),
+        ]
+    ]
     memory: NotRequired[
         Annotated[
             dict[str, int],

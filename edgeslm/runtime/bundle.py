@@ -13,7 +13,7 @@ from typing import Final
 from pydantic import BaseModel
 
 from edgeslm.contract.base import SCHEMA_VERSION, UNKNOWN_KEY, parse_json
-from edgeslm.contract.manifest import FEATURES, Artifact, Manifest, Role
+from edgeslm.contract.manifest import FEATURES, Artifact, Manifest, Role, Stage
 from edgeslm.errors import InvalidFileError, RejectedError
 
 MANIFEST: Final = "manifest.json"
@@ -74,10 +74,12 @@ class Bundle:
     manifest: Manifest
     hash: str
 
-    def of(self, variant: str | None) -> VariantFiles:
-        """Return the files that serve one of the manifest's variants."""
-        files = tuple(a for a in self.manifest.artifacts if a.variant in {None, variant})
-        return VariantFiles(self.path, files)
+    def of(self, variant: str | None, stage: Stage | None = None) -> VariantFiles:
+        """Return the files that serve one of the manifest's variants.
+
+        Of a cascade, those of one stage, and what the stages share; None: all.
+        """
+        return VariantFiles(self.path, self.manifest.of(variant, stage))
 
 
 @dataclass(frozen=True, slots=True)

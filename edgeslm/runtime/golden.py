@@ -125,6 +125,8 @@ def _differences(case: GoldenCase, got: Answer, tolerance: Tolerance) -> list[st
     ):
         if not abs(value - expected) <= bound:  # so that NaN is a difference
             wrong.append(f"{name} {value:.6g}, expected {expected:.6g} within {bound:g}")
+    if got.stage != want.stage:
+        wrong.append(f"stage {got.stage}, expected {want.stage}")
     if not case.near_threshold:
         if got.label != want.label:
             wrong.append(f"label {got.label!r}, expected {want.label!r}")

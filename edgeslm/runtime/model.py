@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from edgeslm import tasks
 from edgeslm.adapters.ort import GraphError, InferenceError
 from edgeslm.contract.golden import GoldenCase
-from edgeslm.contract.manifest import Coverage
+from edgeslm.contract.manifest import Coverage, Stage
 from edgeslm.contract.messages import ModelRef
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.ports import Answer, Memory, Prepared, Request, Session, Task, Tensor
@@ -55,6 +56,7 @@ class Model:
         coverage: of several graphs, that of which it took least.
         node_share: share of the graph's nodes on it, in [0, 1].
         batch_invariant: a row's output does not depend on its batch.
+        handed_over: of a cascade, the share of its answers that the second stage gave.
     """
 
     def __init__(  # noqa: PLR0913 -- `load_model` puts the parts together
@@ -94,6 +96,10 @@ class Model:
         self._cache: Cache[Row] = Cache(cache_entries)
 
     @property
+    def handed_over(self) -> float | None:
+        return None
+
+    @property
     def cache_hits(self) -> int:
         """Answers whose model output was kept from before."""
         return self._cache.hits
@@ -117,6 +123,18 @@ class Model:
             InferenceError: the provider failed on this text.
         """
         prepared, outputs, truncated = self._read(request)
+        return self._finish(prepared, outputs, truncated=truncated, memory=memory)
+
+    def answer_anew(self, request: Request, memory: Memory | None = None) -> Answer:
+        """Return what `answer` returns, without the cache: nothing is taken from it or put there.
+
+        Raises:
+            InferenceError: the provider failed on this text.
+        """
+        prepared = self._prepare(request)
+        if prepared.model_text is None:
+            return self._finish(prepared, None, truncated=False, memory=memory)
+        outputs, truncated = self._infer(prepared.model_text)
         return self._finish(prepared, outputs, truncated=truncated, memory=memory)
 
     def answer_all(
@@ -185,7 +203,7 @@ class Model:
             raise BundleTamperedError(msg)
         assert artifact.tolerance is not None  # noqa: S101 -- the manifest's own rule
         cases = parse_golden(raw)
-        answer = self.answer if cached else self._answer_anew
+        answer = self.answer if cached else self.answer_anew
         memory = self.memory()
         replay(cases, lambda one: answer(one, memory), artifact.tolerance, gently=gently)
         return cases
@@ -202,13 +220,6 @@ class Model:
     def forget(self) -> None:
         """Empty the cache and its counts."""
         self._cache.clear()
-
-    def _answer_anew(self, request: Request, memory: Memory | None) -> Answer:
-        prepared = self._prepare(request)
-        if prepared.model_text is None:
-            return self._finish(prepared, None, truncated=False, memory=memory)
-        outputs, truncated = self._infer(prepared.model_text)
-        return self._finish(prepared, outputs, truncated=truncated, memory=memory)
 
     def _read(self, request: Request) -> Reading:
         prepared = self._prepare(request)
@@ -277,6 +288,7 @@ def load_model(  # noqa: PLR0913 -- by name
     Raises:
         BundleMissingError, BundleInvalidError, BundleForeignError, BundleTamperedError,
             BundleWrongError: see `open_bundle`.
+        CascadeError: its stages cannot go together.
         UnknownTaskError, NoArtifactError, GraphError, TokenizerError: what it needs is not here,
             or one of its files is not what it should be.
         CoverageError: the provider took less of a graph than the bundle asks for.
@@ -287,34 +299,34 @@ def load_model(  # noqa: PLR0913 -- by name
     manifest = opened.manifest
     device = this_device()
     make_task = tasks.load(manifest.task)
-    chosen = choose_variant(
-        opened, device=device, profile=profile, variant=variant, stand_in=stand_in
-    )
+    choose = partial(choose_variant, opened, device=device, profile=profile, stand_in=stand_in)
+    *_, stage = manifest.stages()
+    chosen = choose(variant=variant, stage=stage)
     files = opened.of(chosen.name)
     if golden:  # before the graph, whose loading takes longer
         parse_golden(files.read("golden"))
-    task = make_task(files.read("parameters"))
-    key = chosen.graphs[0].provider or CPU
+
+    def part(chosen: Variant, stage: Stage | None) -> Part:
+        files = opened.of(chosen.name, stage)
+        placed = stand_in in {None, chosen.graphs[0].provider or CPU}
+        task = make_task(files.read("parameters"))
+        return Part(opened, chosen, files, task, cache_entries, placed=placed)
+
+    last = part(chosen, stage)
+    load: Callable[[], Model] = last.load
+    if stage is not None:
+        from edgeslm.runtime.cascade import cascade  # noqa: PLC0415 -- few bundles are one
+
+        first = part(choose(variant=chosen.name, stage="first"), "first")
+        load = cascade(files.read("cascade"), first, last)
     if make_room is not None:
         make_room(opened.hash)
-    session, took = _open_graphs(files, chosen, placed=stand_in in {None, key})
-    longest = session.longest if isinstance(session, Buckets) else manifest.max_tokens
-    limit = min(manifest.max_tokens, longest)
-    tokenizer = Tokenizer.shared(files.read("tokenizer"), max_tokens=limit)
-    model = Model(
-        opened,
-        variant=chosen,
-        coverages=took,
-        session=session,
-        tokenizer=tokenizer,
-        task=task,
-        cache_entries=cache_entries,
-    )
+    model = load()
     provider = chosen.provider
     verdicts = Verdicts(
         verdict_dir,
         device=device,
-        runtime=f"{session.provider} {provider.runtime()}",
+        runtime=f"{model.provider} {provider.runtime()}",
         variant=chosen.name,
     )
     if golden and (anew or not verdicts.passed(opened.hash)):
@@ -323,6 +335,47 @@ def load_model(  # noqa: PLR0913 -- by name
             verdicts.remember(opened.hash)
         model.forget()
     return model
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one model is loaded from; all that can be wrong without a graph is found by now.
+
+    Args:
+        bundle: that holds it.
+        chosen: its graphs, and who runs them.
+        files: that serve it.
+        task: made of its parameters.
+        cache_entries: model outputs to keep.
+        placed: who runs the graphs is whom they are for, and must take of them what it should.
+    """
+
+    bundle: Bundle
+    chosen: Variant
+    files: VariantFiles
+    task: Task
+    cache_entries: int
+    placed: bool
+
+    def load(self, kind: Callable[..., Model] = Model) -> Model:
+        """Load the graphs, and put the parts together to a `kind`.
+
+        Raises:
+            GraphError, TokenizerError, CoverageError: see `load_model`.
+        """
+        session, took = _open_graphs(self.files, self.chosen, placed=self.placed)
+        limit = self.bundle.manifest.max_tokens
+        if isinstance(session, Buckets):
+            limit = min(limit, session.longest)
+        return kind(
+            self.bundle,
+            variant=self.chosen,
+            coverages=took,
+            session=session,
+            tokenizer=Tokenizer.shared(self.files.read("tokenizer"), max_tokens=limit),
+            task=self.task,
+            cache_entries=self.cache_entries,
+        )
 
 
 def _open_graphs(

@@ -53,6 +53,8 @@ def answered(  # noqa: PLR0913 -- the fields of one message
         result["p_value"] = answer.p_value
     if answer.channels:
         result["channels"] = dict(answer.channels)
+    if answer.stage is not None:
+        result["stage"] = answer.stage
     if answer.source_known is not None:
         result["source_known"] = answer.source_known
     if answer.learning is not None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from edgeslm import providers
 from edgeslm.adapters.ort import hardware_problem
-from edgeslm.contract.manifest import Artifact
+from edgeslm.contract.manifest import Artifact, Stage
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.errors import RejectedError
 from edgeslm.ports import Provider
@@ -52,18 +52,20 @@ def fixed_length(graph: Artifact) -> int:
     return ANY_LENGTH
 
 
-def choose_variant(
+def choose_variant(  # noqa: PLR0913 -- by name
     bundle: Bundle,
     *,
     device: Device,
     profile: DeviceProfile | None,
     variant: str | None = None,
+    stage: Stage | None = None,
     stand_in: str | None = None,
 ) -> Variant:
     """Return the first variant in the manifest that this device can run.
 
     With a profile: the first in the order of its providers. `variant` and `stand_in` are those of
-    `edgeslm.runtime.model.load_model`.
+    `edgeslm.runtime.model.load_model`. Of a cascade, with the graphs of one stage: the second is
+    what variants differ in, so it is the one to choose by.
 
     Raises:
         NoArtifactError: none, and says why of each; or `variant` is none of the bundle's.
@@ -74,7 +76,7 @@ def choose_variant(
         msg = f"{bundle.path}: no variant {variant!r}; it has {known or 'one, without a name'}"
         raise NoArtifactError(msg)
     candidates = [
-        (name, tuple(bundle.of(name).artifacts("graph")))
+        (name, tuple(bundle.of(name, stage).artifacts("graph")))
         for name in names
         if variant in {None, name}
     ]

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from edgeslm import tasks
 from edgeslm.errors import InvalidFileError
-from edgeslm.ports import Request, Tensor
+from edgeslm.ports import Answer, Request, Tensor
+from edgeslm.runtime.cascade import is_sure, read_parameters
 from exporters.data import Row
 from exporters.heads import anomaly
 from tests.fuzz.harness import fuzz
@@ -66,6 +67,20 @@ def test_parameters_of_intent(targets: int) -> None:
     fuzz(
         lambda raw: answers("intent", outputs, raw),
         [json.dumps(parameters).encode()],
+        allowed=(InvalidFileError,),
+        targets=targets,
+    )
+
+
+def test_parameters_of_a_cascade(targets: int) -> None:
+    def decide(raw: bytes) -> None:
+        found = read_parameters(raw)
+        assert 0 <= found.confidence <= 1
+        assert not is_sure(Answer("a", 1.0, 0.0, accepted=False), found.confidence)
+
+    fuzz(
+        decide,
+        [b'{"schema_version": 1, "confidence": 0.71, "lose_points": 0.3}'],
         allowed=(InvalidFileError,),
         targets=targets,
     )

@@ -56,7 +56,8 @@ def _model(name: str, sources: Sequence[Source], profile: str | None) -> Iterato
     )
     which = f"{model.ref['name']} {model.ref['version']} ({model.ref['hash'][:12]})"
     where = placed(model.coverage, model.provider)
-    found = f"{which}: {model.task}, {where}; golden file answered as expected"
+    what = f"{model.task}, two stages" if len(model.bundle.manifest.stages()) > 1 else model.task
+    found = f"{which}: {what}, {where}; golden file answered as expected"
     yield ok(f"model.{name}", f"{found}; verified: {proved(model.verified)}")
     until = model.supported_until
     if has_ended(until, wall=time.time()):

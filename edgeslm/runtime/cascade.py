@@ -1,0 +1,192 @@
+"""Two models as one: the first answers what it is sure of, the second all else.
+
+The first is small and fast, and is asked everything. Where it would reject a text, or is less sure
+of its answer than a threshold that the exporter has calibrated, the second answers in its place: so
+what is out of scope is said by the second alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from edgeslm.contract.base import Typed, parse_json
+from edgeslm.errors import RejectedError
+from edgeslm.ports import Answer, Memory, Prepared, Request
+from edgeslm.runtime.bundle import Bundle
+from edgeslm.runtime.model import Model, Part, Reading
+
+
+class CascadeError(RejectedError):
+    """The stages of a cascade cannot go together."""
+
+    code = "cascade.unfit"
+
+
+class CascadeParameters(Typed):
+    """The `cascade` artifact of a bundle."""
+
+    schema_version: Literal[1] = 1
+    confidence: Annotated[
+        float, Field(ge=0, le=1, description="The first answers where it has more than this.")
+    ]
+    lose_points: Annotated[
+        float, Field(ge=0, description="Accuracy that the hand-over may cost, as was asked.")
+    ]
+
+
+def read_parameters(raw: bytes) -> CascadeParameters:
+    """Return what the `cascade` artifact says.
+
+    Raises:
+        InvalidFileError: these are no parameters of a cascade.
+    """
+    remedy = "Export the bundle again."
+    return parse_json(CascadeParameters, raw, file="cascade.json", remedy=remedy)
+
+
+def is_sure(answer: Answer | Exception, confidence: float) -> bool:
+    """Whether the first stage answers so that the second need not be asked.
+
+    Args:
+        answer: of the first stage.
+        confidence: that it must exceed.
+    """
+    if isinstance(answer, Exception):
+        return False
+    return answer.accepted is not False and answer.confidence > confidence
+
+
+def cascade(parameters: bytes, first: Part, second: Part) -> Callable[[], Model]:
+    """Return what loads the cascade of two stages.
+
+    Args:
+        parameters: bytes of its `cascade` artifact.
+        first: is asked first.
+        second: answers what the first is not sure of.
+
+    Raises:
+        InvalidFileError: these are no parameters of a cascade.
+        CascadeError: an answer of the task depends on what was asked before: it would depend on
+            who answered that.
+    """
+    found = read_parameters(parameters)
+    if any(part.task.memory() is not None for part in (first, second)):
+        msg = f"a cascade of {second.bundle.manifest.task}: its answers depend on earlier texts"
+        raise CascadeError(msg)
+
+    def load() -> Model:
+        return second.load(partial(Cascade, first=first.load(), confidence=found.confidence))
+
+    return load
+
+
+class Cascade(Model):
+    """A `Model` whose own parts are those of the second stage.
+
+    Args:
+        bundle: of both.
+        first: the first stage.
+        confidence: see `is_sure`.
+        parts: those of `Model`.
+    """
+
+    def __init__(self, bundle: Bundle, *, first: Model, confidence: float, **parts: Any) -> None:
+        super().__init__(bundle, **parts)
+        self._first = first
+        self._confidence = confidence
+        self._counting = threading.Lock()
+        self._answered = self._handed = 0
+        stages = {"first": first.coverages, "second": self.coverages}
+        self.coverages = {
+            f"{stage}/{graph}": took for stage, of in stages.items() for graph, took in of.items()
+        }
+        if first.node_share < self.node_share:
+            self.coverage, self.node_share = first.coverage, first.node_share
+
+    @property
+    def handed_over(self) -> float | None:
+        return self._handed / self._answered if self._answered else None
+
+    @property
+    def cache_hits(self) -> int:
+        """Of both stages."""
+        return self._first.cache_hits + super().cache_hits
+
+    @property
+    def cache_misses(self) -> int:
+        """Of both stages."""
+        return self._first.cache_misses + super().cache_misses
+
+    def answer(self, request: Request, memory: Memory | None = None) -> Answer:
+        """See `Model.answer`."""
+        [said] = self.answer_all([request], memory)
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    def answer_anew(self, request: Request, memory: Memory | None = None) -> Answer:
+        """See `Model.answer_anew`."""
+        said = self._first.answer_anew(request, memory)
+        if is_sure(said, self._confidence):
+            return replace(said, stage="first")
+        return replace(super().answer_anew(request, memory), stage="second")
+
+    def read(self, requests: Sequence[Request]) -> list[Reading | Exception]:
+        """Have each answered: the second stage is asked when it is known what the first says."""
+        said = self._first.answer_all(requests)
+        left = [i for i, one in enumerate(said) if not is_sure(one, self._confidence)]
+        others = super().judge(super().read([requests[i] for i in left])) if left else []
+        stages: list[Answer | Exception] = [_of("first", one) for one in said]
+        for i, one in zip(left, others, strict=True):
+            stages[i] = _of("second", one)
+        with self._counting:
+            self._answered += len(said)
+            self._handed += len(left)
+        return [
+            one if isinstance(one, Exception) else _decided(request, one)
+            for request, one in zip(requests, stages, strict=True)
+        ]
+
+    def judge(
+        self, readings: Sequence[Reading | Exception], memory: Memory | None = None
+    ) -> list[Answer | Exception]:
+        """Return what was read."""
+        del memory  # there is none
+        return [one if isinstance(one, Exception) else _known(one) for one in readings]
+
+    def check_batches(self, requests: Sequence[Request]) -> bool:
+        """See `Model.check_batches`; of both stages."""
+        holds = self._first.check_batches(requests)
+        return super().check_batches(requests) and holds
+
+    def resize(self, cache_entries: int) -> None:
+        """See `Model.resize`; of both stages."""
+        self._first.resize(cache_entries)
+        super().resize(cache_entries)
+
+    def forget(self) -> None:
+        """See `Model.forget`; of both stages."""
+        self._first.forget()
+        super().forget()
+        with self._counting:
+            self._answered = self._handed = 0
+
+
+def _of(stage: Literal["first", "second"], said: Answer | Exception) -> Answer | Exception:
+    return said if isinstance(said, Exception) else replace(said, stage=stage)
+
+
+def _decided(request: Request, answer: Answer) -> Reading:
+    return Reading(Prepared(request, None, context=answer), None, truncated=False)
+
+
+def _known(reading: Reading) -> Answer:
+    answer = reading.prepared.context
+    assert isinstance(answer, Answer)  # noqa: S101 -- `Cascade.read` put it there
+    return answer

@@ -1,0 +1,86 @@
+"""The agent runs a cascade as one model, over a real broker."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeslm.ports import Request
+from edgeslm.runtime.model import load_model
+from tests.agent.kit import AgentProcess, Plant, poll
+from tests.runtime.cascades import TEXTS, write_cascade
+
+pytestmark = pytest.mark.broker
+MakeAgent = Callable[..., AgentProcess]
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Path:
+    return write_cascade(tmp_path / "both", batched=True)
+
+
+@pytest.fixture
+def agent(make_agent: MakeAgent, both: Path) -> AgentProcess:
+    return make_agent(
+        models={"m": {"bundle": both, "workers": 2}},
+        routes={"all": {"topic": "in/#", "models": ["m"], "share": "text"}},
+        state_interval_s=1,
+    )
+
+
+def model_of(plant: Plant, **fields: Any) -> dict[str, Any]:
+    """Wait for a state whose model has these fields, and return that."""
+    found: list[dict[str, Any]] = []
+
+    def told() -> bool:
+        models = plant.last.get("state", {}).get("models", [])
+        found[:] = [m for m in models if all(m.get(k) == v for k, v in fields.items())]
+        return bool(found)
+
+    poll(told, f"a state with {fields}")
+    return found[0]
+
+
+def test_answers_as_infer_does_and_tells_the_share(
+    agent: AgentProcess, plant: Plant, both: Path
+) -> None:
+    agent.start()
+    agent.wait_for("model_loaded")
+    assert "handed_over" not in model_of(plant, state="serving")
+    for text in TEXTS:
+        plant.publish("in/a", text)
+    results = plant.wait_for(len(TEXTS))
+    model = load_model(both)
+    for result in results:
+        answer = model.answer(Request(result["text"], "in/a"))
+        assert (result["label"], result["stage"]) == (answer.label, answer.stage)
+        assert (result["score"], result["accepted"]) == (answer.score, answer.accepted)
+        assert "requires" not in result, "readers of before take it: stage is beside what they know"
+    handed = sum(result["stage"] == "second" for result in results)
+    assert 0 < handed < len(TEXTS)
+    share = round(handed / len(TEXTS), 4)
+    told = model_of(plant, answered=len(TEXTS), handed_over=share)
+    assert told["cache_misses"] == len(TEXTS) + handed
+
+
+def test_a_cascade_whose_second_stage_is_spoilt_does_not_take_the_place_of_one_that_serves(
+    agent: AgentProcess, plant: Plant, both: Path
+) -> None:
+    agent.start()
+    agent.wait_for("model_loaded")
+    old = model_of(plant, state="serving")
+    shutil.rmtree(both)
+    write_cascade(both, confidence=0.7)
+    spoilt = bytearray((both / "second" / "model.onnx.data").read_bytes())
+    spoilt[7] ^= 1
+    (both / "second" / "model.onnx.data").write_bytes(spoilt)
+    agent.hup()
+    failed = agent.wait_for("model_failed")
+    assert failed["code"] == "bundle.tampered"
+    assert "second/model.onnx.data" in failed["message"]
+    assert model_of(plant, state="serving")["hash"] == old["hash"]
+    assert plant.ask("in/a", TEXTS[0])["model"]["hash"] == old["hash"]

@@ -1,0 +1,26 @@
+"""A task for tests whose answers depend on earlier texts, or so it says."""
+
+from __future__ import annotations
+
+from edgeslm.ports import Memory
+from tests.runtime.tasks.double import DoubleTask
+
+
+class Recalled:
+    """Implements `edgeslm.ports.Memory` of nothing."""
+
+    def counts(self) -> dict[str, int]:
+        return {}
+
+
+class RecallsTask(DoubleTask):
+    """A `DoubleTask` with a memory."""
+
+    def memory(self) -> Memory | None:  # type: ignore[override]
+        return Recalled()
+
+
+def load(parameters: bytes) -> RecallsTask:
+    """Read nothing."""
+    del parameters
+    return RecallsTask([])
