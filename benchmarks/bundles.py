@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -12,9 +14,16 @@ from benchmarks.contestants import TOPIC
 from benchmarks.setup import Setup
 from edgeslm.demo.bundles import Wanted, find, make
 from edgeslm.runtime.profiles import detect_profile, load_profile
+from exporters.cascade import Order
+from exporters.cascade import make as make_cascade
 from exporters.data import Row, sample
+from exporters.export import BUNDLE
+from exporters.heads.base import Advance
 
 BUDGET: Final = 0.01
+LOSS: Final = 0.3
+"""Points of accuracy that a hand-over may cost."""
+_QUICK_LOSS: Final = 2.0  # few texts tell no smaller one
 _PLANT_LINES: Final = 2000
 _QUICK_ROWS: Final = 2000
 _FEW_ROWS: Final = 300
@@ -49,6 +58,40 @@ def trained(setup: Setup, case: str, *options: str) -> Path:
         options += ("--minutes", str(_QUICK_MINUTES))
     rows = train_rows(setup, case), cases.rows(setup, case, "eval")
     return _have(setup, "intent", f"{case}-full", *rows, *options)
+
+
+def static(setup: Setup, case: str) -> Path:
+    """Return the bundle of an intent case whose model has no layers."""
+    rows = train_rows(setup, case), cases.rows(setup, case, "eval")
+    return _have(setup, "intent", f"{case}-static", *rows, "--train", "static")
+
+
+def cascade(setup: Setup, case: str) -> Path:
+    """Return the bundle of `static` before `trained`; its hand-over sees no evaluation data."""
+    first, second = static(setup, case), trained(setup, case)
+    data = setup.work / f"{case}.jsonl"
+    data.write_bytes(cases.to_jsonl(train_rows(setup, case)))
+    setup.tell(f"putting {case} together")
+    order = Order(
+        first=first,
+        second=second,
+        data=data,
+        lose=_QUICK_LOSS if setup.quick else LOSS,
+        profile=detect_profile().name,
+        name=f"{case}-cascade",
+        version=1,
+        out=setup.work / f"{case}-cascade",
+        allow_drop=True,  # it is measured here
+    )
+    make_cascade(order, _silent)
+    return order.out / BUNDLE
+
+
+@contextmanager
+def _silent(name: str, total: int | None) -> Iterator[Advance]:
+    """Implements `exporters.workbench.Stage` for nobody."""
+    del name, total
+    yield lambda _: None
 
 
 def sampled(setup: Setup, case: str, *, texts: int, profile: str) -> Path:

@@ -35,9 +35,10 @@ def _is_paper(file: Path) -> bool:
     return file.suffix in {".json", ".jsonl"}
 
 
-def over_size(profile: DeviceProfile, name: str, folder: Path) -> OverBudgetError | None:
-    """Return why a variant is too large; None where it is not."""
-    limit, size = profile.budget.size_mb, size_bytes(folder) / _MB
+def over_size(profile: DeviceProfile, name: str, size: float) -> OverBudgetError | None:
+    """Return why a variant of so many bytes is too large; None where it is not."""
+    limit = profile.budget.size_mb
+    size /= _MB
     if limit is None or size <= limit:
         return None
     return OverBudgetError(

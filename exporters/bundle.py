@@ -14,6 +14,7 @@ import onnx
 
 from edgeslm import __version__
 from edgeslm.contract.manifest import (
+    CASCADE,
     Artifact,
     BaseModelInfo,
     Coverage,
@@ -101,7 +102,7 @@ def write_bundle(
         (inside / _PATHS["parameters"]).write_bytes(made.compiled.head.parameters)
         (inside / _PATHS["golden"]).write_bytes(made.golden)
         artifacts += _artifacts(folder, made)
-    artifacts.append(_file(folder, folder / _PATHS["tokenizer"], "tokenizer"))
+    artifacts.append(describe_file(folder, folder / _PATHS["tokenizer"], "tokenizer"))
     manifest = Manifest(
         requires=tuple(sorted({f for made in variants for f in made.compiled.head.requires})),
         name=identity.name,
@@ -115,8 +116,17 @@ def write_bundle(
         pins=pins(PACKAGES),
         supported_until=identity.supported_until,
     )
-    # Devices that do not know the field yet read bundles that do not need it.
-    unsaid = {"supported_until"} if identity.supported_until is None else None
+    return write_manifest(folder, manifest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> str:
+    """Write it into the bundle's folder; return the bundle's hash."""
+    # Devices that do not know a field yet read bundles that do not need it.
+    unsaid: dict[str, Any] = {}
+    if manifest.supported_until is None:
+        unsaid["supported_until"] = True
+    if CASCADE not in manifest.requires:
+        unsaid["artifacts"] = {"__all__": {"stage"}}
     raw = (manifest.model_dump_json(indent=1, exclude=unsaid) + "\n").encode()
     (folder / MANIFEST).write_bytes(raw)
     return hashlib.sha256(raw).hexdigest()
@@ -127,7 +137,7 @@ def _artifacts(folder: Path, made: Made) -> Iterator[Artifact]:
     plan, inside = made.plan, folder / made.plan.name
     for name in made.compiled.graphs:
         graph = onnx.load(inside / name, load_external_data=False).graph
-        yield _file(
+        yield describe_file(
             folder,
             inside / name,
             "graph",
@@ -145,15 +155,16 @@ def _artifacts(folder: Path, made: Made) -> Iterator[Artifact]:
             outputs=tuple(_spec(value) for value in graph.output),
         )
     for name in made.compiled.contexts:
-        yield _file(folder, inside / name, "context", variant=plan.name)
+        yield describe_file(folder, inside / name, "context", variant=plan.name)
     for role in ("weights", "costs", "parameters", "golden"):
         path = inside / _PATHS[role]
         if path.is_file():
             more = {"tolerance": made.tolerance} if role == "golden" else {}
-            yield _file(folder, path, role, variant=plan.name, **more)
+            yield describe_file(folder, path, role, variant=plan.name, **more)
 
 
-def _file(folder: Path, path: Path, role: str, **more: Any) -> Artifact:
+def describe_file(folder: Path, path: Path, role: str, **more: Any) -> Artifact:
+    """Return what the manifest of the bundle in `folder` says of a file in it."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Artifact.model_validate(

@@ -149,6 +149,7 @@ def _line(judged: Judged, *, near: bool) -> str:
             score=_rounded(answer.score),
             confidence=_rounded(answer.confidence),
             p_value=None if answer.p_value is None else _rounded(answer.p_value),
+            stage=answer.stage,
         ),
         near_threshold=near,
     )

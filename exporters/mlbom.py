@@ -9,6 +9,7 @@ from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
 from edgeslm.contract.manifest import Artifact, BaseModelInfo, Manifest
+from exporters.report.content import FLOAT32
 
 ML_BOM: Final = "bom.cdx.json"
 # The least that has `modelCard`, and what the packages' own documents are.
@@ -101,7 +102,7 @@ def _card(manifest: Manifest, report: Mapping[str, Any], origins: Origins) -> di
 
 def _metrics(report: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return each number of the original, and of each variant, that is one."""
-    slices = {"fp32": report["fp32"]}
+    slices = {key: report[key] for key in (FLOAT32.key, "second") if key in report}
     slices |= {name: one["artifact"] for name, one in report["variants"].items()}
     return [
         {"type": key, "value": f"{value:g}", "slice": name}

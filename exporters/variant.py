@@ -138,7 +138,7 @@ class Maker:
             unseen = f"what {plan.provider} takes of {plan.name} is not known here: the device will"
             report["notes"].append(f"{unseen} hold it against the profile's placement")
         judged = list(map(Judged, rows, said))
-        error = over_size(self.profile, plan.name, built.folder)
+        error = over_size(self.profile, plan.name, size_bytes(built.folder))
         if error or (lost and not self.allow_drop):
             return Done(folder, made, plan.provider, report, error or lost, None, judged)
         strange = list(strange_rows([*rows, *bench.split.train]))

@@ -19,6 +19,8 @@ MODULES: Final = {
     "finetune_banking77": "finetune",
     "finetune_snips": "finetune",
     "finetune_maintie": "finetune",
+    "static": "static",
+    "cascade": "cascade",
     "bgl": "anomaly",
     "skab": "streams",
     "adversarial": "anomaly",

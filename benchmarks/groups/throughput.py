@@ -45,7 +45,7 @@ def plant(setup: Setup) -> dict[str, Measured]:
         for number in range(setup.rounds):
             tell = f"round {number + 1} of {setup.rounds}"
             setup.tell(f"{tell}: the agent")
-            cold, warm = _agent_rates(broker, setup, bundle, load, passes=2)
+            cold, warm = agent_rates(broker, setup, bundle, load, passes=2)
             for name in sorted(setup.wanted):
                 setup.tell(f"{tell}: {name}'s rival")
                 ours[name].append(warm if name == "throughput-warm" else cold)
@@ -71,7 +71,7 @@ def unrepeated(setup: Setup) -> dict[str, Measured]:
             for name, (ours, theirs) in sorted(found.items()):
                 setup.tell(f"round {number + 1} of {setup.rounds}: {name}")
                 before = rivals[name]()
-                (rate,) = _agent_rates(broker, setup, bundle, load, passes=1)
+                (rate,) = agent_rates(broker, setup, bundle, load, passes=1)
                 after = rivals[name]()
                 ours.append(rate)
                 theirs.append((before + after) / 2)
@@ -108,7 +108,7 @@ def texts(setup: Setup, case: str, part: str) -> list[str]:
     return found[:: max(1, len(found) // _QUICK_LINES)] if setup.quick else found
 
 
-def _agent_rates(
+def agent_rates(
     broker: Broker, setup: Setup, bundle: Path, load: Load, *, passes: int
 ) -> list[float]:
     """Rates of a fresh agent on the load, sent `passes` times; every answer is checked."""
