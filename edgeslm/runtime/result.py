@@ -64,10 +64,7 @@ def answered(  # noqa: PLR0913 -- the fields of one message
     result["truncated"] = answer.truncated
     if answer.explanation and share in _EXPLAINED:
         result["explanation"] = list(answer.explanation)
-    if redelivered:
-        result["redelivered"] = True
-    if retained:
-        result["retained"] = True
+    _mark(result, redelivered=redelivered, retained=retained)
     return result
 
 
@@ -95,11 +92,15 @@ def refused(  # noqa: PLR0913 -- the fields of one message
     """
     result = _envelope(ref, task, device, topic, id, time_in, time_out, latency_ms, request, share)
     result["error"] = {"code": error_code, "message": message}
+    _mark(result, redelivered=redelivered, retained=retained)
+    return result
+
+
+def _mark(result: Result, *, redelivered: bool, retained: bool) -> None:
     if redelivered:
         result["redelivered"] = True
     if retained:
         result["retained"] = True
-    return result
 
 
 def _envelope(  # noqa: PLR0913, PLR0917 -- by position: this runs for every message
