@@ -12,7 +12,7 @@ from typing import Any, Final
 from benchmarks import cases
 from benchmarks.contestants import TOPIC
 from benchmarks.setup import Setup
-from edgeslm.demo.bundles import Wanted, find, make
+from edgeslm.demo.bundles import WEIGHTS_PACKAGE, Wanted, find, make
 from edgeslm.runtime.profiles import detect_profile, load_profile
 from exporters.cascade import Order
 from exporters.cascade import make as make_cascade
@@ -21,6 +21,7 @@ from exporters.export import BUNDLE
 from exporters.heads.base import Advance
 
 BUDGET: Final = 0.01
+MODEL: Final = f"package:{WEIGHTS_PACKAGE}"
 LOSS: Final = 0.3
 """Points of accuracy that a hand-over may cost."""
 _QUICK_LOSS: Final = 2.0  # few texts tell no smaller one
@@ -127,6 +128,15 @@ def tuned(setup: Setup, case: str) -> Path:
     return _have(setup, "intent", f"{case}-tuned", train_rows(setup, case), [], *options)
 
 
+def student(setup: Setup, case: str, *options: str) -> Path:
+    """Return the bundle of a student of `trained`, judged on the same."""
+    teacher = trained(setup, case).parent
+    judged = cases.rows(setup, case, "eval")
+    more = ("--teacher", str(teacher), *options)
+    name = f"{case}-student"
+    return _have(setup, "distil", name, train_rows(setup, case), judged, *more, model=None)
+
+
 def train_rows(setup: Setup, case: str) -> list[Row]:
     """Return the training part of an intent case; of a rehearsal a share."""
     train = cases.rows(setup, case, "train")
@@ -169,8 +179,10 @@ def _have(  # noqa: PLR0913 -- in the order of `Wanted`
     judged: list[Row],
     *options: str,
     profile: str | None = None,
+    model: str | None = MODEL,
 ) -> Path:
     setup.tell(f"exporting {name}")
-    wanted = Wanted(task, name, cases.to_jsonl(train), options, evaluation=cases.to_jsonl(judged))
+    parts = cases.to_jsonl(train), cases.to_jsonl(judged)
+    wanted = Wanted(task, name, parts[0], options, evaluation=parts[1], model=model)
     device = detect_profile() if profile is None else load_profile(profile)
     return find(wanted, setup.cache, device) or make(wanted, setup.cache, device, quiet=True)

@@ -132,6 +132,8 @@ _WITHOUT: Final = "the same bundle without them"
 _UNTAUGHT: Final = "the same bundle, taught nothing"
 _SECOND: Final = "the fine-tuned transformer alone, the same bundle as its second stage"
 _TFIDF_NN: Final = "char 2-5-gram TF-IDF, nearest training line"
+_UNPRUNED: Final = "the same export with its whole vocabulary"
+_TEACHER: Final = "its teacher, 6 layers int8, whole vocabulary"
 _FP32: Final = "the same bundle's fp32 original"
 _SCRIPT: Final = "paho callback -> tokenizers -> the same int8 ONNX, batch 1 -> publish"
 _RATE: Final = "messages/s"
@@ -178,6 +180,52 @@ SPECS: Final[tuple[Spec, ...]] = (
         ">=",
         -0.5,
         "difference",
+    ),
+    Spec(
+        "clinc150-pruned-size",
+        "pruned",
+        "CLINC150 fine-tuned, 6 layers int8, pruned vocabulary: graph and weights",
+        "MB",
+        _UNPRUNED,
+        "<=",
+        14.0,
+    ),
+    Spec(
+        "clinc150-pruned-accuracy",
+        "pruned",
+        "CLINC150 fine-tuned, 6 layers int8, pruned vocabulary: in-scope accuracy",
+        "%",
+        _UNPRUNED,
+        ">=",
+        96.1,
+    ),
+    Spec(
+        "clinc150-student-size",
+        "distilled",
+        "CLINC150, 3 layers distilled, int8, pruned vocabulary: graph and weights",
+        "MB",
+        _TEACHER,
+        "<=",
+        8.0,
+    ),
+    Spec(
+        "clinc150-student-accuracy",
+        "distilled",
+        "CLINC150, 3 layers distilled, int8, pruned vocabulary: in-scope accuracy",
+        "%",
+        _TEACHER,
+        ">=",
+        95.5,
+    ),
+    Spec(
+        "clinc150-student-time",
+        "distilled",
+        "CLINC150, 3 layers distilled, int8: time of a text, alone, one thread",
+        "ms",
+        _TEACHER,
+        "<=",
+        0.56,
+        "ratio",
     ),
     Spec(
         "banking77-accuracy", "banking77", "BANKING77, int8: accuracy", "%", _TFIDF_LR, ">=", 92.5

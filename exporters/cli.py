@@ -365,11 +365,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "full: train no longer (default: until it no longer helps)")  # fmt: skip
     add("--max-tokens", type=positive, metavar="N",
         help="cut longer texts (default: the profile's)")  # fmt: skip
-    add(
-        "--prune-vocab",
-        action="store_true",
-        help="keep word vectors of what the training texts say, and read all else as the nearest",
-    )
+    add("--prune-vocab", nargs="?", type=positive, const=1, default=0, metavar="N",
+        help="keep word vectors of pieces that N training texts have (default 1), and read all "
+        "others as the nearest of them")  # fmt: skip
 
 
 def _checked(check: Callable[[str], object]) -> Callable[[str], str]:

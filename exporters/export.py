@@ -32,9 +32,10 @@ from exporters.reductions import Reduction
 from exporters.report import write_reports
 from exporters.report.content import Content, Judgement
 from exporters.sources import open_source
-from exporters.sources.base import Encoder, Source, TooLongError, read_encoder
+from exporters.sources.base import ENCODER, Encoder, Source, TooLongError, read_encoder
 from exporters.targets.base import Plan, Target
-from exporters.training.folder import TRAINED
+from exporters.training.folder import TRAINED, Trained, read_trained
+from exporters.training.plan import TrainingPlan
 from exporters.tune.decisions import Decisions
 from exporters.tune.lock import LOCK, Lock, Train, check_same, describe, read_lock
 from exporters.variant import Done, Maker
@@ -78,10 +79,12 @@ class Job:
     lock: Path | None = None
     train: Train = "head"
     train_minutes: float | None = None
+    teacher: Path | None = None
+    student: str | None = None
     supported_until: str | None = None
     base_license: str | None = None
     base_supplier: str | None = None
-    prune_vocab: bool = False
+    prune_vocab: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -171,50 +174,55 @@ class Common:
         self.split = self.recipe.split(job.data, job.evaluation, share=job.share, seed=job.seed)
         self._scratch = scratch
         self._stage = stage
-        source = open_source(job.model, tokenizer=job.tokenizer)
+        self.reductions: list[Reduction] = []
+        teacher = None if job.teacher is None else read_trained(job.teacher)
+        model = job.model if teacher is None else str(teacher.folder)
+        source = open_source(model, tokenizer=job.tokenizer)
         self.source = source.name
-        self.source_digest = source.digest().hex()
-        self.outcome = self._train(source) if job.train == "full" else None
-        if self.outcome is not None:
-            source = open_source(str(self.outcome.trained.folder), tokenizer=None)
+        self.source_digest = (source.digest() if teacher is None else teacher.digest()).hex()
+        self.outcome = self._learn(source, teacher)
         with stage("exporting the encoder", None):
-            folder = kept("encoders", key_of([source.digest(), _code()]), source.export)
-            self.encoder = read_encoder(folder)
+            self.encoder = exported(source) if self.outcome is None else _learnt(self.outcome)
         if self.outcome is not None:  # what a manifest tells of is what training began with
             base = self.outcome.trained.facts.base
+            self.source = base.source
             self.encoder = replace(self.encoder, weights_sha256=base.sha256)
-        self.reductions: list[Reduction] = []
-        if job.train == "static":  # whose vocabulary is that of the texts anyhow
+        if job.train == "static":
             self._train_static(source)
-        elif job.prune_vocab:
+        elif job.prune_vocab and job.student != "static":  # whose are the texts' pieces anyhow
             with stage("pruning the vocabulary", None):
                 self._prune()
         self._benches: dict[tuple[int, int], Workbench] = {}
 
     def _prune(self) -> None:
-        """Keep of the vocabulary what the training texts are made of.
+        """Keep of the vocabulary what so many of the training texts are made of.
 
         Raises:
             RejectedError: this model's cannot be pruned.
         """
         texts = self.recipe.texts(self.split.train)
-        smaller, pieces = prune(self.encoder, language(self.encoder, texts))
+        pieces_kept = language(self.encoder, texts, least=self.job.prune_vocab)
+        smaller, pieces = prune(self.encoder, pieces_kept)
         self.reductions.append(Reduction("vocabulary", str(pieces), self.encoder, same_head=True))
         self.encoder = smaller
 
-    def _train(self, source: Source) -> Outcome:
-        """Train the encoder of `source`, as a lock file says where there is one.
+    def _learn(self, source: Source, teacher: Trained | None) -> Outcome | None:
+        """Train what the job asks for, as a lock file says where there is one.
 
         Raises:
             LockError: it is not of this export, which is found out before any long work.
         """
-        from exporters.training.train import Order, train  # noqa: PLC0415 -- torch: seconds
-
         job, plan = self.job, None
+        if job.train in {"head", "static"}:
+            return None
         if job.lock is not None:
             given = read_lock(job.lock)
             check_same(given, self.describe(load_profile(job.profile), given.max_tokens))
             plan = given.training
+        if teacher is not None:
+            return self._teach(source, teacher, plan)
+        from exporters.training.train import Order, train  # noqa: PLC0415 -- torch: seconds
+
         order = Order(
             source,
             self.split.train,
@@ -224,6 +232,24 @@ class Common:
             plan=plan,
         )
         return train(order, self._stage)
+
+    def _teach(self, source: Source, teacher: Trained, plan: TrainingPlan | None) -> Outcome:
+        """Make a student, and remember what it is smaller than."""
+        from exporters.training.distil import Lesson, distil, taught_by  # noqa: PLC0415 -- torch
+
+        job = self.job
+        assert job.student is not None  # noqa: S101 -- who names a teacher names a student
+        with self._stage("exporting the teacher", None):
+            before = exported(source)
+        lesson = Lesson(
+            teacher, source, before, self.split.train, job.student, job.seed, job.max_tokens, plan
+        )
+        outcome = distil(lesson, self._stage)
+        step = Reduction(
+            "student", outcome.report["student"], before, fitter=taught_by(outcome, teacher)
+        )
+        self.reductions.append(step)
+        return outcome
 
     def _train_static(self, source: Source) -> None:
         """Put a static model, whose vectors begin as the encoder's do, in the encoder's place."""
@@ -255,6 +281,7 @@ class Common:
             max_tokens=max_tokens,
             cpu=this_device().cpu_model,
             train=job.train,
+            student=job.student,
             prune_vocab=job.prune_vocab,
             options=job.options,
         )
@@ -448,6 +475,19 @@ def _buckets(profile: DeviceProfile) -> list[int]:
     """Return all lengths that a profile asks a graph for."""
     found = (getattr(profile, key, None) for key in profile.providers)
     return [length for one in found for length in getattr(one, "buckets", None) or ()]
+
+
+def exported(source: Source) -> Encoder:
+    """Return the encoder of a source, exported now or in an earlier run."""
+    return read_encoder(kept("encoders", key_of([source.digest(), _code()]), source.export))
+
+
+def _learnt(outcome: Outcome) -> Encoder:
+    """Return a trained encoder: weights, or a graph already."""
+    folder = outcome.trained.folder
+    if (folder / ENCODER).is_file():
+        return read_encoder(folder)
+    return exported(open_source(str(folder), tokenizer=None))
 
 
 def _code() -> bytes:

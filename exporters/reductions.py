@@ -14,6 +14,7 @@ import onnx
 
 from exporters.heads.base import FittedHead
 from exporters.quality import tidy
+from exporters.recipes.base import Fitter
 from exporters.sources.base import Encoder
 from exporters.workbench import Workbench
 
@@ -28,12 +29,14 @@ class Reduction:
         before: the encoder as it was.
         same_head: on training texts both encoders say the same, so one head is for both; else each
             is judged under its own.
+        fitter: makes that of the encoder before; None: whoever makes that of the one after.
     """
 
     name: str
     what: str
     before: Encoder
-    same_head: bool
+    same_head: bool = False
+    fitter: Fitter | None = None
 
 
 def judge(steps: Sequence[Reduction], bench: Workbench) -> list[dict[str, Any]]:
@@ -46,7 +49,7 @@ def judge(steps: Sequence[Reduction], bench: Workbench) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for step in reversed(steps):
         head: FittedHead | None = bench.fit() if step.same_head else None
-        before = bench.beside(step.before, head=head)
+        before = bench.beside(step.before, head=head, fitter=step.fitter or bench.fitter)
         found.append(_judge(step, before, bench))
         bench = before
     return found[::-1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -53,16 +53,21 @@ class OtherUseError(RejectedError):
     code = "vocabulary.other_use"
 
 
-def language(encoder: Encoder, texts: Iterable[str]) -> list[int]:
+def language(encoder: Encoder, texts: Iterable[str], *, least: int = 1) -> list[int]:
     """Return the pieces to keep, ascending: those of `texts`, and what any other text may need.
 
     That is the tokenizer's own tokens, what stands for padding, for the unknown and for a byte, and
     every piece of one Latin letter, digit or mark, of which names and numbers are put together.
+
+    Args:
+        encoder: gives the tokenizer.
+        texts: of the plant, each once.
+        least: number of texts that a piece must be of.
     """
     reader = Tokenizer(encoder.tokenizer, max_tokens=encoder.max_positions or _MAX_TOKENS)
     kept = {_PADDING, *own_tokens(encoder)}
-    for text in texts:
-        kept.update(reader.encode(text)[0][_IDS].ravel().tolist())
+    met = Counter(token for text in texts for token in set(reader.encode(text)[0][_IDS].flat))
+    kept.update(int(token) for token, of_texts in met.items() if of_texts >= least)
     model = json.loads(encoder.tokenizer)["model"]
     prefix = str(model.get("continuing_subword_prefix") or "")
     suffix = str(model.get("end_of_word_suffix") or "")

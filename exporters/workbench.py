@@ -108,9 +108,11 @@ class Workbench:
             self._made[key] = make()
         return cast("T", self._made[key])
 
-    def beside(self, encoder: Encoder, *, head: FittedHead | None = None) -> Workbench:
+    def beside(
+        self, encoder: Encoder, *, head: FittedHead | None, fitter: Fitter | None
+    ) -> Workbench:
         """Return a workbench of another encoder, for the same examples; each makes its own."""
-        other = replace(self, encoder=encoder, scratch=self.folder(), head=head)
+        other = replace(self, encoder=encoder, scratch=self.folder(), head=head, fitter=fitter)
         other._made, other._answers = {}, {}  # noqa: SLF001 -- of our own kind
         return other
 

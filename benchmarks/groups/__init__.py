@@ -36,6 +36,8 @@ MODULES: Final = {
     "footprint": "footprint",
     "swap": "swap",
     "int8": "int8",
+    "pruned": "distil",
+    "distilled": "distil",
     "node": "node",
     "matrix": "matrix",
     "identical": "matrix",

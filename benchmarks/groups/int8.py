@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +13,7 @@ from benchmarks.errors import RunFailedError
 from benchmarks.figures import Measured
 from benchmarks.setup import Setup
 from benchmarks.stats import paired
+from benchmarks.turns import Run, in_turns
 from edgeslm.adapters.ort import make_session
 from edgeslm.demo.bundles import WEIGHTS_PACKAGE
 from edgeslm.providers import cpu
@@ -23,16 +22,10 @@ from edgeslm.runtime.tokenizer import Tokenizer
 from exporters.heads.base import embedder
 from exporters.sources import open_source
 from exporters.sources.base import read_encoder
-from exporters.targets.base import Feeds
 
 _TOKENS: Final = range(16, 33)
 _TEXTS: Final = 200
 _QUICK_TEXTS: Final = 20
-# Texts before the other's turn: few, that what disturbs disturbs both; enough, that the other's
-# weights leave the processor's cache.
-_TURN: Final = 20
-
-Run = Callable[[Feeds], object]
 
 
 def int8(setup: Setup) -> dict[str, Measured]:
@@ -59,15 +52,8 @@ def int8(setup: Setup) -> dict[str, Measured]:
         raise RunFailedError(msg)
     # Both before the first round: the clock sees neither's inputs being picked.
     mine = [{name: feed[name] for name in small.inputs} for feed in feeds]
-    ours, rivals = [], []
-    for number in range(setup.rounds):
-        setup.tell(f"round {number + 1} of {setup.rounds}")
-        spent = spent_large = 0.0
-        for start in range(0, len(feeds), _TURN):
-            spent += _seconds(small.run, mine[start : start + _TURN])
-            spent_large += _seconds(large, feeds[start : start + _TURN])
-        ours.append(len(feeds) / spent)
-        rivals.append(len(feeds) / spent_large)
+    took = in_turns(setup, (small.run, mine), (large, feeds))
+    ours, rivals = ([len(feeds) / seconds for seconds in one] for one in took)
     size = sum(file.stat().st_size for file in (bundle / graph.path).parent.glob("model.onnx*"))
     return {
         "int8-size": paired([size / 1e6], [fp32.stat().st_size / 1e6]),
@@ -90,10 +76,3 @@ def _session(graph: Path) -> Run:
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     return lambda feed: session.run(None, dict(feed))
-
-
-def _seconds(run: Run, feeds: Sequence[Feeds]) -> float:
-    begun = time.perf_counter()
-    for feed in feeds:
-        run(feed)
-    return time.perf_counter() - begun

@@ -44,9 +44,9 @@ def _measure(setup: Setup, case: str) -> dict[str, Measured]:
         [row.text for row in unseen],
     )
     fp32 = bundles.quality(bundle)["fp32"]
-    ours = _accuracy(unseen, [answer.label for answer in answered])
+    ours = accuracy(unseen, [answer.label for answer in answered])
     found = {
-        f"{case}-accuracy": once(ours, _accuracy(unseen, labels)),
+        f"{case}-accuracy": once(ours, accuracy(unseen, labels)),
         f"{case}-int8": above([ours], [fp32["accuracy"]]),
     }
     if any(row.label == OUT_OF_SCOPE for row in unseen):
@@ -56,7 +56,7 @@ def _measure(setup: Setup, case: str) -> dict[str, Measured]:
     return found
 
 
-def _accuracy(rows: Sequence[Row], labels: Sequence[str]) -> float:
+def accuracy(rows: Sequence[Row], labels: Sequence[str]) -> float:
     """In per cent of the rows that are in scope, whatever was rejected."""
     pairs = [(str(r.label), label) for r, label in zip(rows, labels, strict=True)]
     inside = [pair for pair in pairs if pair[0] != OUT_OF_SCOPE]

@@ -51,11 +51,12 @@ class Wanted:
     """One bundle to have.
 
     Args:
-        task: `anomaly` or `intent`.
+        task: `anomaly` or `intent`, or another command of `edgeslm-export`.
         name: of the model in its manifest.
         data: JSON lines to train on.
         options: further arguments of `edgeslm-export`.
         evaluation: JSON lines to judge it on; empty: what the exporter holds out.
+        model: to begin with; None: `options` say it.
     """
 
     task: str
@@ -63,6 +64,7 @@ class Wanted:
     data: bytes
     options: tuple[str, ...] = ()
     evaluation: bytes = b""
+    model: str | None = f"package:{WEIGHTS_PACKAGE}"
 
 
 def anomaly_rows(messages: Iterable[Message]) -> bytes:
@@ -161,7 +163,8 @@ def _export(
     evaluation.write_bytes(wanted.evaluation)
     argv = [
         *(sys.executable, "-m", "exporters.cli", wanted.task),
-        *("--model", f"package:{WEIGHTS_PACKAGE}", "--data", str(data)),
+        *(("--model", wanted.model) if wanted.model is not None else ()),
+        *("--data", str(data)),
         *("--profile", profile.name, "--name", wanted.name, "--version", "1"),
         *("--out", str(folder / "out"), *wanted.options),
         *(("--eval", str(evaluation)) if wanted.evaluation else ()),
@@ -225,6 +228,7 @@ def _key(wanted: Wanted, profile: DeviceProfile) -> str:
         wanted.task.encode(),
         wanted.name.encode(),
         "\0".join(wanted.options).encode(),
+        str(wanted.model).encode(),
         hashlib.sha256(wanted.data).digest(),
         hashlib.sha256(wanted.evaluation).digest(),
         profile.model_dump_json().encode(),

@@ -109,7 +109,7 @@ def _reductions(steps: Sequence[Mapping[str, Any]]) -> str:
             [f"points lost: {_words(what)}", "", _number(points)]
             for what, points in step["lost_points"].items()
         ]
-        tables.append(_table(["", "before", "after"], lines, caption=step["what"].capitalize()))
+        tables.append(_table(["", "before", "after"], lines, caption=_begun(step["what"])))
     note = "<p>Float32 both, on the held-out texts; the gate above judges what is left.</p>"
     return "<h2>Made smaller</h2>" + "".join(tables) + note
 
@@ -321,6 +321,10 @@ def _cells(line: Sequence[str]) -> Iterator[str]:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
+
+
+def _begun(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _words(name: str) -> str:

@@ -11,7 +11,7 @@ from edgeslm.errors import RejectedError
 from exporters.data import OUT_OF_SCOPE, Row, spread
 
 _PARTS: Final = (10, 5)  # one of them is held out: of the first number that leaves enough
-_LEAST: Final = 20  # held-out texts: fewer see no difference of less than 5 points
+LEAST: Final = 20  # held-out texts: fewer see no difference of less than 5 points
 _SHOWN: Final = 5
 
 
@@ -51,13 +51,13 @@ def divide(rows: Sequence[Row], *, seed: int) -> Division:
     for parts in _PARTS:
         dealt = spread(inside, parts, seed=seed)
         held_out = [row for row, part in zip(inside, dealt, strict=True) if part == parts - 1]
-        if (texts := len({row.text for row in held_out})) >= _LEAST:
+        if (texts := len({row.text for row in held_out})) >= LEAST:
             break
     else:
         msg = (
             f"--train full: {len({row.text for row in inside})} different texts leave {texts} to "
-            f"judge by while training, and {_LEAST} are needed. Give about "
-            f"{_LEAST * _PARTS[-1]} texts, at least {_PARTS[-1]} of most labels, or take "
+            f"judge by while training, and {LEAST} are needed. Give about "
+            f"{LEAST * _PARTS[-1]} texts, at least {_PARTS[-1]} of most labels, or take "
             "--train head."
         )
         raise TooFewError(msg)

@@ -87,6 +87,15 @@ class Trained:
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
 
+    def digest(self) -> bytes:
+        """Return a hash of all that is in the folder."""
+        digest = hashlib.sha256()
+        for file in sorted(path for path in self.folder.rglob("*") if path.is_file()):
+            with file.open("rb") as opened:
+                content = hashlib.file_digest(opened, "sha256").digest()
+            digest.update(file.relative_to(self.folder).as_posix().encode() + b"\0" + content)
+        return digest.digest()
+
     def unseen(self, texts: Iterable[str]) -> list[bool]:
         """Return for each text whether training held it out."""
         held_out = frozenset(self.facts.held_out)

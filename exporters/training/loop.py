@@ -16,14 +16,13 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 from torch import Tensor, nn
 
 from edgeslm.errors import RejectedError
 from exporters.heads.base import Advance
 from exporters.training.batches import SIZE, Batch, deal, pad
 from exporters.training.checkpoint import Judged, Progress, restore, save
-from exporters.training.network import Network, embed_all, optimiser, start_head
+from exporters.training.network import RATE, Network, embed_all, judge, optimiser, start_head
 
 _WARM_UP: Final = 0.06  # of the steps
 _CLIP: Final = 1.0  # norm of all gradients
@@ -33,7 +32,6 @@ _STEPS: Final = 400  # few examples are gone through more often, until there wer
 _KEPT_EVERY: Final = 200  # steps: about a minute of MiniLM's
 _START: Final = 50  # texts of each label that the head starts from
 _TIMED: Final = 4  # steps, to plan by the clock
-_POINTS: Final = 100.0
 
 
 class DivergedError(RejectedError):
@@ -96,12 +94,15 @@ class Training:
         folder: keeps the checkpoint.
     """
 
+    rate: float = RATE
+    """Of the topmost layer, at its highest."""
+
     def __init__(
         self, network: Network, examples: Examples, *, seed: int, bounds: Bounds, folder: Path
     ) -> None:
         self._network, self._examples = network, examples
         self._seed, self._bounds, self._folder = seed, bounds, folder
-        self._optimiser = optimiser(network)
+        self._optimiser = optimiser(network, self.rate)
         self._cpu, self._wall = time.process_time(), time.monotonic()
         self._batches = examples.epoch(0, seed=seed)
         self._epoch = 0
@@ -113,13 +114,17 @@ class Training:
             self.progress, self._best = found
 
     def _begin(self) -> None:
-        examples, network = self._examples, self._network
-        few = _some_of_each(examples.labels, examples.learn)
-        start_head(network, embed_all(network, examples.texts, few), examples.labels[few])
-        self._best = _copy(network)
+        self._start()
+        self._best = _copy(self._network)
         self.progress = Progress(steps=self._planned())
         self._judge()
         self._keep()
+
+    def _start(self) -> None:
+        """Give the network a head to begin with."""
+        examples, network = self._examples, self._network
+        few = _some_of_each(examples.labels, examples.learn)
+        start_head(network, embed_all(network, examples.texts, few), examples.labels[few])
 
     def _planned(self) -> int:
         wanted = self._bounds.steps or steps_for(self._per_epoch)
@@ -131,6 +136,11 @@ class Training:
         self._optimiser.zero_grad()
         each = (time.monotonic() - begun) / _TIMED
         return max(1, min(wanted, int(60 * self._bounds.minutes / each)))
+
+    @property
+    def network(self) -> Network:
+        """What is trained."""
+        return self._network
 
     @property
     def stopped(self) -> int | None:
@@ -187,28 +197,31 @@ class Training:
         batch = self._batches[at]
         self._network.train()
         torch.manual_seed(int(np.random.default_rng([self._seed, 1, step]).integers(1 << 62)))
-        ids, mask = pad([self._examples.texts[i] for i in batch])
-        logits = self._network(torch.from_numpy(ids), torch.from_numpy(mask))
+        ids, mask = map(torch.from_numpy, pad([self._examples.texts[i] for i in batch]))
+        self._loss(batch, ids, mask).backward()  # type: ignore[no-untyped-call]
+
+    def _loss(self, batch: Batch, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return what is to become less, of the texts of a batch."""
+        return self._surprise(batch, self._network(ids, mask))
+
+    def _surprise(self, batch: Batch, logits: Tensor) -> Tensor:
+        """Return the cross-entropy to the labels."""
         right = torch.from_numpy(self._examples.labels[batch])
         # By the size of a whole batch: a text counts as much in a small one.
-        loss = nn.functional.cross_entropy(logits, right, reduction="sum") / SIZE
-        loss.backward()  # type: ignore[no-untyped-call]
+        return nn.functional.cross_entropy(logits, right, reduction="sum") / SIZE
 
     def _judge(self) -> None:
         """Say what the held-out texts say of the weights as they are, and keep those if best."""
-        examples, head = self._examples, self._network.head
-        x = embed_all(self._network, examples.texts, examples.held_out.tolist())
-        logits = x @ head.weight.detach().numpy().T + head.bias.detach().numpy()
-        right = examples.labels[examples.held_out]
-        wide = logits.astype(np.float64)
-        surprise = float((logsumexp(wide, axis=1) - wide[np.arange(len(right)), right]).mean())
+        examples = self._examples
+        accuracy, surprise = judge(
+            self._network, examples.texts, examples.labels, examples.held_out.tolist()
+        )
         if not math.isfinite(surprise):
             msg = (
                 "training diverged: its weights are no numbers any more. Report this model, or "
                 "take --train head."
             )
             raise DivergedError(msg)
-        accuracy = _POINTS * float((wide.argmax(axis=1) == right).mean())
         judged = Judged(step=self.progress.step, accuracy=accuracy, surprise=surprise)
         self.progress = self.progress.model_copy(update={"judged": (*self.progress.judged, judged)})
         if self.progress.best is judged:

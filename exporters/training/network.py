@@ -48,11 +48,19 @@ class Network(nn.Module):
         for table in encoder.get_input_embeddings().parameters():
             table.requires_grad_(requires_grad=False)
 
-    def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return embeddings, float32 [texts, dim], of length 1."""
+    def hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return what the last layer says of each token, float32 [texts, longest, dim]."""
         hidden: Tensor = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return hidden
+
+    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return embeddings, float32 [texts, dim], of length 1."""
         real = mask.unsqueeze(-1).to(hidden.dtype)
         return nn.functional.normalize((hidden * real).sum(dim=1), dim=1, eps=_TINY)
+
+    def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return embeddings, float32 [texts, dim], of length 1."""
+        return self.pool(self.hidden(ids, mask), mask)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return logits, float32 [texts, labels]."""
@@ -85,13 +93,18 @@ def open_network(folder: Path, labels: int) -> Network:
     return Network(encoder, labels)
 
 
-def optimiser(network: Network) -> torch.optim.AdamW:
-    """Return one whose rates fall from the head to the embeddings, layer by layer."""
+def optimiser(network: Network, rate: float) -> torch.optim.AdamW:
+    """Return one whose rates fall from the head to the embeddings, layer by layer.
+
+    Args:
+        network: to train.
+        rate: of the topmost layer, at its highest.
+    """
     layers = int(getattr(network.encoder.config, "num_hidden_layers", 0))
     groups = [
         {
             "params": [parameter],
-            "lr": _rate(name, layers),
+            "lr": _rate(name, layers, rate),
             "weight_decay": _WEIGHT_DECAY if parameter.ndim > 1 else 0.0,
         }
         for name, parameter in network.trained().items()
@@ -101,12 +114,12 @@ def optimiser(network: Network) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups)
 
 
-def _rate(name: str, layers: int) -> float:
+def _rate(name: str, layers: int, top: float) -> float:
     if name.startswith("head."):
         return _HEAD_RATE
     if (found := _LAYER.search(name)) is not None:
-        return float(RATE * _DECAY ** max(0, layers - 1 - int(found[1])))
-    return float(RATE * _DECAY**layers) if "embed" in name else RATE
+        return float(top * _DECAY ** max(0, layers - 1 - int(found[1])))
+    return float(top * _DECAY**layers) if "embed" in name else top
 
 
 def embed_all(
@@ -122,6 +135,20 @@ def embed_all(
             found = network.embed(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
             rows.update(zip(batch.tolist(), found, strict=True))
     return np.stack([rows[i] for i in numbers])
+
+
+def judge(
+    network: Network,
+    texts: Sequence[NDArray[np.int64]],
+    labels: NDArray[np.int64],
+    numbers: Sequence[int],
+) -> tuple[float, float]:
+    """Return accuracy, in per cent, and mean cross-entropy, in nats, on the texts of `numbers`."""
+    head, right = network.head, labels[list(numbers)]
+    x = embed_all(network, texts, numbers)
+    wide = (x @ head.weight.detach().numpy().T + head.bias.detach().numpy()).astype(np.float64)
+    surprise = float((logsumexp(wide, axis=1) - wide[np.arange(len(right)), right]).mean())
+    return 100.0 * float((wide.argmax(axis=1) == right).mean()), surprise
 
 
 def start_head(network: Network, x: NDArray[np.float32], y: NDArray[np.int64]) -> None:

@@ -30,9 +30,9 @@ from exporters.training.network import Network, one_thread, open_network, quiet
 from exporters.training.plan import MAX_TOKENS, TrainingPlan
 from exporters.workbench import Stage
 
-_MODEL: Final = "model"
-_REPORT: Final = "report.json"
-_MEASURED: Final = "measured.json"
+MODEL: Final = "model"
+REPORT: Final = "report.json"
+MEASURED: Final = "measured.json"
 _PLAN: Final = "plan.json"
 _PACKAGES: Final = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
 _CODE: Final = ("batches", "divide", "folder", "loop", "network", "train")
@@ -111,23 +111,32 @@ def train(order: Order, stage: Stage) -> Outcome:
         DivergedError: training came to no numbers.
         CacheError: the disk refuses.
     """
-    source = _trainable(order.source)
+    source = trainable(order.source)
     division = divide(order.rows, seed=order.seed)
-    run = _Run(order, source, division, stage)
+    return carry_out(Run(order, source, division, stage), division, order.plan)
+
+
+def carry_out(run: Run, division: Division, plan: TrainingPlan | None) -> Outcome:
+    """Return what comes of a run: as planned, or as it decides itself."""
     with run.working():
-        plan = order.plan or run.decided()
+        plan = plan or run.decided()
         folder = kept("trained", run.key(plan), lambda folder: run.write(folder, plan))
         run.clean()
     return Outcome(
-        read_trained(folder / _MODEL),
+        read_trained(folder / MODEL),
         division,
         plan,
-        json.loads((folder / _REPORT).read_bytes()),
-        json.loads((folder / _MEASURED).read_bytes()),
+        json.loads((folder / REPORT).read_bytes()),
+        json.loads((folder / MEASURED).read_bytes()),
     )
 
 
-def _trainable(source: Source) -> HuggingFace:
+def trainable(source: Source) -> HuggingFace:
+    """Return `source`, whose weights PyTorch reads.
+
+    Raises:
+        NoWeightsError: it has none.
+    """
     if isinstance(source, HuggingFace):
         return source
     msg = (
@@ -147,8 +156,15 @@ def _max_tokens(order: Order, source: HuggingFace) -> int:
     return order.max_tokens
 
 
-class _Run:
-    """What one call of `train` does, in a folder of the cache that a killed one leaves behind."""
+class Run:
+    """What one call of `train` does, in a folder of the cache that a killed one leaves behind.
+
+    Attributes:
+        doing: what it does, for people.
+        told: further entries of the report.
+    """
+
+    doing = "fine-tuning"
 
     def __init__(self, order: Order, source: HuggingFace, division: Division, stage: Stage) -> None:
         self._order, self._source, self._division = order, source, division
@@ -156,10 +172,11 @@ class _Run:
         self._max_tokens = _max_tokens(order, source)
         rows = [(row.text, row.label) for row in (*division.learn, *division.held_out)]
         facts = [rows, order.seed, self._max_tokens, pins(_PACKAGES), this_device().cpu_model]
-        self._common = [source.digest(), json.dumps(facts).encode(), *_code()]
+        self._common = [source.digest(), json.dumps(facts).encode(), *_code(), *self.depends_on()]
         asked = json.dumps(order.minutes) if order.plan is None else order.plan.model_dump_json()
         self._folder = cache_folder() / "training" / key_of([*self._common, asked.encode()])
         self._trained: tuple[Network, Progress] | None = None
+        self.told: dict[str, Any] = {}
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -193,7 +210,7 @@ class _Run:
         """Write the trained encoder of `plan`, training it where that is not done."""
         bounds = Bounds(steps=plan.steps, stop=plan.stop)
         network, progress = self._trained or self._train(bounds)
-        model = folder / _MODEL
+        model = folder / MODEL
         with quiet():
             network.encoder.config._name_or_path = ""  # noqa: SLF001 -- a path of this machine
             network.encoder.save_pretrained(model, safe_serialization=True)
@@ -206,7 +223,7 @@ class _Run:
             labels=division.labels,
             max_tokens=self._max_tokens,
             seed=order.seed,
-            base=BaseModelInfo(source=order.source.name, sha256=self._source.weights_sha256()),
+            base=self.base(),
             held_out=tuple(sorted({fingerprint(row.text) for row in division.held_out})),
         )
         head = network.head
@@ -219,24 +236,38 @@ class _Run:
             "ended_after": progress.step,
             "best_after": progress.best.step,
             "judged": [one.model_dump() for one in progress.judged],
+            **self.told,
         }
-        (folder / _REPORT).write_text(json.dumps(report))
+        (folder / REPORT).write_text(json.dumps(report))
         took = {"cpu_s": round(progress.cpu_s, 1), "wall_s": round(progress.wall_s, 1)}
-        (folder / _MEASURED).write_text(json.dumps(took))
+        (folder / MEASURED).write_text(json.dumps(took))
 
     def clean(self) -> None:
         """Remove the checkpoint: what it led to is kept."""
         (self._folder / CHECKPOINT).unlink(missing_ok=True)
 
-    def _train(self, bounds: Bounds) -> tuple[Network, Progress]:
-        division, order = self._division, self._order
-        network = open_network(self._source.folder, len(division.labels))
-        examples = _examples(self._source.tokenizer, division, self._max_tokens)
+    def depends_on(self) -> list[bytes]:
+        """Return what the weights depend on besides."""
+        return []
+
+    def base(self) -> BaseModelInfo:
+        """Return what training began with."""
+        return BaseModelInfo(source=self._source.name, sha256=self._source.weights_sha256())
+
+    def begin(self, examples: Examples, bounds: Bounds) -> Training:
+        """Return the training, begun or gone on with."""
+        network = open_network(self._source.folder, len(self._division.labels))
         with self._stage("preparing to train", None):
-            run = Training(network, examples, seed=order.seed, bounds=bounds, folder=self._folder)
-        with self._stage("fine-tuning", run.progress.steps) as advance:
+            return Training(
+                network, examples, seed=self._order.seed, bounds=bounds, folder=self._folder
+            )
+
+    def _train(self, bounds: Bounds) -> tuple[Network, Progress]:
+        examples = _examples(self._source.tokenizer, self._division, self._max_tokens)
+        run = self.begin(examples, bounds)
+        with self._stage(self.doing, run.progress.steps) as advance:
             run.run(advance)
-        self._trained = network, run.progress
+        self._trained = run.network, run.progress
         return self._trained
 
 

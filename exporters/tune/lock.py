@@ -22,8 +22,8 @@ from exporters.cache import pins
 from exporters.targets.base import Plan
 from exporters.training.plan import TrainingPlan
 
-Train = Literal["head", "full", "static"]
-"""What is trained on the examples: the head on a frozen encoder, both, or vectors alone."""
+Train = Literal["head", "full", "static", "student"]
+"""What learns: a head, the encoder with it, vectors alone, or a student of a teacher."""
 LOCK: Final = "lock.json"
 _MAX_BYTES: Final = 1 << 20
 
@@ -54,7 +54,9 @@ class Lock(Typed):
     task: str
     share: float
     max_tokens: Annotated[int, Field(ge=1)]
-    prune_vocab: bool = False
+    prune_vocab: Annotated[int, Field(ge=0)] = Field(
+        0, description="Texts that a piece must be of to keep its vector; 0: all are kept."
+    )
     options: dict[str, str] = Field(default={}, description="The task's own.")
     model: Sha256 = Field(description="Of the source: its weights, configuration, tokenizer.")
     data: Sha256
@@ -62,6 +64,7 @@ class Lock(Typed):
     profile: Name
     profile_sha256: Sha256 = Field(description="Of the profile as it was read.")
     train: Train = "head"
+    student: str | None = Field(None, description="As `edgeslm-export distil` was asked for it.")
     training: TrainingPlan | None = Field(None, description="Null: of train: head.")
     chosen: dict[str, LockedPlan] = Field(
         default={}, description="By provider, where a search was made; else the profile says."
@@ -127,10 +130,11 @@ def describe(  # noqa: PLR0913 -- by name
     share: float,
     seed: int,
     max_tokens: int,
-    prune_vocab: bool,
+    prune_vocab: int,
     options: Mapping[str, str],
     cpu: str,
     train: Train = "head",
+    student: str | None = None,
     training: TrainingPlan | None = None,
 ) -> Lock:
     """Return the lock of an export, for whose targets nothing is chosen yet."""
@@ -151,6 +155,7 @@ def describe(  # noqa: PLR0913 -- by name
         profile=profile.name,
         profile_sha256=hashlib.sha256(said).hexdigest(),
         train=train,
+        student=student,
         training=training,
     )
 

@@ -192,7 +192,7 @@ def test_a_pruned_vocabulary_is_looked_up_by_the_provider(
     job: Job, provider: str, section: str
 ) -> None:
     asked = profile(job, provider, f"{section}\nbuckets = [8]")
-    report, manifest = made(dataclasses.replace(asked, prune_vocab=True))
+    report, manifest = made(dataclasses.replace(asked, prune_vocab=1))
     [step] = report["reductions"]
     assert step["parameters"]["after"] < step["parameters"]["before"]
     assert whole([a for a in manifest.artifacts if a.role == "graph"])

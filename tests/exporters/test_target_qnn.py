@@ -113,7 +113,7 @@ def rewrite(job: Job, change: Any) -> None:
 
 @needs_emulator
 def test_a_pruned_vocabulary_is_looked_up_by_the_npu(job: Job) -> None:
-    job = dataclasses.replace(profile(job, buckets=[8]), prune_vocab=True)
+    job = dataclasses.replace(profile(job, buckets=[8]), prune_vocab=1)
     report = export(job, Stages())
     [step] = report["reductions"]
     assert step["parameters"]["after"] < step["parameters"]["before"]
