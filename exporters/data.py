@@ -8,7 +8,7 @@ import io
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -251,9 +251,8 @@ def check_intent(
             a label to judge by that was not learnt.
     """
     remedy = "Give each line a label, and each label several different texts."
-    for rows, file in zip((train, held_out or ()), files, strict=True):
-        if bare := [row for row in rows if row.label is None]:
-            raise DataError(file, _at_lines(bare, lambda _: "label: missing"), remedy=remedy)
+    if bare := [row for row in train if row.label is None]:
+        raise DataError(files[0], _at_lines(bare, lambda _: "label: missing"), remedy=remedy)
     texts = Counter(label for label, _ in {(row.label, row.text) for row in train})
     texts.pop(OUT_OF_SCOPE, None)
     if len(texts) < 2:  # noqa: PLR2004 -- one label leaves nothing to choose
@@ -262,15 +261,26 @@ def check_intent(
     if thin := sorted(str(label) for label, n in texts.items() if n < 2):  # noqa: PLR2004
         named = ", ".join(thin[:_SHOWN])
         raise DataError(files[0], [("label", f"only one text under {named}")], remedy=remedy)
-    if held_out is None:
-        return
-    known = texts.keys() | {OUT_OF_SCOPE}
-    if unknown := [row for row in held_out if row.label not in known]:
+    if held_out is not None:
+        check_judged(held_out, texts, files[1])
+
+
+def check_judged(rows: Sequence[Row], labels: Iterable[str | None], file: str) -> None:
+    """Make sure that a model which has learnt `labels` can be judged on `rows`.
+
+    Raises:
+        DataError: a row without a label, or one that was not learnt, or none but out of scope.
+    """
+    if bare := [row for row in rows if row.label is None]:
+        remedy = "Give each line a label."
+        raise DataError(file, _at_lines(bare, lambda _: "label: missing"), remedy=remedy)
+    known = {*labels, OUT_OF_SCOPE}
+    if unknown := [row for row in rows if row.label not in known]:
         problems = _at_lines(unknown, lambda r: f"label: not in the training data: {r.label!r}")
-        raise UnknownLabelError(files[1], problems, remedy="Train on them, or remove them.")
-    if all(row.label == OUT_OF_SCOPE for row in held_out):
+        raise UnknownLabelError(file, problems, remedy="Train on them, or remove them.")
+    if all(row.label == OUT_OF_SCOPE for row in rows):
         what = f"nothing but {OUT_OF_SCOPE!r}"
-        raise DataError(files[1], [("label", what)], remedy="Add texts of the intents.")
+        raise DataError(file, [("label", what)], remedy="Add texts of the intents.")
 
 
 def _at_lines(rows: Sequence[Row], what: Callable[[Row], str]) -> Problems:

@@ -10,8 +10,8 @@ from edgeslm.errors import RejectedError
 from edgeslm.ports import Answer, Request
 from edgeslm.runtime.model import Model, Reading
 from exporters.data import Row
+from exporters.evaluation.measures import Metrics
 from exporters.heads.base import Advance
-from exporters.recipes.base import Metrics
 
 _THREADS: Final = 2  # callers of one session
 _DIGITS: Final = 6

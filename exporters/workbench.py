@@ -21,9 +21,10 @@ from edgeslm.runtime.tokenizer import Tokenizer
 from exporters.bundle import Identity, Made, write_bundle
 from exporters.data import Row, Split
 from exporters.encode import make_embed
+from exporters.evaluation.measures import Metrics
 from exporters.heads.base import Advance, FittedHead
 from exporters.quality import answer_all
-from exporters.recipes.base import Fitter, Metrics, Recipe
+from exporters.recipes.base import Fitter, Recipe
 from exporters.sources.base import Encoder
 from exporters.targets.base import Compiled, Feeds, Plan
 from exporters.targets.cpu import GRAPH, save

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.covariance import ledoit_wolf
 
 from edgeslm.core import calibration
 from edgeslm.core.series import MARGIN, MAX_READINGS, MAX_SLOTS
@@ -311,6 +310,8 @@ class _Model:
     def of(cls, rows: Array) -> _Model:
         rows = rows[:: max(1, len(rows) // MAX_FITTED)]
         mean = rows.mean(axis=0)
+        from sklearn.covariance import ledoit_wolf  # noqa: PLC0415 -- `--help` does without
+
         covariance, _ = ledoit_wolf(rows - mean, assume_centered=True)
         precision = np.linalg.inv(covariance + _RIDGE * np.eye(len(mean)))
         root: Array = np.linalg.cholesky((precision + precision.T) / 2).astype(np.float64)

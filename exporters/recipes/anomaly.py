@@ -8,17 +8,28 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from scipy.stats import binomtest
-from sklearn.metrics import roc_auc_score
 
 from edgeslm.contract.manifest import Tolerance
 from edgeslm.core import calibration, template
 from edgeslm.core.calibration import BudgetError
 from edgeslm.ports import Answer
+from edgeslm.tasks.anomaly import Parameters
 from exporters.data import ANOMALY, DataError, Row, Split, check_anomaly, last_fifth, read_rows
+from exporters.evaluation import promise
+from exporters.evaluation.chance import Indices
+from exporters.evaluation.measures import (
+    POINTS,
+    Area,
+    Computed,
+    Given,
+    Measures,
+    Metrics,
+    Share,
+    values,
+)
 from exporters.heads import anomaly, windows
 from exporters.heads.base import Advance, Embed, FittedHead
-from exporters.recipes.base import POINTS, Fitter, Metrics, Option, too_few
+from exporters.recipes.base import Fitter, Option, too_few
 
 HELP: Final = "flag texts unlike the normal ones"
 SHARE: Final = ("--alarm-budget", "share of normal texts that may raise an alarm")
@@ -38,7 +49,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
         anomaly.parse_switch,
     ),
 }
-_CHANCE: Final = 0.01  # that a rate within the budget looks as bad
+PROMISE: Final = ("alarm_budget", "false_alarm_rate")
 
 
 def split(data: Path, evaluation: Path | None, *, share: float, seed: int) -> Split:
@@ -105,30 +116,56 @@ def fitter(options: Mapping[str, str]) -> Fitter:
     return _Fitter(options)
 
 
-def measure(rows: Sequence[Row], answers: Sequence[Answer], *, share: float) -> Metrics:
+def measures(rows: Sequence[Row], answers: Sequence[Answer], *, share: float) -> Measures:
     """False alarms in per cent and, where anomalies are labelled, how well they are found."""
     bad = np.array([row.label == ANOMALY for row in rows])
     alarm = np.array([answer.label == ANOMALY for answer in answers])
     score = np.array([answer.score for answer in answers])
-    metrics: Metrics = {
-        "normal": int((~bad).sum()),
-        "anomalies": int(bad.sum()),
-        "alarms": int(alarm.sum()),
-        "alarm_budget": POINTS * share,
-        "false_alarm_rate": POINTS * float(alarm[~bad].mean()) if not bad.all() else None,
-        "auroc": None,
-        "recall": None,
-        "precision": None,
-        "f1": None,
+
+    def f1(chosen: Indices) -> float:
+        is_bad, said = bad[chosen], alarm[chosen]
+        if not is_bad.any():
+            return float("nan")
+        return float(2 * (is_bad & said).sum() / (is_bad.sum() + said.sum()))
+
+    return {
+        "normal": Given(int((~bad).sum())),
+        "anomalies": Given(int(bad.sum())),
+        "alarms": Given(int(alarm.sum())),
+        "alarm_budget": Given(POINTS * share),
+        "false_alarm_rate": Share(alarm, ~bad),
+        "auroc": Area(score, bad),
+        "recall": Share(alarm, bad),
+        "precision": Share(bad, alarm if bad.any() else bad),
+        "f1": Computed(f1, len(rows)),
     }
-    if bad.any():
-        hits = int((alarm & bad).sum())
-        metrics["recall"] = POINTS * hits / int(bad.sum())
-        metrics["precision"] = POINTS * hits / int(alarm.sum()) if alarm.any() else None
-        metrics["f1"] = 2 * POINTS * hits / int(bad.sum() + alarm.sum())
-        if not bad.all():
-            metrics["auroc"] = POINTS * float(roc_auc_score(bad, score))
-    return metrics
+
+
+def measure(rows: Sequence[Row], answers: Sequence[Answer], *, share: float) -> Metrics:
+    """See `exporters.recipes.base.Recipe.measure`."""
+    return values(measures(rows, answers, share=share))
+
+
+def primary(measured: Metrics) -> str:
+    """See `exporters.recipes.base.Recipe.primary`."""
+    return "false_alarm_rate" if measured["auroc"] is None else "auroc"
+
+
+def promised(parameters: bytes) -> float:
+    """See `exporters.recipes.base.Recipe.promised`."""
+    return Parameters.model_validate_json(parameters).alarm_budget
+
+
+def check(rows: Sequence[Row], parameters: bytes, file: str) -> list[str]:
+    """See `exporters.recipes.base.Recipe.check`: lines without a label count as normal."""
+    del parameters
+    check_anomaly(rows, file)
+    bad = sum(row.label == ANOMALY for row in rows)
+    if not bad:
+        return [f"{file}: no line is labelled {ANOMALY!r}: only false alarms can be judged"]
+    if bad == len(rows):
+        return [f"{file}: every line is labelled {ANOMALY!r}: false alarms cannot be judged"]
+    return []
 
 
 def cautions(artifact: Metrics, *, limit: float) -> list[str]:
@@ -139,7 +176,7 @@ def cautions(artifact: Metrics, *, limit: float) -> list[str]:
     if rate is None:
         return found
     alarms = round(rate * normal / POINTS)
-    if binomtest(alarms, normal, budget / POINTS, alternative="greater").pvalue < _CHANCE:
+    if promise.judge(alarms, normal, budget / POINTS).verdict == "over":
         found.append(
             f"{rate:.3g} % of the held-out normal lines raise an alarm, and the budget is "
             f"{budget:.3g} %: usually they are of kinds that the training lines lack, or of a "

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from edgeslm.contract.manifest import Tolerance
 from edgeslm.ports import Answer
 from exporters.data import Row, Split
-from exporters.heads.base import Advance, Embed, FittedHead
+from exporters.evaluation.measures import POINTS, Measures, Metrics
 
-Metrics = dict[str, float | int | None]
-"""Name -> value; None where the held-out data cannot tell."""
-POINTS: Final = 100.0
+if TYPE_CHECKING:  # `edgeslm-export --help` asks recipes, and does without what fits heads
+    from exporters.heads.base import Advance, Embed, FittedHead
 
 
 class Fitter(Protocol):
@@ -49,6 +48,8 @@ class Recipe(Fitter, Protocol):
     """Whether an encoder can be trained for it."""
     OPTIONS: Mapping[str, Option]
     """By name, without the dashes."""
+    PROMISE: tuple[str, str]
+    """Two measures: the share that was asked for, and what came of it."""
 
     def fitter(self, options: Mapping[str, str]) -> Fitter:
         """Return what makes its heads, by these of its `OPTIONS`."""
@@ -64,8 +65,24 @@ class Recipe(Fitter, Protocol):
     def texts(self, rows: Sequence[Row]) -> list[str]:
         """Return the different texts that the model reads to answer `rows`."""
 
-    def measure(self, rows: Sequence[Row], answers: Sequence[Answer], *, share: float) -> Metrics:
+    def measures(self, rows: Sequence[Row], answers: Sequence[Answer], *, share: float) -> Measures:
         """Judge `answers` to the held-out `rows`; `share` is what was asked for."""
+
+    def measure(self, rows: Sequence[Row], answers: Sequence[Answer], *, share: float) -> Metrics:
+        """Return the values of `measures`."""
+
+    def primary(self, measured: Metrics) -> str:
+        """Return the measure by which two models are compared first."""
+
+    def promised(self, parameters: bytes) -> float:
+        """Return the share that a bundle was made for, of its `parameters`."""
+
+    def check(self, rows: Sequence[Row], parameters: bytes, file: str) -> list[str]:
+        """Make sure that a bundle can be judged on `rows`; return what the user should know.
+
+        Raises:
+            DataError: it cannot; names each line, up to a bound.
+        """
 
     def cautions(self, artifact: Metrics, *, limit: float) -> list[str]:
         """Return what the user should know of these metrics, a sentence each.

@@ -35,14 +35,16 @@ class Judgement:
     Args:
         variant: its name.
         rows: what was asked: all that was held out, or a sample where an emulator answers.
-        reference: answers of what it is held against.
+        reference: answers of what it is held against; none where there is nothing.
         answers: those of the variant.
+        original: what the reference is called.
     """
 
     variant: str
     rows: Sequence[Row]
     reference: Sequence[Answer]
     answers: Sequence[Answer]
+    original: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
 from edgeslm.contract.manifest import Artifact, Coverage
 from edgeslm.runtime.placement import PROVED, proved
 from exporters import targets
-from exporters.data import OUT_OF_SCOPE
+from exporters.evaluation.confusion import confusions, worst
 from exporters.report import plots
 from exporters.report.content import FLOAT32, Content, Judgement
-from exporters.report.style import STYLE
-from exporters.report.svg import Plot, tell_apart
+from exporters.report.parts import document, facts, figures, notes, number, table, words
 from exporters.tune.run import tunable
 
 _MB: Final = 1e6
@@ -37,17 +36,10 @@ def page(content: Content, searches: Sequence[Mapping[str, Any]]) -> str:
         *(_variant(content, judgement) for judgement in content.judgements),
         *map(_tuning, searches),
         _unsearched(content, searches),
-        _notes(content.quality["cautions"]),
+        notes(content.quality["cautions"]),
         _pins(content),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n"
-        + tell_apart("\n".join(filter(None, parts)))
-        + "\n</body>\n</html>\n"
-    )
+    return document(title, parts)
 
 
 def _lead(content: Content) -> str:
@@ -55,15 +47,14 @@ def _lead(content: Content) -> str:
     held = content.quality["held_out"]
     judged = f"{held['rows']} held-out texts"
     given = "given to judge by" if held["given"] else "kept from the training data"
-    facts = {
+    about = {
         "made for": f"{profile.name}: {profile.description}",
         "profile verified": proved(profile.verified),
         "made from": f"{manifest.base_model.source} ({manifest.base_model.sha256[:12]})",
         "judged on": f"{judged}, {given}",
         "bundle": content.bundle_hash,
     }
-    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
-    return f"<dl>{rows}</dl>"
+    return facts(about)
 
 
 def _quality(content: Content) -> str:
@@ -76,19 +67,19 @@ def _quality(content: Content) -> str:
     for rows, reports in by_rows.items():
         first = next(iter(reports.values()))
         lines: list[Sequence[str]] = [
-            [_words(metric), _number(first[of.key][metric])]
-            + [_number(r["artifact"].get(metric)) for r in reports.values()]
+            [words(metric), number(first[of.key][metric])]
+            + [number(r["artifact"].get(metric)) for r in reports.values()]
             for metric in first[of.key]
         ]
         for what in first["lost_points"]:
-            lost = [_number(r["lost_points"].get(what)) for r in reports.values()]
-            lines.append([f"points lost: {_words(what)}", "", *lost])
-        allowed = [_number(r["allowed_points"]) for r in reports.values()]
+            lost = [number(r["lost_points"].get(what)) for r in reports.values()]
+            lines.append([f"points lost: {words(what)}", "", *lost])
+        allowed = [number(r["allowed_points"]) for r in reports.values()]
         lines.append(["points that may be lost", "", *allowed])
         verdict = ["passed" if r["passed"] else "beyond the gate" for r in reports.values()]
         lines.append(["gate", "", *verdict])
         caption = f"On {rows} texts"
-        tables.append(_table(["", of.name, *reports], lines, caption=caption))
+        tables.append(table(["", of.name, *reports], lines, caption=caption))
     note = "<p>In per cent, except counts; oos auroc and calibration error go from 0 to 1.</p>"
     return "<h2>Quality</h2>" + "".join(tables) + note
 
@@ -102,14 +93,14 @@ def _reductions(steps: Sequence[Mapping[str, Any]]) -> str:
         weights = (f"{step['parameters'][when] / 1e6:.1f}" for when in ("before", "after"))
         lines: list[Sequence[str]] = [["parameters, millions", *weights]]
         lines += [
-            [_words(metric), *(_number(step[when].get(metric)) for when in ("before", "after"))]
+            [words(metric), *(number(step[when].get(metric)) for when in ("before", "after"))]
             for metric in step["before"]
         ]
         lines += [
-            [f"points lost: {_words(what)}", "", _number(points)]
+            [f"points lost: {words(what)}", "", number(points)]
             for what, points in step["lost_points"].items()
         ]
-        tables.append(_table(["", "before", "after"], lines, caption=_begun(step["what"])))
+        tables.append(table(["", "before", "after"], lines, caption=_begun(step["what"])))
     note = "<p>Float32 both, on the held-out texts; the gate above judges what is left.</p>"
     return "<h2>Made smaller</h2>" + "".join(tables) + note
 
@@ -141,7 +132,7 @@ def _variants(content: Content) -> str:
     used = {report["verified"] for report in content.quality["variants"].values()}
     terms = "; ".join(proved(word) for word in PROVED if word in used)
     said = f"<p>{escape(note)} Verified: {escape(terms)}.</p>"
-    return "<h2>Variants</h2>" + _table(head, lines) + said
+    return "<h2>Variants</h2>" + table(head, lines) + said
 
 
 def _front(content: Content) -> str:
@@ -157,8 +148,7 @@ def _front(content: Content) -> str:
         f"against {content.reference.name} on the same texts. Times differ from run to run, so "
         "they are beside this page, in measurements.json."
     )
-    drawn = _figures([plots.front(weighed)])
-    return f'<h2>Pareto front</h2><div class="figures">{drawn}</div><p>{escape(note)}</p>'
+    return f"<h2>Pareto front</h2>{figures([plots.front(weighed)])}<p>{escape(note)}</p>"
 
 
 def _megabytes(content: Content, variant: str) -> float:
@@ -169,39 +159,29 @@ def _megabytes(content: Content, variant: str) -> float:
 
 def _variant(content: Content, judgement: Judgement) -> str:
     """The section of one variant: its figures, its confusions, its graphs."""
-    figures = [plots.scores(judgement)]
+    drawn = [plots.scores(judgement)]
     if content.manifest.task == "intent":
-        figures.append(plots.reliability(judgement))
+        drawn.append(plots.reliability(judgement))
     else:
         budget = float(content.quality["fp32"]["alarm_budget"]) / 100
-        figures.append(plots.false_alarms(judgement, budget))
-    found = plots.confusions(judgement)
-    wrong = [(*pair, n) for pair, n in found.items() if not _right(*pair)]
-    wrong.sort(key=lambda one: (-one[2], one))
+        drawn.append(plots.false_alarms(judgement, budget))
+    found = confusions(judgement.rows, judgement.answers)
     confused = ""
-    if wrong:
-        lines = [[truth, said, str(n)] for truth, said, n in wrong[:_CONFUSED]]
-        confused = _table(["is", "said", "times"], lines, caption="Most often confused")
+    if wrong := worst(judgement.rows, judgement.answers, pairs=_CONFUSED):
+        lines = [[pair.truth, pair.said, str(pair.times)] for pair in wrong]
+        confused = table(["is", "said", "times"], lines, caption="Most often confused")
     graphs = [a for a in content.manifest.of(judgement.variant) if a.role == "graph"]
     return (
         f"<h2>{escape(judgement.variant)}</h2>"
-        f'<div class="figures">{_figures(figures)}</div>'
-        f'<div class="figures">{_figures([plots.confusion_matrix(found)])}{confused}</div>'
+        f"{figures(drawn)}"
+        f"{figures([plots.confusion_matrix(found)], beside=confused)}"
         f"{_coverage(graphs)}"
     )
 
 
-def _figures(drawn: Iterable[Plot]) -> str:
-    return "".join(f"<figure>{plot.svg}</figure>" for plot in drawn)
-
-
-def _right(truth: str, said: str) -> bool:
-    return truth == said or (truth == OUT_OF_SCOPE and said == plots.REJECTED)
-
-
 def _coverage(graphs: Sequence[Artifact]) -> str:
     lines = [[_called(graph), *_taken(graph.coverage)] for graph in graphs]
-    table = _table(
+    whole = table(
         ["graph", "nodes taken", "operations taken", "pieces"],
         lines,
         caption=f"Coverage on {graphs[0].provider}",
@@ -213,8 +193,8 @@ def _coverage(graphs: Sequence[Artifact]) -> str:
     ]
     if fallen:
         head = ["graph", "operator", "nodes", "why"]
-        return table + _table(head, fallen, caption="Not taken by it")
-    return table
+        return whole + table(head, fallen, caption="Not taken by it")
+    return whole
 
 
 def _called(graph: Artifact) -> str:
@@ -244,9 +224,9 @@ def _tuning(tune: Mapping[str, Any]) -> str:
         [
             trial["name"],
             trial["precision"],
-            _number(max(trial["lost_points"].values(), default=0.0)),
-            _number(trial["latency_ms"]),
-            _number(trial["messages_per_s"]),
+            number(max(trial["lost_points"].values(), default=0.0)),
+            number(trial["latency_ms"]),
+            number(trial["messages_per_s"]),
             f"{trial['size_bytes'] / _MB:.1f}",
             "yes" if trial["fits"] else "no",
             "yes" if trial["front"] else "",
@@ -257,15 +237,15 @@ def _tuning(tune: Mapping[str, Any]) -> str:
     picked = f"Picked: {tune['picked']}. {tune['why'].rstrip('.')}."
     cut = "" if tune["whole"] else " The search was cut short: what it had found counts."
     where = f"Timed on {tune['cpu']}."
-    figures = [plots.pareto(trials, tune["picked"])] if trials else []
+    drawn = [plots.pareto(trials, tune["picked"])] if trials else []
     for recipe in dict.fromkeys(one["recipe"] for one in tune["sensitivity"]):
         of = [one for one in tune["sensitivity"] if one["recipe"] == recipe]
-        figures.append(plots.sensitivity(of, recipe))
+        drawn.append(plots.sensitivity(of, recipe))
     return (
         f"<h2>Recipes tried for {escape(tune['provider'])}</h2>"
         f"<p>{escape(picked)} {escape(where)}{escape(cut)}</p>"
-        f'<div class="figures">{_figures(figures)}</div>{_table(_TRIALS, lines)}'
-        + (_table(["recipe", "why not"], failed, caption="Could not be tried") if failed else "")
+        f"{figures(drawn)}{table(_TRIALS, lines)}"
+        + (table(["recipe", "why not"], failed, caption="Could not be tried") if failed else "")
     )
 
 
@@ -287,45 +267,11 @@ def _unsearched(content: Content, searches: Sequence[Mapping[str, Any]]) -> str:
     return f"<h2>Sensitivity</h2><p>{escape(' '.join(said))}</p>" if said else ""
 
 
-def _notes(cautions: Sequence[str]) -> str:
-    if not cautions:
-        return ""
-    return "<h2>Notes</h2><ul>" + "".join(f"<li>{escape(c)}</li>" for c in cautions) + "</ul>"
-
-
 def _pins(content: Content) -> str:
     pins = {"edgeslm": content.manifest.exporter, **content.manifest.pins}
     listed = ", ".join(f"{name} {version}" for name, version in pins.items())
     return f"<h2>Made with</h2><p>{escape(listed)}</p>"
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]], *, caption: str = "") -> str:
-    """The first column names its row; numbers stand to the right."""
-    above = f"<caption>{escape(caption)}</caption>" if caption else ""
-    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    rows = "".join(f"<tr>{''.join(_cells(line))}</tr>" for line in lines)
-    return (
-        f'<div class="wide"><table>{above}<thead><tr>{columns}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _cells(line: Sequence[str]) -> Iterator[str]:
-    for number, text in enumerate(line):
-        if number == 0:
-            yield f'<th scope="row">{escape(text)}</th>'
-        else:
-            kind = ' class="number"' if text[:1].isdigit() or text[:1] == "-" else ""
-            yield f"<td{kind}>{escape(text)}</td>"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
 def _begun(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

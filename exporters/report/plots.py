@@ -12,12 +12,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from exporters.data import ANOMALY, OUT_OF_SCOPE
+from exporters.evaluation.confusion import REJECTED, Confusions, right
+from exporters.evaluation.measures import POINTS
 from exporters.golden import Judged
-from exporters.recipes.base import POINTS
 from exporters.report.content import Judgement
 from exporters.report.svg import FAINT, INK, MAIN, OTHER, REFERENCE, Plot, drawing
 
-REJECTED: Final = "(rejected)"
 _BINS: Final = 10
 _BARS: Final = 32
 _FEW_LABELS: Final = 12  # with so many or fewer, cells have room for their counts
@@ -27,20 +27,6 @@ _LONGEST_NODE: Final = 30
 _TAIL: Final = 0.5  # per cent of the scores, at either end, that share the outermost bar
 _LEAST_P: Final = 1e-4
 Floats = NDArray[np.float64]
-Confusions = Counter[tuple[str, str]]
-"""(truth, said) -> how often."""
-
-
-def confusions(judgement: Judgement) -> Confusions:
-    """Count what was said of what: intents, `oos` and rejection, or lines normal and not."""
-    found: Confusions = Counter()
-    for row, answer in zip(judgement.rows, judgement.answers, strict=True):
-        if answer.accepted is None:
-            truth = ANOMALY if row.label == ANOMALY else "normal"
-        else:
-            truth = str(row.label)
-        found[truth, REJECTED if answer.accepted is False else answer.label] += 1
-    return found
 
 
 def confusion_matrix(found: Confusions) -> Plot:
@@ -55,10 +41,9 @@ def confusion_matrix(found: Confusions) -> Plot:
         for (truth, verdict), count in sorted(found.items()):
             y, x = truths.index(truth), said.index(verdict)
             share = count / totals[truth]
-            right = truth == verdict or (truth, verdict) == (OUT_OF_SCOPE, REJECTED)
             axes.add_patch(
                 Rectangle(
-                    (x - 0.5, y - 0.5), 1, 1, facecolor=MAIN if right else OTHER,
+                    (x - 0.5, y - 0.5), 1, 1, facecolor=MAIN if right(truth, verdict) else OTHER,
                     alpha=0.12 + 0.63 * share, linewidth=0,
                 )
             )  # fmt: skip
@@ -83,12 +68,12 @@ def reliability(judgement: Judgement) -> Plot:
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1)
         for answers, style in _pair(judgement):
             confidence = np.array([answer.confidence for answer in answers])[inside]
-            right = np.array([answer.label for answer in answers])[inside] == truth
+            known = np.array([answer.label for answer in answers])[inside] == truth
             bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
             filled = [b for b in range(_BINS) if (bins == b).any()]
             axes.plot(
                 [confidence[bins == b].mean() for b in filled],
-                [right[bins == b].mean() for b in filled],
+                [known[bins == b].mean() for b in filled],
                 **style,
             )
         axes.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
@@ -135,8 +120,11 @@ def scores(judgement: Judgement) -> Plot:
                 continue
             shares = _histogram(after[chosen], edges)
             axes.stairs(shares, edges, fill=True, color=colour, alpha=0.45, label=name)
-            axes.stairs(_histogram(before[chosen], edges), edges, color=colour, linewidth=1.2)
-        axes.plot([], [], color=REFERENCE, linewidth=1.2, label="lines: float32")
+            if len(before):
+                axes.stairs(_histogram(before[chosen], edges), edges, color=colour, linewidth=1.2)
+        if len(before):
+            name = f"lines: {judgement.original}"
+            axes.plot([], [], color=REFERENCE, linewidth=1.2, label=name)
         line = _threshold(judgement)
         if line is not None and low <= line <= high:
             axes.axvline(line, color=INK, linewidth=1, linestyle=":")
@@ -224,11 +212,11 @@ def _back(one: Mapping[str, Any], measure: str) -> float:
 
 
 def _pair(judgement: Judgement) -> list[tuple[Sequence[Any], dict[str, Any]]]:
-    """The original's answers and the variant's, each with how it is drawn."""
-    return [
+    """The original's answers, if there are any, and the variant's, each with how it is drawn."""
+    both: list[tuple[Sequence[Any], dict[str, Any]]] = [
         (
             judgement.reference,
-            {"color": REFERENCE, "label": "float32", "linewidth": 1, "marker": "o",
+            {"color": REFERENCE, "label": judgement.original, "linewidth": 1, "marker": "o",
              "markersize": 3, "linestyle": "--"},
         ),
         (
@@ -237,6 +225,7 @@ def _pair(judgement: Judgement) -> list[tuple[Sequence[Any], dict[str, Any]]]:
              "markersize": 4},
         ),
     ]  # fmt: skip
+    return both if judgement.reference else both[1:]
 
 
 def _histogram(values: Floats, edges: Floats) -> Floats:

@@ -8,7 +8,7 @@ from typing import Final
 
 from edgeslm.contract.profile import DeviceProfile
 from exporters.budget import NOMINAL_TOKENS
-from exporters.recipes.base import POINTS
+from exporters.evaluation.measures import POINTS
 from exporters.tune.trial import Trial
 
 _NOISE: Final = 0.03  # of messages a second: recipes nearer to each other than this are as fast

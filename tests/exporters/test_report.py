@@ -24,7 +24,8 @@ from edgeslm.ports import Answer
 from edgeslm.runtime.profiles import load_profile
 from exporters import recipes
 from exporters.data import Row
-from exporters.recipes.base import Metrics
+from exporters.evaluation.confusion import REJECTED, confusions
+from exporters.evaluation.measures import Metrics
 from exporters.report import plots, write_reports
 from exporters.report.content import Content, Judgement
 from exporters.report.page import page
@@ -286,17 +287,17 @@ def test_coverage_is_kept_beside_the_bundle(tmp_path: Path) -> None:
 
 def test_confusions_count_rejection_as_an_answer_of_its_own() -> None:
     rows, answers = intents(["start", "stop"])
-    found = plots.confusions(Judgement("v", rows, answers, answers))
+    found = confusions(rows, answers)
     assert sum(found.values()) == 120
     assert sum(n for (truth, _), n in found.items() if truth == "oos") == 40
-    assert found["oos", plots.REJECTED] > 20
+    assert found["oos", REJECTED] > 20
     assert found["start", "stop"] > 0
 
 
 def test_labels_by_the_hundred_still_make_a_figure() -> None:
     names = [f"intent number {n:03}" for n in range(120)]
     rows, answers = intents(names)
-    plot = plots.confusion_matrix(plots.confusions(Judgement("v", rows, answers, answers)))
+    plot = plots.confusion_matrix(confusions(rows, answers))
     assert "intent number" not in plot.svg, "no room for names"
     assert len(plot.svg) < 400_000
 
