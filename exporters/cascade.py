@@ -22,6 +22,7 @@ from exporters.budget import check_latency, latency_ms, over_size
 from exporters.bundle import write_tar
 from exporters.cascade_bundle import Names, Part, Writer, widest
 from exporters.data import OUT_OF_SCOPE, DataError, Row, contradictions, read_rows
+from exporters.evaluation.measures import Metrics
 from exporters.export import BUNDLE, QUALITY, TAR, check_name
 from exporters.folders import beside, check_out, replace_folder
 from exporters.golden import POOL, Judged, Twin, choose, golden_file, pick, strange_rows
@@ -29,7 +30,6 @@ from exporters.handover import HandOver, find
 from exporters.members import Member, member
 from exporters.mlbom import ML_BOM, Origins, ml_bom
 from exporters.quality import answer_all, request_of, short, tidy
-from exporters.recipes.base import Metrics
 from exporters.report import write_reports
 from exporters.report.content import Content, Judgement, Reference
 from exporters.sources.base import sha256_of
@@ -317,7 +317,7 @@ class _Making:
         if (error := over_size(self._profile, back.name, front.size + back.size)) is not None:
             raise error
         handed = sum(one.stage == "second" for one in said)
-        report = {
+        report: dict[str, Any] = {
             "provider": whole.provider,
             "precision": back.model.files.artifacts("graph")[0].precision,
             "verified": whole.verified,

@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
 
 from edgeslm.contract.base import Typed, parse_json
+from edgeslm.contract.manifest import Stage
 from edgeslm.errors import RejectedError
 from edgeslm.ports import Answer, Memory, Prepared, Request
 from edgeslm.runtime.bundle import Bundle
@@ -76,7 +77,7 @@ def cascade(parameters: bytes, first: Part, second: Part) -> Callable[[], Model]
             who answered that.
     """
     found = read_parameters(parameters)
-    if any(part.task.memory() is not None for part in (first, second)):
+    if any(_is_ordered(part) for part in (first, second)):
         msg = f"a cascade of {second.bundle.manifest.task}: its answers depend on earlier texts"
         raise CascadeError(msg)
 
@@ -132,33 +133,45 @@ class Cascade(Model):
 
     def answer_anew(self, request: Request, memory: Memory | None = None) -> Answer:
         """See `Model.answer_anew`."""
-        said = self._first.answer_anew(request, memory)
-        if is_sure(said, self._confidence):
-            return replace(said, stage="first")
+        if is_sure(self._first.answer_anew(request), self._confidence):
+            return replace(self._first.answer_anew(request, memory), stage="first")
         return replace(super().answer_anew(request, memory), stage="second")
 
     def read(self, requests: Sequence[Request]) -> list[Reading | Exception]:
         """Have each answered: the second stage is asked when it is known what the first says."""
-        said = self._first.answer_all(requests)
+        readings = self._first.read(requests)
+        said = self._first.judge(readings)
         left = [i for i, one in enumerate(said) if not is_sure(one, self._confidence)]
-        others = super().judge(super().read([requests[i] for i in left])) if left else []
-        stages: list[Answer | Exception] = [_of("first", one) for one in said]
+        others = super().read([requests[i] for i in left]) if left else []
+        stages = [
+            _of("first", request, one) for request, one in zip(requests, readings, strict=True)
+        ]
         for i, one in zip(left, others, strict=True):
-            stages[i] = _of("second", one)
+            stages[i] = _of("second", requests[i], one)
         with self._counting:
             self._answered += len(said)
             self._handed += len(left)
-        return [
-            one if isinstance(one, Exception) else _decided(request, one)
-            for request, one in zip(requests, stages, strict=True)
-        ]
+        return stages
 
     def judge(
         self, readings: Sequence[Reading | Exception], memory: Memory | None = None
     ) -> list[Answer | Exception]:
-        """Return what was read."""
-        del memory  # there is none
-        return [one if isinstance(one, Exception) else _known(one) for one in readings]
+        """See `Model.judge`: each by the stage that has read it."""
+        judges: dict[str, Callable[..., list[Answer | Exception]]] = {
+            "first": self._first.judge,
+            "second": super().judge,
+        }
+        answers: list[Answer | Exception] = []
+        for one in readings:
+            if isinstance(one, Exception):
+                answers.append(one)
+                continue
+            stage, reading = cast("tuple[Stage, Reading]", one.prepared.context)
+            [answer] = judges[stage]([reading], memory)
+            answers.append(
+                answer if isinstance(answer, Exception) else replace(answer, stage=stage)
+            )
+        return answers
 
     def check_batches(self, requests: Sequence[Request]) -> bool:
         """See `Model.check_batches`; of both stages."""
@@ -178,15 +191,12 @@ class Cascade(Model):
             self._answered = self._handed = 0
 
 
-def _of(stage: Literal["first", "second"], said: Answer | Exception) -> Answer | Exception:
-    return said if isinstance(said, Exception) else replace(said, stage=stage)
+def _is_ordered(part: Part) -> bool:
+    memory = part.task.memory()
+    return memory is not None and memory.ordered
 
 
-def _decided(request: Request, answer: Answer) -> Reading:
-    return Reading(Prepared(request, None, context=answer), None, truncated=False)
-
-
-def _known(reading: Reading) -> Answer:
-    answer = reading.prepared.context
-    assert isinstance(answer, Answer)  # noqa: S101 -- `Cascade.read` put it there
-    return answer
+def _of(stage: Stage, request: Request, read: Reading | Exception) -> Reading | Exception:
+    if isinstance(read, Exception):
+        return read
+    return Reading(Prepared(request, None, context=(stage, read)), None, truncated=False)

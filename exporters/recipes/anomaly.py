@@ -12,8 +12,8 @@ import numpy as np
 from edgeslm.contract.manifest import Tolerance
 from edgeslm.core import calibration, template
 from edgeslm.core.calibration import BudgetError
+from edgeslm.core.learnt import Parameters
 from edgeslm.ports import Answer
-from edgeslm.tasks.anomaly import Parameters
 from exporters.data import ANOMALY, DataError, Row, Split, check_anomaly, last_fifth, read_rows
 from exporters.evaluation import promise
 from exporters.evaluation.chance import Indices

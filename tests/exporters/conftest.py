@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -90,7 +90,7 @@ def orders(tmp_path: Path) -> Path:
     return write_lines(tmp_path / "orders.jsonl", rows)
 
 
-def write_lines(file: Path, rows: list[dict[str, object]]) -> Path:
+def write_lines(file: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 

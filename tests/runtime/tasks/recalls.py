@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+from edgeslm.core.memory import LineMemory
 from edgeslm.ports import Memory
 from tests.runtime.tasks.double import DoubleTask
-
-
-class Recalled:
-    """Implements `edgeslm.ports.Memory` of nothing."""
-
-    def counts(self) -> dict[str, int]:
-        return {}
 
 
 class RecallsTask(DoubleTask):
     """A `DoubleTask` with a memory."""
 
     def memory(self) -> Memory | None:  # type: ignore[override]
-        return Recalled()
+        return LineMemory[object]()
 
 
 def load(parameters: bytes) -> RecallsTask:
