@@ -31,8 +31,8 @@ WINDOW: Final = 512  # results of one lane handed to the link and not confirmed
 MAX_GONE: Final = 256  # results of one lane that are confirmed and not removed from disk
 # Of those, how many are removed together, and how long they wait for company: what a removal writes
 # is mostly the commit, and nobody waits for it. After a kill they are sent again, under their ids.
-GONE_BATCH: Final = 128
-GONE_S: Final = 1.0
+GONE_BATCH: Final = 192
+GONE_S: Final = 2.0
 BATCH: Final = 128  # results of telemetry in one commit: its cost to flash is mostly the commit's
 BATCH_S: Final = 0.5  # and how long it waits for company
 MAX_NOTES: Final = 100  # events kept for an uplink that is down
