@@ -23,6 +23,7 @@ from edgeslm.agent.forwarder import Forwarder
 from edgeslm.agent.homeassistant import announcements
 from edgeslm.agent.loader import Loaded, Loader, News, Rechecked, RoomWanted
 from edgeslm.agent.metrics import Endpoint, Snapshot
+from edgeslm.agent.models import ModelSlot
 from edgeslm.agent.parts import Office, Parts
 from edgeslm.agent.people import FEEDBACK, People, Voices
 from edgeslm.agent.responder import Responder
@@ -30,6 +31,7 @@ from edgeslm.agent.roster import Roster
 from edgeslm.agent.session import Job
 from edgeslm.agent.vitals import Vitals
 from edgeslm.agent.voice import Voice
+from edgeslm.agent.watch import sighting_of
 from edgeslm.agent.workers import Pool
 from edgeslm.contract.messages import SCHEMA_VERSION, State
 from edgeslm.contract.settings import AgentSettings
@@ -272,8 +274,21 @@ class Agent:
             if (parcel := job.parcel) is not None:
                 took_s = parcel.born - job.message.received_at
                 slot.latencies.add(parcel.born, took_s, behind=slot.behind)
+                self._watch(slot, job)
                 self._people.note(job)
             self._roster.dispatcher.finished(job)
+
+    def _watch(self, slot: ModelSlot, job: Job) -> None:
+        """Hear of drift what an answer tells; one that comes again was heard before."""
+        if job.said is None or job.message.dup:
+            return
+        _, request, answer = job.said
+        sighting = sighting_of(request, answer, job.route.share if job.route else "none")
+        if sighting is None:
+            return
+        for event, detail in slot.watch.take(sighting, wall=self._parts.clock.wall()):
+            self._event(event, slot.name, detail)
+            self._state_at = 0.0
 
     # Models and routes.
 

@@ -87,6 +87,10 @@ def _each(value: Callable[[ModelState], float | None]) -> Callable[[Snapshot], I
     return read
 
 
+def _drift(model: ModelState, name: Literal["suspected", "new_rate"]) -> float | None:
+    return model["drift"][name] if "drift" in model else None
+
+
 def _agent_info(snapshot: Snapshot) -> Iterator[Sample]:
     state = snapshot.state
     yield (state["device"], state["agent_version"], state.get("profile", "")), 1.0
@@ -323,6 +327,20 @@ METRICS: Final = (
         "Quantiles of the last minute's answers, received to answered; absent where none.",
         ("model", "quantile"),
         _latencies,
+    ),
+    Metric(
+        "edgeslm_model_drift_suspected",
+        "gauge",
+        "1 while the model does not hear what it was trained on; absent where that is not watched.",
+        MODEL,
+        _each(lambda m: _drift(m, "suspected")),
+    ),
+    Metric(
+        "edgeslm_model_new_template_ratio",
+        "gauge",
+        "Share of the last 500 messages whose template is new; absent where drift is not watched.",
+        MODEL,
+        _each(lambda m: _drift(m, "new_rate")),
     ),
     Metric(
         "edgeslm_model_node_ratio",

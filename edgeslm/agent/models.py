@@ -12,6 +12,7 @@ from edgeslm.agent.desired import Source
 from edgeslm.agent.latencies import QUANTILES, Latencies
 from edgeslm.agent.responder import AbsentModel, Model, Responder
 from edgeslm.agent.session import InputSession, Job
+from edgeslm.agent.watch import Watch
 from edgeslm.agent.workers import Pool
 from edgeslm.contract.messages import ErrorInfo, ModelState
 from edgeslm.contract.settings import ModelSettings
@@ -56,6 +57,7 @@ class ModelSlot:
         backlog: inputs that wait for the model.
         counts: "answered", "error", "expired"; of those answered, "alarm".
         latencies: of the model that answers.
+        watch: tells whether that drifts.
         error: why the best source does not serve; None where it does.
         let_go: what served before it was silenced; may still be at an input.
         paused: its inputs wait: the device is hard pressed.
@@ -78,6 +80,7 @@ class ModelSlot:
         self.backlog: deque[Job] = deque()
         self.counts: Counter[str] = Counter()
         self.latencies = Latencies()
+        self.watch = Watch(settings)
         self.let_go: weakref.ref[Model] | None = None
         self.paused = False
         self.retiring = False
@@ -166,6 +169,7 @@ class ModelSlot:
             state["cache_hits"] = model.cache_hits
             state["cache_misses"] = model.cache_misses
             _tell_share(state, model.handed_over)
+            _tell_drift(state, self.watch)
         if (took := self.latencies.quantiles_ms(QUANTILES, now=now)) is not None:
             state["p50_ms"], state["p99_ms"] = (round(ms, 3) for ms in took)
         self._tell_queue(state, now)
@@ -190,6 +194,11 @@ def _tell_support(state: ModelState, until: str | None, wall: float) -> None:
         state["supported_until"] = until
         if has_ended(until, wall=wall):
             state["unsupported"] = True
+
+
+def _tell_drift(state: ModelState, watch: Watch) -> None:
+    if (drift := watch.state()) is not None:
+        state["drift"] = drift
 
 
 def failed_state(name: str, error: ErrorInfo) -> ModelState:

@@ -50,6 +50,8 @@ class Model(Protocol):
     @property
     def handed_over(self) -> float | None: ...
     @property
+    def new_rate(self) -> float | None: ...
+    @property
     def cache_hits(self) -> int: ...
     @property
     def cache_misses(self) -> int: ...
@@ -84,6 +86,7 @@ class AbsentModel:
     coverage = None
     passed_over = ()
     supported_until = None
+    new_rate = None
     batch_invariant = False
     handed_over = None
     cache_hits = 0

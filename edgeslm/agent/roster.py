@@ -304,6 +304,12 @@ class Roster:
         else:
             slot.responder.equip(model, memory)
         self._weigh(slot)  # settings and level may have changed while it was loaded
+        ref = model.ref
+        watched = slot.watch.begin(
+            bundle=ref["hash"], task=model.task, version=ref["version"], trained=model.new_rate
+        )
+        for told, about in watched:
+            self._office.event(told, slot.name, about)
         detail: dict[str, str | float] = {"version": model.ref["version"]}
         if source.slot is not None:
             detail["slot"] = source.slot
@@ -383,6 +389,7 @@ class Roster:
         self, slot: ModelSlot, model: ModelSettings, sources: tuple[Source, ...], *, look: bool
     ) -> None:
         before, slot.settings = slot.settings, model
+        slot.watch.live_by(model)
         look = look or sources != slot.sources
         slot.sources = sources
         if slot.stands_in:

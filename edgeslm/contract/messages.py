@@ -216,6 +216,25 @@ class CoverageState(TypedDict):
 
 
 @with_config(_WIRE)
+class DriftState(TypedDict):
+    """Whether a model still hears what it was trained on; docs/equipment.md says how it is told."""
+
+    suspected: bool
+    since: NotRequired[Annotated[UnixTime, Field(description="When it was first suspected.")]]
+    channels: Annotated[list[str], Field(description="Of the p-values that are too small.")]
+    evidence: Annotated[
+        float, Field(ge=0, description="For drift, of the strongest channel, in factors of ten.")
+    ]
+    limit: Annotated[float, Field(description="Evidence at which a channel is suspected.")]
+    new_rate: Annotated[
+        float, Field(ge=0, le=1, description="Messages of a new template, of the last 500.")
+    ]
+    trained_new_rate: NotRequired[
+        Annotated[float, Field(ge=0, le=1, description="The same in training, on lines held out.")]
+    ]
+
+
+@with_config(_WIRE)
 class ModelState(TypedDict):
     """One model as it runs now."""
 
@@ -275,6 +294,7 @@ class ModelState(TypedDict):
             Field(description="Counts of what it remembers of its inputs, since it was loaded."),
         ]
     ]
+    drift: NotRequired[DriftState]
     p50_ms: NotRequired[
         Annotated[float, Field(description="Latency of the last minute's answers; absent: none.")]
     ]

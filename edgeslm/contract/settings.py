@@ -219,6 +219,17 @@ class ModelSettings(_Section):
         Field(description="Show each new template once (docs/feedback.md), alarm or not."),
     ] = False
     learn: LearnSettings = LearnSettings()
+    drift: Annotated[
+        bool, Field(description="Watch whether it still hears what it was trained on, and tell.")
+    ] = True
+    drift_false_rate: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=0.01,
+            description="False reports of drift a message, at most: 1e-5 is one in 100,000.",
+        ),
+    ] = 1e-5
 
 
 class Route(_Section):

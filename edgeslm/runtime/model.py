@@ -52,6 +52,7 @@ class Model:
         verified: where the exporter saw it run.
         passed_over: variants before it that this device cannot run, and why.
         supported_until: last day on which somebody mends it; None: nothing was promised.
+        new_rate: share of new templates that it was trained to expect; None: it knows none.
         coverages: what the provider took, by file name of the graph.
         coverage: of several graphs, that of which it took least.
         node_share: share of the graph's nodes on it, in [0, 1].
@@ -84,6 +85,7 @@ class Model:
         self.verified = variant.graphs[0].verified or "none"
         self.passed_over = variant.passed_over
         self.supported_until = manifest.supported_until
+        self.new_rate: float | None = getattr(task, "new_rate", None)
         self.coverages = coverages
         self.coverage = min(coverages.values(), key=share)
         self.node_share = share(self.coverage)

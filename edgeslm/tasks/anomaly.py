@@ -32,7 +32,7 @@ from edgeslm.contract.messages import Cause
 from edgeslm.core.calibration import NUMBER, SESSION, TEXT, WINDOW, Fusion
 from edgeslm.core.calibration import Scores as Said
 from edgeslm.core.detector import Detector, Scores
-from edgeslm.core.learnt import Parameters
+from edgeslm.core.learnt import Parameters, TailParameters
 from edgeslm.core.memory import LineMemory
 from edgeslm.core.numbers import LIMIT
 from edgeslm.core.series import Series
@@ -80,6 +80,8 @@ class Anomaly:
 
     def __init__(self, parameters: Parameters) -> None:
         self._budget = parameters.alarm_budget
+        # Share of held-out training lines whose template was new to their source.
+        self.new_rate = _above_nothing(parameters.text)
         self._templates = parameters.templates
         self._detector = Detector(
             parameters.templates,
@@ -173,6 +175,8 @@ class Anomaly:
             explanation=cause,
             lesson=None if lesson is None else lesson.id,
             new=covered is None and scores.template is None,
+            template=self._name(parts, scores),
+            worth=1.0 if scores.line is None else scores.line.worth,
         )
         known = memory is None or answer.source_known
         return answer if known else self._of_newcomer(answer, parts, source, past)
@@ -185,6 +189,10 @@ class Anomaly:
         alarm = answer.label == "anomaly"
         learning = past.school.take(source, template, parts.slots, alarm=alarm)
         return replace(answer, learning=learning)
+
+    def _name(self, parts: Split, scores: Scores) -> str:
+        """Return the known template that a line is of, or its own."""
+        return parts.template if scores.template is None else self._templates[scores.template]
 
     def _cause(  # noqa: PLR0913, PLR0917 -- what `finish` knows of a line
         self,
@@ -221,6 +229,11 @@ class Anomaly:
             near = self._detector.near(parts.template)
             cause["near"] = [template[:LONGEST_QUOTE] for template in near]
         return cause
+
+
+def _above_nothing(tail: TailParameters) -> float:
+    """Return the share of lines with a score above 0."""
+    return math.exp(tail.log_p_above[0]) if tail.scores[0] == 0 else 1.0
 
 
 def load(parameters: bytes) -> Anomaly:

@@ -56,7 +56,7 @@ def made(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "allow_drop": True,
     }  # fmt: skip
     data = write_lines(folder / "lines.jsonl", plant(300))
-    orders = [
+    orders: list[dict[str, object]] = [
         {"text": f"{verb} {what}{tail}", "label": verb}
         for verb in ("start", "stop")
         for what in ("pump", "valve", "oven", "crane")
@@ -106,14 +106,16 @@ def test_classes_sources_and_mistakes_add_up(made: Path, tmp_path: Path, stages:
     missed = sum(pair["times"] for pair in report["confusions"])
     flagged = report["promise"]["flagged"]
     assert missed == flagged, "every anomaly is found"
-    assert report["promise"]["verdict"] == "kept"
+    assert report["promise"]["verdict"] == "under", "they are the rows that it learnt"
     assert [one["p_value"] for one in report["calibration"]] == sorted(
         one["p_value"] for one in report["calibration"]
     )
 
 
 def test_a_broken_promise_is_told(made: Path, tmp_path: Path, stages: Stages) -> None:
-    strange = [{"text": f"valve closed {i} bar", "source": "pump"} for i in range(40)]
+    strange: list[dict[str, object]] = [
+        {"text": f"valve closed {i} bar", "source": "pump"} for i in range(40)
+    ]
     data = write_lines(tmp_path / "new.jsonl", strange)
     report = evaluate(Job(made / "lines", data, tmp_path / "out"), stages)
     assert report["promise"]["verdict"] == "over"
@@ -159,9 +161,10 @@ def test_a_page_is_whole_and_the_same_each_time(
     assert "script" not in found.tags
     assert all(one.startswith("#") for one in found.fetched), "parts of itself"
     assert len(set(found.ids)) == len(found.ids)
-    for part in ("Is the promise kept?", "By class", "Wilson 1927", "first in lines"):
+    for part in ("Is the promise kept?", "By class", "Wilson 1927"):
         assert part in found.words, part
-    assert ("By source" in found.words) == (name == "lines")
+    for part in ("By source", "first in lines"):
+        assert (part in found.words) == (name == "lines"), "of one source, without a mistake"
 
 
 Change = Callable[[Path, Path], dict[str, Any]]

@@ -1,0 +1,130 @@
+"""What the agent tells of drift: when, of what, and with which words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edgeslm.agent.watch import OVER, SUSPECTED, Watch, sighting_of
+from edgeslm.contract.settings import ModelSettings
+from edgeslm.core.drift import Sighting
+from edgeslm.ports import Answer, Request
+
+
+def watch(**settings: Any) -> Watch:
+    made = Watch(ModelSettings(**settings))
+    assert list(made.begin(bundle="b", task="anomaly", version=3, trained=0.04)) == []
+    return made
+
+
+def hear(made: Watch, *sightings: Sighting, times: int = 1) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (event, dict(detail))
+        for n in range(times)
+        for one in sightings
+        for event, detail in made.take(one, wall=1000.0 + n)
+    ]
+
+
+def odd(
+    *, template: str = "pump \x00 odd", channel: str = "text", shared: bool = False
+) -> Sighting:
+    return Sighting(("s1", template), {channel: 0.01}, shared=shared)
+
+
+USUAL = Sighting(("s2", "usual"), {"text": 1.0})
+
+
+def test_drift_is_told_once_with_what_changed_and_what_to_do() -> None:
+    made = watch()
+    state = made.state()
+    assert state is None, "nothing was heard"
+    hear(made, USUAL, times=50)
+    state = made.state()
+    assert state is not None
+    assert state.pop("evidence") < 1
+    assert state == {
+        "suspected": False, "channels": [], "limit": 4.9, "new_rate": 0.0,
+        "trained_new_rate": 0.04,
+    }  # fmt: skip
+    ((event, detail),) = hear(made, odd(), odd(template="other"), USUAL, times=200)
+    assert event == SUSPECTED
+    assert detail["channels"] == "text"
+    assert detail["sources"].startswith("s1 ")
+    assert detail["unusual"].startswith("2 kinds of message, in ")
+    assert 0.1 < detail["new_rate"] < 0.7
+    assert detail["trained_new_rate"] == 0.04
+    assert "feedback" in detail["proposal"]
+    assert "edgeslm-export anomaly --version 4" in detail["proposal"]
+    assert "odd" not in str(detail), "no route shares texts"
+    state = made.state()
+    assert state is not None
+    assert state["suspected"]
+    assert 1000 < state["since"] < 1200
+
+
+def test_texts_are_quoted_where_their_route_shares_them() -> None:
+    made = watch()
+    ((_, detail),) = hear(made, odd(shared=True), odd(template="secret"), times=200)
+    assert "odd" in detail["texts"]
+    assert "secret" not in str(detail)
+
+
+def test_numbers_are_told_from_words() -> None:
+    made = watch()
+    ((_, detail),) = hear(made, odd(channel="number"), times=200)
+    assert detail["channels"] == "number"
+    assert "sensors" in detail["proposal"]
+
+
+def test_its_end_is_told_with_how_long_it_was() -> None:
+    made = watch()
+    hear(made, odd(), times=200)
+    ((event, detail),) = hear(made, USUAL, times=1000)
+    assert event == OVER
+    assert detail["for_s"] > 0
+    state = made.state()
+    assert state is not None
+    assert not state["suspected"]
+    assert "since" not in state
+
+
+def test_another_bundle_is_watched_anew() -> None:
+    made = watch()
+    hear(made, odd(), times=200)
+    assert list(made.begin(bundle="b", task="anomaly", version=3, trained=None)) == []
+    ((event, _),) = made.begin(bundle="c", task="anomaly", version=4, trained=None)
+    assert event == OVER
+    assert made.state() is None
+
+
+def test_it_can_be_turned_off_and_bound_while_it_runs() -> None:
+    made = watch(drift=False)
+    assert hear(made, odd(), times=300) == []
+    assert made.state() is None
+    made.live_by(ModelSettings(drift=True, drift_false_rate=1e-9))
+    assert hear(made, odd(), times=70) == []
+    made.live_by(ModelSettings(drift=True, drift_false_rate=0.01))
+    assert [event for event, _ in hear(made, odd(), times=5)] == [SUSPECTED]
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "channels"),
+    [
+        (Answer("x", 1, 1), None, None),
+        (Answer("x", 1, 1, p_value=0.5), ("s", "a text"), {"text": 0.5}),
+        (
+            Answer("x", 1, 1, p_value=0.5, channels={"number": 0.1}, template="a"),
+            ("s", "a"),
+            {"number": 0.1},
+        ),
+    ],
+    ids=["no p-value", "an intent", "a line"],
+)
+def test_what_an_answer_tells(answer: Answer, kind: Any, channels: Any) -> None:
+    found = sighting_of(Request("a text", "s"), answer, "none")
+    if kind is None:
+        assert found is None
+    else:
+        assert found == Sighting(kind, channels)

@@ -1,0 +1,200 @@
+"""Drift: what is betted is fair, false reports are as rare as promised, and changes are seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeslm.core import drift
+from edgeslm.core.drift import BLOCK, CHANNELS, LEVELS, RECENT, Bets, Drift, Sighting, bound
+
+shares = st.lists(st.sampled_from([0.0, 0.2, 0.5, 1.0]), max_size=20)
+ALL = [1.0] * len(LEVELS)
+NONE = [0.0] * len(LEVELS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shares, st.floats(0.01, 1))
+def test_whatever_came_before_nothing_is_won_by_chance(past: list[float], high: float) -> None:
+    """Of a share that is `high` as often as may be, the expected evidence grows by one."""
+
+    def evidence(last: list[float]) -> float:
+        bets = Bets()
+        for share in past:
+            bets.on_change([share] * len(LEVELS))
+        return bets.on_change(last)
+
+    before = Bets()
+    for share in past:
+        before.on_change([share] * len(LEVELS))
+    often = min(1.0, bound(LEVELS[0]) / high)  # the strictest level: it is fair to that, and lower
+    expected = often * evidence([high] * len(LEVELS)) + (1 - often) * evidence(NONE)
+    assert expected <= (before.evidence + 1) * (1 + 1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shares)
+def test_evidence_is_finite_and_never_below_nothing(past: list[float]) -> None:
+    bets = Bets()
+    for share in past * 8:
+        assert 0 <= bets.on_change([share] * len(LEVELS)) < math.inf
+        assert 0 <= bets.on_return([share] * len(LEVELS)) < math.inf
+
+
+def stream(small: Iterator[bool], *, channel: str = "number") -> Iterator[Sighting]:
+    """Of one machine that says one thing: a p-value in the lowest level, or 1."""
+    for one in small:
+        yield Sighting(("s", "t"), {channel: LEVELS[0] if one else 1.0})
+
+
+def first_report(found: Iterator[Sighting], *, false_rate: float) -> int | None:
+    test = Drift(false_rate)
+    for number, sighting in enumerate(found, 1):
+        if test.take(sighting):
+            return number
+    return None
+
+
+@pytest.mark.parametrize("run", [1, BLOCK])
+def test_false_reports_are_as_rare_as_promised(run: int) -> None:
+    """Where as many are unusual as may be at most, singly or in blocks, whatever came before."""
+    random = np.random.default_rng(run)
+    rate, messages, rounds = 2e-4, 1000, 100
+    assert CHANNELS / (rate * BLOCK) == Drift(rate).limit
+    reports = 0
+    for _ in range(rounds):
+        runs = random.uniform(size=messages // run + 1) < bound(LEVELS[0])
+        small = np.repeat(runs, run)[:messages]
+        reports += first_report(stream(iter(small.tolist())), false_rate=rate) is not None
+    chance = messages * rate
+    assert reports / rounds <= chance + 3 * math.sqrt(chance * (1 - chance) / rounds)
+
+
+def test_a_bound_that_is_passed_is_reported() -> None:
+    """Else the tests above prove nothing."""
+    random = np.random.default_rng(0)
+    found = [
+        first_report(stream(iter((random.uniform(size=1000) < 0.5).tolist())), false_rate=2e-4)
+        for _ in range(20)
+    ]
+    assert all(found)
+
+
+def slow_sensors(seed: int, messages: int, *, keep: float, machines: int) -> Iterator[Sighting]:
+    """Machines whose readings follow each other: AR(1), `keep` of a reading is in the next."""
+    random = np.random.default_rng(seed)
+    state = random.normal(size=machines)
+    worth = (1 - keep) / (1 + keep)  # as numbers.effective_readings has it
+    for i in range(messages):
+        m = i % machines
+        state[m] = keep * state[m] + math.sqrt(1 - keep * keep) * random.normal()
+        p = math.erfc(abs(state[m]) / math.sqrt(2))
+        yield Sighting((f"m{m}", "temp"), {"text": 1.0, "number": max(p, 1e-300)}, worth)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.9, 0.99, 0.999])
+@pytest.mark.parametrize("machines", [1, 7])
+def test_a_stationary_plant_is_not_reported_however_slow_it_is(keep: float, machines: int) -> None:
+    test = Drift(1e-5)
+    for sighting in slow_sensors(machines, 20_000, keep=keep, machines=machines):
+        assert not test.take(sighting), test.messages
+    assert test.new_rate == 0
+
+
+def test_without_a_readings_worth_a_slow_plant_would_be() -> None:
+    test = Drift(1e-5)
+    found = slow_sensors(1, 20_000, keep=0.999, machines=1)
+    assert any(test.take(sighting._replace(worth=1.0)) for sighting in found)
+
+
+@pytest.mark.parametrize("quiet", [0, 30_000])
+def test_half_of_the_messages_unusual_are_noticed_soon(quiet: int) -> None:
+    """However long all was well before: nothing is lost by waiting."""
+    random = np.random.default_rng(4)
+    calm = iter((random.uniform(size=quiet) < 0.01).tolist())
+    wild = iter((random.uniform(size=400) < 0.5).tolist())
+    number = first_report(stream(iter([*calm, *wild])), false_rate=1e-5)
+    assert number is not None
+    assert quiet < number <= quiet + 200
+
+
+def test_what_one_machine_of_many_repeats_is_no_drift_and_what_all_say_is() -> None:
+    def plant(flooding: set[int]) -> Iterator[Sighting]:
+        random = np.random.default_rng(5)
+        for i in range(3000):
+            m = i % 10
+            odd = m in flooding or random.uniform() < 0.01
+            yield Sighting((f"m{m}", "odd" if odd else "usual"), {"text": 0.001 if odd else 1.0})
+
+    assert first_report(plant({3}), false_rate=1e-5) is None
+    number = first_report(plant(set(range(5))), false_rate=1e-5)
+    assert number is not None
+    assert number < 200
+
+
+def test_a_moment_of_anything_is_no_drift() -> None:
+    """A reboot: forty lines, all of them new."""
+    lines = [Sighting(("s", f"boot {i}"), {"text": 0.001}) for i in range(40)]
+    usual = [Sighting(("s", "usual"), {"text": 1.0})] * 400
+    assert first_report(iter([*usual, *lines, *usual, *lines, *usual]), false_rate=1e-5) is None
+
+
+def test_it_is_over_when_all_is_as_before() -> None:
+    test = Drift(1e-5)
+    odd, usual = Sighting(("s", "t"), {"text": 0.01}), Sighting(("s", "u"), {"text": 1.0})
+    changes = [number for number in range(1, 200) if test.take(odd)]
+    assert len(changes) == 1
+    assert test.suspected == {"text"}
+    assert test.evidence == 0, "spent: there is nothing to be suspected beyond that"
+    back = [number for number in range(1, 2000) if test.take(usual)]
+    assert len(back) == 1
+    assert BLOCK * 10 < back[0] < 1000, "not at the first good moment"
+    assert not test.suspected
+    assert any(test.take(odd) for _ in range(200)), "and it may come again"
+
+
+def test_each_channel_is_suspected_for_itself() -> None:
+    test = Drift(1e-5)
+    for _ in range(300):
+        test.take(Sighting(("s", "t"), {"text": 1.0, "number": 0.01}))
+    assert test.suspected == {"number"}
+    names = {f"c{i}": 0.01 for i in range(CHANNELS + 3)}
+    many = Drift(1e-5)
+    for _ in range(300):
+        many.take(Sighting(("s", "t"), names))
+    assert many.suspected == {f"c{i}" for i in range(CHANNELS)}, "the others have no share left"
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=3 * RECENT))
+def test_rates_are_of_the_last_messages(new: list[bool]) -> None:
+    test = Drift(1e-9)
+    for one in new:
+        test.take(Sighting(("s", "t"), {"text": 0.5 if one else 1.0}))
+    assert test.new_rate == pytest.approx(np.mean(new[-RECENT:]))
+
+
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift, "KINDS", 50)
+    test = Drift(1e-9)
+    for i in range(2000):
+        test.take(Sighting(("s", f"t{i}"), {"text": 0.01, "number": 0.01}, 0.3))
+    unusual = list(test.unusual())
+    assert len(vars(test)["_credit"]) == 50
+    assert len(unusual) <= RECENT
+    assert unusual[-1].kind == ("s", "t1999")
+
+
+def test_a_kind_worth_a_tenth_is_heard_every_tenth_time() -> None:
+    def noticed(worth: float) -> int:
+        odd = Sighting(("s", "t"), {"number": 0.01}, worth)
+        number = first_report(iter([odd] * 2000), false_rate=1e-5)
+        assert number is not None
+        return number
+
+    assert noticed(0.1) == pytest.approx(10 * noticed(1.0) / BLOCK, rel=0.2), "a block has one"
