@@ -134,6 +134,7 @@ _SECOND: Final = "the fine-tuned transformer alone, the same bundle as its secon
 _TFIDF_NN: Final = "char 2-5-gram TF-IDF, nearest training line"
 _UNPRUNED: Final = "the same export with its whole vocabulary"
 _TEACHER: Final = "its teacher, 6 layers int8, whole vocabulary"
+_JUMPER: Final = "conformal test martingale (Simple Jumper) on the same p-values"
 _FP32: Final = "the same bundle's fp32 original"
 _SCRIPT: Final = "paho callback -> tokenizers -> the same int8 ONNX, batch 1 -> publish"
 _RATE: Final = "messages/s"
@@ -647,6 +648,20 @@ SPECS: Final[tuple[Spec, ...]] = (
         "of these, numbers gone wrong: missed",
         "lines",
         _TFIDF_NN,
+        "drift-noticed",
+        "drift",
+        "BGL lines in time order: lines of the new regime until it is reported",
+        "lines",
+        _JUMPER,
+        "<=",
+        200,
+    ),
+    Spec(
+        "drift-early",
+        "drift",
+        "the same: reports before the new regime",
+        "reports",
+        _JUMPER,
         "<=",
         0,
     ),
@@ -656,6 +671,11 @@ SPECS: Final[tuple[Spec, ...]] = (
         "their six normal lines: false alarms",
         "lines",
         _TFIDF_NN,
+        "drift-false",
+        "drift",
+        "stationary plant with 4 % of faults, 20,000 lines, worst of 5 seeds: reports of drift",
+        "reports",
+        _JUMPER,
         "<=",
         0,
     ),

@@ -29,6 +29,7 @@ MODULES: Final = {
     "hdfs": "streams",
     "memory_cost": "streams",
     "feedback": "feedback",
+    "drift": "drift",
     "repetition": "repetition",
     "plant": "throughput",
     "unrepeated": "throughput",
