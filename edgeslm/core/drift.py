@@ -19,8 +19,8 @@ are bet on:
 What is won is added up over all moments at which the change may have begun. While the expected
 share of each block, given all before it, is at most u + TOLERANCE, the sum grows by one a block at
 most, in expectation, whatever depends on what; with the number of blocks that are left of n it is
-a supermartingale that begins at n. A channel is suspected at a limit of `CHANNELS` / (rate *
-`BLOCK`), so among n messages the chance of a false report is at most n * rate (Ville's
+a supermartingale that begins at n. A channel is suspected at a limit of 2 / (rate * `BLOCK`), for
+there are two. So among n messages the chance of a false report is at most n * rate (Ville's
 inequality), and on average at least 1 / rate messages pass before one.
 
 Source:
@@ -47,14 +47,15 @@ MOST: Final = 3.0
 """Most by which a block multiplies a stake."""
 STAKES: Final = (0.25, 0.5, 1.0)
 """Of the largest stake that `MOST` allows."""
-CHANNELS: Final = 4
-"""Most channels that are tested; each has its share of the rate of false reports."""
+NEW: Final = "text"
+"""Channel whose p-value is below 1 where a template is new to its source."""
+CHANNELS: Final = (NEW, "number")
+"""Those that are tested; each has its share of the rate of false reports. What looks at windows or
+sessions looks at the same readings again and again, and is left out."""
 KINDS: Final = 4096
 """Kinds whose slowness is kept in mind; the one not heard for longest gives way."""
 RECENT: Final = 500
 """Messages that rates are told of."""
-NEW: Final = "text"
-"""Channel whose p-value is below 1 where a template is new to its source."""
 _NOTHING: Final = [0.0] * len(LEVELS)
 _RICHEST: Final = 1e300  # far beyond any limit, and finite
 
@@ -147,11 +148,12 @@ class Drift:
         self.false_rate = false_rate
         self.suspected: set[str] = set()
         self.messages = 0
-        self._bets: dict[str, Bets] = {}
+        self._bets = {name: Bets() for name in CHANNELS}
         self._credit: OrderedDict[Kind, float] = OrderedDict()
         self._heard = 0  # messages of this block
         self._kinds: dict[Kind, int] = {}  # how many of each
-        self._small: dict[str, list[tuple[float, Kind]]] = {}  # those with a p-value to look at
+        # By channel, those with a p-value to look at.
+        self._small: dict[str, list[tuple[float, Kind]]] = {name: [] for name in CHANNELS}
         self._left = BLOCK
         self._new: deque[bool] = deque(maxlen=RECENT)
         self._news = 0
@@ -160,12 +162,12 @@ class Drift:
     @property
     def limit(self) -> float:
         """Evidence at which a channel is suspected."""
-        return max(1.0, CHANNELS / (self.false_rate * BLOCK))
+        return max(1.0, len(CHANNELS) / (self.false_rate * BLOCK))
 
     @property
     def evidence(self) -> float:
         """Most that is won on any channel that is not suspected yet."""
-        return max((bets.evidence for bets in self._bets.values()), default=0.0)
+        return max(bets.evidence for bets in self._bets.values())
 
     @property
     def new_rate(self) -> float | None:
@@ -177,8 +179,8 @@ class Drift:
         kind, channels, worth, shared = sighting
         self.messages += 1
         self._count(channels.get(NEW, 1.0) < 1.0)
-        for name, p in channels.items():
-            if p <= LEVELS[-1]:
+        for name in CHANNELS:
+            if channels.get(name, 1.0) <= LEVELS[-1]:
                 self._unusual.append((self.messages, Unusual(name, kind, shared)))
         if worth >= 1.0 or self._is_due(kind, worth):
             self._hear(kind, channels)
@@ -188,7 +190,8 @@ class Drift:
         changed = self._settle() if self._heard else False
         self._left, self._heard = BLOCK, 0
         self._kinds.clear()
-        self._small.clear()
+        for small in self._small.values():
+            small.clear()
         return changed
 
     def unusual(self) -> Iterator[Unusual]:
@@ -214,10 +217,8 @@ class Drift:
     def _hear(self, kind: Kind, channels: Mapping[str, float]) -> None:
         self._heard += 1
         self._kinds[kind] = self._kinds.get(kind, 0) + 1
-        for name, p in channels.items():
-            small = self._small.get(name)
-            if small is None:
-                small = self._small[name] = []
+        for name, small in self._small.items():
+            p = channels.get(name, 1.0)
             if p <= LEVELS[-1]:
                 small.append((p, kind))
 
@@ -225,11 +226,7 @@ class Drift:
         """Pay out a block's bets; return whether what is suspected has changed."""
         limit, before = self.limit, len(self.suspected)
         for name, small in self._small.items():
-            bets = self._bets.get(name)
-            if bets is None:
-                if len(self._bets) == CHANNELS:
-                    continue
-                bets = self._bets[name] = Bets()
+            bets = self._bets[name]
             shares = self._shares(small) if small else _NOTHING
             if name in self.suspected:
                 if bets.on_return(shares) >= limit:

@@ -46,7 +46,7 @@ def test_drift_is_told_once_with_what_changed_and_what_to_do() -> None:
     assert state["evidence"] < 1
     assert state | {"evidence": 0} == {
         "evidence": 0,
-        "suspected": False, "channels": [], "limit": 4.9, "new_rate": 0.0,
+        "suspected": False, "channels": [], "limit": 4.6, "new_rate": 0.0,
         "trained_new_rate": 0.04,
     }  # fmt: skip
     ((event, detail),) = hear(made, odd(), odd(template="other"), USUAL, times=200)
