@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +14,7 @@ from benchmarks.contestants import TOPIC
 from benchmarks.setup import Setup
 from edgeslm.demo.bundles import WEIGHTS_PACKAGE, Wanted, find, make
 from edgeslm.runtime.profiles import detect_profile, load_profile
-from exporters.cascade import Order
-from exporters.cascade import make as make_cascade
 from exporters.data import Row, sample
-from exporters.export import BUNDLE
-from exporters.heads.base import Advance
 
 BUDGET: Final = 0.01
 MODEL: Final = f"package:{WEIGHTS_PACKAGE}"
@@ -69,6 +65,11 @@ def static(setup: Setup, case: str) -> Path:
 
 def cascade(setup: Setup, case: str) -> Path:
     """Return the bundle of `static` before `trained`; its hand-over sees no evaluation data."""
+    # What weighs processes must not load what they are weighed for.
+    from exporters.cascade import Order  # noqa: PLC0415
+    from exporters.cascade import make as make_cascade  # noqa: PLC0415
+    from exporters.export import BUNDLE  # noqa: PLC0415
+
     first, second = static(setup, case), trained(setup, case)
     data = setup.work / f"{case}.jsonl"
     data.write_bytes(cases.to_jsonl(train_rows(setup, case)))
@@ -89,7 +90,7 @@ def cascade(setup: Setup, case: str) -> Path:
 
 
 @contextmanager
-def _silent(name: str, total: int | None) -> Iterator[Advance]:
+def _silent(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Implements `exporters.workbench.Stage` for nobody."""
     del name, total
     yield lambda _: None

@@ -62,6 +62,7 @@ def test_a_state_becomes_samples_in_base_units() -> None:
 def test_each_metric_can_be_had() -> None:
     pressed = {"level": 2, "causes": ["temperature_c"], "temperature_c": 91.5}
     crashes = {"count": 2, "time": 1.0, "kind": "killed", "reason": "x"}
+    also = {"oldest_s": 1.5, "handed_over": 0.3, "drift": {"suspected": False, "new_rate": 0.1}}
     raw = page(
         snapshot(
             drops={"own_topic": 3},
@@ -70,7 +71,7 @@ def test_each_metric_can_be_had() -> None:
             rss_mb_per_h=3.6,
             outbox_oldest_s=60.0,
             outbox_alerts=2,
-            models=[{**json.loads(EXAMPLE.read_text())["models"][0], "oldest_s": 1.5}],
+            models=[{**json.loads(EXAMPLE.read_text())["models"][0], **also}],
         )
     )
     found = parsed(raw)

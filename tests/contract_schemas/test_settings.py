@@ -185,6 +185,8 @@ PAIRS: dict[str, tuple[Any, Any]] = {
     "FEEDBACK__MAX_MB": (1, 2),
     "NOTICES__AGAIN_S": (60.0, 90.5),
     "MODELS__NAME__REVIEW": (True, False),
+    "MODELS__NAME__DRIFT": (True, False),
+    "MODELS__NAME__DRIFT_FALSE_RATE": (1e-6, 1e-3),
     "MODELS__NAME__LEARN__LINES": (0, 50),
     "MODELS__NAME__LEARN__HOURS": (1.0, 2.5),
     "PRESSURE__TEMPERATURE_C": (80.0, 85.5),

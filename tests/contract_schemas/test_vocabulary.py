@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeslm.agent.watch import OVER, SUSPECTED
 from edgeslm.contract.vocabulary import (
     BROKER_ERRORS,
     DROPS,
@@ -29,16 +30,37 @@ def words(node: ast.AST) -> set[str]:
 WORDS = [words(tree) for tree in TREES]
 
 
-def arguments(place: int) -> set[str]:
-    """Return the literals given in `place` to the agent's calls that send events."""
-    calls = (node for tree in TREES for node in ast.walk(tree) if isinstance(node, ast.Call))
+def given(tree: ast.AST, place: int) -> list[ast.expr]:
+    """Return what is given in `place` to the agent's calls that send events."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
     ours = (c for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr in CALLS)
-    given = (call.args[place] for call in ours if len(call.args) > place)
-    return {word for node in given if isinstance(node, ast.Constant) for word in words(node)}
+    return [call.args[place] for call in ours if len(call.args) > place]
+
+
+def arguments(place: int) -> set[str]:
+    """Return the literals among them."""
+    nodes = (node for tree in TREES for node in given(tree, place))
+    return {word for node in nodes if isinstance(node, ast.Constant) for word in words(node)}
+
+
+def chosen() -> set[str]:
+    """Return the literals among which an event is chosen: in the call, or before it by name."""
+    found: set[str] = set()
+    for tree in TREES:
+        nodes = given(tree, 0)
+        found.update(*(words(node) for node in nodes if isinstance(node, ast.IfExp)))
+        names = {node.id for node in nodes if isinstance(node, ast.Name)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                if any(isinstance(t, ast.Name) and t.id in names for t in targets):
+                    found |= words(node.value)
+    return found
 
 
 def test_events_are_documented() -> None:
-    assert arguments(0) | {CLONED} == set(EVENTS)  # the fleet's own is in no call
+    # The fleet's own is in no call, and drift's are yielded.
+    assert arguments(0) | chosen() | {CLONED, SUSPECTED, OVER} == set(EVENTS)
 
 
 def test_codes_of_brokers_and_of_the_agent_itself_are_documented() -> None:

@@ -6,16 +6,25 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from typing import cast
+from typing import Final, cast
 
+from edgeslm.core.overlay import Kind, Overlay
 from edgeslm.ports import Answer, Memory, Prepared, Request, Tensor
 
 
 class Tally:
-    """What was judged so far."""
+    """What was judged so far. Implements `edgeslm.ports.Memory`."""
+
+    ordered: Final = True
+    school: Final = None
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.overlay = Overlay(by_template=True)
+
+    def refuses(self, kind: Kind, label: str) -> str | None:
+        del kind, label
+        return "it learns nothing"
 
     def counts(self) -> dict[str, int]:
         return {"texts": len(self.texts)}
