@@ -19,7 +19,7 @@ from edgeslm.runtime.bundle import open_bundle
 from edgeslm.runtime.tokenizer import Tokenizer
 
 _CASE: Final = "clinc150"
-_PRUNED: Final = ("--prune-vocab",)
+_PRUNED: Final = ("--prune-vocab", "2")
 _STUDENT: Final = ("--student", "layers=3", "--prune-vocab", "2", "--max-tokens", "64")
 _TEXTS: Final = 200
 _QUICK_TEXTS: Final = 20
