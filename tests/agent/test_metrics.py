@@ -62,7 +62,8 @@ def test_a_state_becomes_samples_in_base_units() -> None:
 def test_each_metric_can_be_had() -> None:
     pressed = {"level": 2, "causes": ["temperature_c"], "temperature_c": 91.5}
     crashes = {"count": 2, "time": 1.0, "kind": "killed", "reason": "x"}
-    also = {"oldest_s": 1.5, "handed_over": 0.3, "drift": {"suspected": False, "new_rate": 0.1}}
+    drift = {"suspected": False, "new_rate": 0.1, "evidence": 1.0, "limit": 5.0, "channels": []}
+    also = {"oldest_s": 1.5, "handed_over": 0.3, "drift": drift}
     raw = page(
         snapshot(
             drops={"own_topic": 3},
