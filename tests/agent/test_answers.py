@@ -251,7 +251,7 @@ def test_states_of_changes_are_told_at_once_and_not_without_end(
         routes={"all": {"topic": "in/#", "models": ["m"]}},
     )
     agent.start()
-    poll(lambda: plant.last["state"]["models"][0]["state"] == "serving", "told at once", 2.0)
+    poll(lambda: plant.last["state"]["models"][0]["state"] == "serving", "told at once", 15.0)
     seen: set[float] = set()
     for number in range(40):
         agent.configure(routes={"all": {"topic": f"in{number}/#", "models": ["m"]}})

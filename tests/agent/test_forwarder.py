@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgeslm.adapters.loopback import MemoryOutbox
-from edgeslm.agent.forwarder import EPISODE_S, MAX_GONE, RESUME_CAP_S, WINDOW, Forwarder
+from edgeslm.agent.forwarder import EPISODE_S, GONE_S, MAX_GONE, RESUME_CAP_S, WINDOW, Forwarder
 from edgeslm.contract.messages import ADAPTERS
 from edgeslm.contract.settings import OutboxSettings
 from edgeslm.core.delivery import Parcel
@@ -92,7 +92,7 @@ def test_what_the_broker_cannot_take_is_replaced_by_an_error(*, on_disk: bool) -
     assert rig.forwarder.drops == {"result_too_large": 1}
     assert rig.told == [("result_replaced", "result.too_large")]
     rig.forwarder.take(Confirmed([small, large, after]), now=3)
-    rig.forwarder.pump(now=4)
+    rig.forwarder.pump(now=3 + GONE_S)
     assert rig.forwarder.idle
     assert len(rig.outbox) == 0
 
@@ -163,7 +163,7 @@ def test_deferred_results_go_to_disk_and_are_tried_ever_less_often() -> None:
     assert waits[-1] <= RESUME_CAP_S + 0.1
     assert rig.told == [("results_deferred", "uplink.deferred")]
     rig.forwarder.take(Confirmed(rig.wire.take()), now=now)
-    rig.forwarder.pump(now=now + 1)
+    rig.forwarder.pump(now=now + GONE_S)
     assert len(rig.outbox) == 0
     assert rig.forwarder.drops == {}
     rig.forwarder.pump(now=now + EPISODE_S + 1)
@@ -568,7 +568,7 @@ def test_a_lowered_bound_is_kept_at_once_and_blocks_no_alert() -> None:
     assert len(rig.outbox) <= 1000
     alerts = numbered(90_000, 5, alert=True)
     rig.forwarder.offer(alerts)
-    rig.forwarder.pump(now=now + 1)
+    rig.forwarder.pump(now=now + GONE_S)
     assert settled(alerts) == [True] * 5
     assert 5000 <= rig.forwarder.drops["telemetry_evicted"] < 5100
     assert [event for event, _ in rig.told] == ["telemetry_evicted"]
@@ -580,7 +580,7 @@ def test_alerts_need_no_turn_of_their_own_where_the_bound_was_lowered() -> None:
     rig.forwarder.live_by(OutboxSettings(max_results=1000, thin_share=1), unacknowledged=0)
     alerts = numbered(90_000, 200, alert=True)
     rig.forwarder.offer(alerts)
-    rig.forwarder.pump(now=now + 1)
+    rig.forwarder.pump(now=now + GONE_S)
     assert settled(alerts) == [True] * 200
     assert rig.told == [("telemetry_evicted", "outbox.evicted")]
 
