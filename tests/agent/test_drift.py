@@ -25,7 +25,7 @@ def test_a_change_of_regime_is_told_and_so_is_its_end(
     make_agent: Callable[..., AgentProcess], plant: Plant, tmp_path: Path
 ) -> None:
     agent = make_agent(
-        models={"m": {"bundle": wary_bundle(tmp_path / "wary"), "drift_false_rate": 1e-3}},
+        models={"m": {"bundle": wary_bundle(tmp_path / "wary"), "drift_false_rate": 0.01}},
         routes={"all": {"topic": "in/#", "models": ["m"]}},
         state_interval_s=1,
     )
@@ -34,13 +34,13 @@ def test_a_change_of_regime_is_told_and_so_is_its_end(
     def drift() -> Any:
         return plant.last["state"]["models"][0].get("drift", {})
 
-    for _ in range(200):
+    for _ in range(60):
         plant.publish("in/a", "1 pump ready")
-    plant.wait_for(200)
+    plant.wait_for(60)
     poll(lambda: drift().get("new_rate") == 0, "it is watched, and all is well")
     assert not drift()["suspected"]
     assert drift()["trained_new_rate"] == 0.05
-    for i in range(150):
+    for i in range(100):
         plant.publish("in/a", f"0.01 secret {i % 5}")
     told = agent.wait_for("drift_suspected", model="m")
     assert told["channels"] == "text"
@@ -49,7 +49,7 @@ def test_a_change_of_regime_is_told_and_so_is_its_end(
     assert "secret" not in str(told), "texts stay here"
     poll(lambda: drift().get("suspected", False), "the state says so")
     assert drift()["channels"] == ["text"]
-    for _ in range(800):
+    for _ in range(300):
         plant.publish("in/a", "1 pump ready")
     agent.wait_for("drift_over", model="m")
     poll(lambda: not drift()["suspected"], "the state says so")
