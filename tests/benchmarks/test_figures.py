@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as main
@@ -256,6 +256,7 @@ def test_what_disturbs_both_of_a_round_leaves_the_ratio_alone() -> None:
     assert (measured.value, measured.compared, measured.spread) == (100, 2, (2, 2))
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(rounds)
 def test_the_compared_number_lies_within_the_spread(pairs: list[tuple[float, float]]) -> None:
     ours, rivals = [a for a, _ in pairs], [b for _, b in pairs]
