@@ -103,6 +103,7 @@ def killed(model: Path, data: Path, *, after: int) -> None:
     assert done.returncode == -9, done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes(
     tiny_bert: Path, orders_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
