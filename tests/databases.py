@@ -32,7 +32,7 @@ _SETTINGS: Final = {
     "listen_addresses": "",  # the socket alone
     "fsync": "off",
     "full_page_writes": "off",
-    "synchronous_commit": "off",
+    "synchronous_commit": "on",  # else `kill` takes half a second's commits with it
     "max_connections": "200",
 }
 
