@@ -25,3 +25,15 @@ def positive(text: str) -> int:
         msg = f"{text!r} is not a whole number of 1 or more"
         raise argparse.ArgumentTypeError(msg)
     return value
+
+
+def share(text: str) -> float:
+    """Return a number between 0 and 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        msg = f"{text!r} is not a number between 0 and 1"
+        raise argparse.ArgumentTypeError(msg)
+    return value

@@ -7,7 +7,7 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +20,7 @@ from edgeslm.errors import (
     EdgeSLMError,
     RejectedError,
 )
-from exporters.arguments import day, positive
+from exporters.arguments import day, positive, share
 from exporters.stop import Terminated
 
 # All else is imported inside `main`: it may be missing, or take the seconds in which somebody
@@ -130,11 +130,11 @@ def _run(argv: Sequence[str]) -> int:
     profiles = options.pop("profiles", None)
     with _progress() as stage:
         if profiles is None:
-            report = export(Job(**options), stage)
+            report = export(Job(**options), stage, stage.tell)
         else:
-            report = matrix(Job(**options, profile=""), profiles, stage)
+            report = matrix(Job(**options, profile=""), profiles, stage, stage.tell)
     rows = report.get("profiles", [report])
-    _caution(caution for row in rows for caution in row["cautions"])
+    _caution((caution for row in rows for caution in row["cautions"]), stage.told)
     if args.tune and profiles is None:
         sys.stderr.write(_fronts(args.out))
     if profiles is None:
@@ -157,14 +157,15 @@ def _command(args: argparse.Namespace) -> int:
     command = commands.load(args.task)
     with _progress() as stage:
         report = command.run(args, stage)
-    _caution(report.get("cautions", ()))
+    _caution(report.get("cautions", ()), stage.told)
     sys.stdout.write(json.dumps(report) + "\n")
     return 0
 
 
-def _caution(notes: Iterable[str]) -> None:
+def _caution(notes: Iterable[str], told: Collection[str]) -> None:
     for note in dict.fromkeys(notes):
-        sys.stderr.write(f"edgeslm-export: note: {note}\n")
+        if note not in told:
+            sys.stderr.write(f"edgeslm-export: note: {note}\n")
 
 
 @contextmanager
@@ -237,10 +238,24 @@ def _trains(args: argparse.Namespace) -> bool:
 
 
 class _Stages:
-    """Implements `exporters.export.Stage` with a bar each."""
+    """Implements `exporters.export.Stage` with a bar each.
+
+    Attributes:
+        told: notes that were shown already.
+    """
 
     def __init__(self, bars: Progress) -> None:
+        self.told: list[str] = []
         self._bars = bars
+
+    def tell(self, note: str) -> None:
+        if note not in self.told:
+            self.told.append(note)
+            # Above the bars, which the console draws anew; never wrapped, since it may be read
+            # by a program.
+            self._bars.console.print(
+                f"edgeslm-export: note: {note}", markup=False, highlight=False, soft_wrap=True
+            )
 
     @contextmanager
     def __call__(self, name: str, total: int | None) -> Iterator[Advance]:
@@ -300,7 +315,7 @@ def _add_tasks(tasks: Any, epilog: str, add_profile: Callable[[Any], None]) -> N
         one.add_argument(
             option,
             dest="share",
-            type=_share,
+            type=share,
             default=recipe.DEFAULT_SHARE,
             metavar="SHARE",
             help=f"{what} (default {recipe.DEFAULT_SHARE})",
@@ -396,17 +411,6 @@ def _license(text: str) -> str:
         msg = f"{text!r} is not SPDX's, such as Apache-2.0, or LicenseRef-ours"
         raise argparse.ArgumentTypeError(msg)
     return text
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        msg = f"{text!r} is not a number between 0 and 1"
-        raise argparse.ArgumentTypeError(msg)
-    return value
 
 
 def _minutes(text: str) -> float:

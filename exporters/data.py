@@ -8,7 +8,7 @@ import io
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,8 @@ MAX_BYTES: Final = 1 << 30
 MAX_TEXT: Final = 65_536
 """Characters: as many as a device reads, and a golden file holds."""
 _MAX_LABEL: Final = 200
-_SHOWN: Final = 20
+SHOWN: Final = 20
+"""Bad lines that are named, at most."""
 _FEW: Final = 3  # examples of what is only a caution
 _REMEDY: Final = "Mend or remove these lines; docs/exporting.md shows the format."
 
@@ -51,6 +52,13 @@ class Row:
     key: str | None = None
     line: int = field(default=0, compare=False)
     """Where it ends in its file, from 1; 0 of a row that we made."""
+    file: str = field(default="", compare=False)
+    """Name of its file."""
+
+    @property
+    def place(self) -> str:
+        """Where it stands, as compilers say it: `train.jsonl:7`."""
+        return f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +68,10 @@ class Split:
     Args:
         train: to learn from.
         held_out: to judge by.
-        cautions: what the user should know of them, a sentence each.
     """
 
     train: list[Row]
     held_out: list[Row]
-    cautions: list[str] = field(default_factory=list)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -83,11 +89,11 @@ def read_rows(path: Path) -> list[Row]:
     if len(raw) > MAX_BYTES:
         raise DataError(str(path), [("", f"over {MAX_BYTES} bytes")], remedy="Take a sample.")
     parse = parse_csv if path.suffix.lower() == ".csv" else parse_json_lines
-    rows, problems = parse(raw)
+    rows, problems = parse(raw, path.name)
     if problems:
-        shown = problems[:_SHOWN]
-        if len(problems) > _SHOWN:
-            shown.append(("", f"and {len(problems) - _SHOWN} more bad lines"))
+        shown = problems[:SHOWN]
+        if len(problems) > SHOWN:
+            shown.append(("", f"and {len(problems) - SHOWN} more bad lines"))
         raise DataError(str(path), shown, remedy=_REMEDY)
     if not rows:
         raise DataError(str(path), [("", "holds no example")], remedy=_REMEDY)
@@ -97,7 +103,7 @@ def read_rows(path: Path) -> list[Row]:
 Problems = list[tuple[str, str]]
 
 
-def parse_json_lines(raw: bytes) -> tuple[list[Row], Problems]:
+def parse_json_lines(raw: bytes, file: str = "") -> tuple[list[Row], Problems]:
     """Return the rows, and ("line N", what is wrong) of each bad line. Total for any bytes."""
     rows: list[Row] = []
     problems: Problems = []
@@ -111,11 +117,11 @@ def parse_json_lines(raw: bytes) -> tuple[list[Row], Problems]:
         except (ValueError, RecursionError) as err:
             problems.append((f"line {number}", f"not JSON: {str(err)[:100]}"))
         else:
-            _take(value, number, rows, problems)
+            _take(value, (file, number), rows, problems)
     return rows, problems
 
 
-def parse_csv(raw: bytes) -> tuple[list[Row], Problems]:
+def parse_csv(raw: bytes, file: str = "") -> tuple[list[Row], Problems]:
     """Return the rows, and ("line N", what is wrong) of each bad line. Total for any bytes.
 
     The first line names the columns. An empty cell is a missing value.
@@ -146,14 +152,15 @@ def parse_csv(raw: bytes) -> tuple[list[Row], Problems]:
                 except ValueError:
                     problems.append((f"line {number}", "time: not a number"))
                     continue
-            _take(value, number, rows, problems)
+            _take(value, (file, number), rows, problems)
     except csv.Error as err:
         problems.append((f"line {reader.reader.line_num}", f"not CSV: {err}"))
     return rows, problems
 
 
-def _take(value: object, number: int, rows: list[Row], problems: Problems) -> None:
+def _take(value: object, at: tuple[str, int], rows: list[Row], problems: Problems) -> None:
     """Append `value` as a row, or what is wrong with it. Keys we do not know are left alone."""
+    file, number = at
     if not isinstance(value, dict):
         problems.append((f"line {number}", "not an object"))
     elif wrong := _wrong(value):
@@ -168,6 +175,7 @@ def _take(value: object, number: int, rows: list[Row], problems: Problems) -> No
                 None if time is None else float(time),
                 value.get("key"),
                 number,
+                file,
             )
         )
 
@@ -179,7 +187,10 @@ def _wrong(value: Mapping[str, object]) -> str | None:  # noqa: PLR0911 -- one p
     if not text.strip():
         return "text: empty"
     if len(text) > MAX_TEXT:
-        return f"text: over {MAX_TEXT} characters"
+        return (
+            f"text: {len(text)} characters, more than the {MAX_TEXT} that a device reads: cut it, "
+            "or give the part that tells"
+        )
     for name in ("text", "label", "source", "key"):
         field = value.get(name)
         if not isinstance(field, str | None):
@@ -236,57 +247,10 @@ def sample(rows: Sequence[Row], size: int) -> list[Row]:
     return [rows[i] for i in chosen]
 
 
-def check_intent(
-    train: Sequence[Row], held_out: Sequence[Row] | None, files: tuple[str, str]
-) -> None:
-    """Make sure that intents can be learnt from `train` and judged on `held_out`.
-
-    Args:
-        train: parsed examples.
-        held_out: the user's own, if given.
-        files: names of the two, for messages.
-
-    Raises:
-        DataError: a row without a label, fewer than two labels, a label with one text only, or
-            a label to judge by that was not learnt.
-    """
-    remedy = "Give each line a label, and each label several different texts."
-    if bare := [row for row in train if row.label is None]:
-        raise DataError(files[0], _at_lines(bare, lambda _: "label: missing"), remedy=remedy)
-    texts = Counter(label for label, _ in {(row.label, row.text) for row in train})
-    texts.pop(OUT_OF_SCOPE, None)
-    if len(texts) < 2:  # noqa: PLR2004 -- one label leaves nothing to choose
-        what = f"{len(texts)} label besides {OUT_OF_SCOPE!r}; at least 2 are needed"
-        raise DataError(files[0], [("label", what)], remedy=remedy)
-    if thin := sorted(str(label) for label, n in texts.items() if n < 2):  # noqa: PLR2004
-        named = ", ".join(thin[:_SHOWN])
-        raise DataError(files[0], [("label", f"only one text under {named}")], remedy=remedy)
-    if held_out is not None:
-        check_judged(held_out, texts, files[1])
-
-
-def check_judged(rows: Sequence[Row], labels: Iterable[str | None], file: str) -> None:
-    """Make sure that a model which has learnt `labels` can be judged on `rows`.
-
-    Raises:
-        DataError: a row without a label, or one that was not learnt, or none but out of scope.
-    """
-    if bare := [row for row in rows if row.label is None]:
-        remedy = "Give each line a label."
-        raise DataError(file, _at_lines(bare, lambda _: "label: missing"), remedy=remedy)
-    known = {*labels, OUT_OF_SCOPE}
-    if unknown := [row for row in rows if row.label not in known]:
-        problems = _at_lines(unknown, lambda r: f"label: not in the training data: {r.label!r}")
-        raise UnknownLabelError(file, problems, remedy="Train on them, or remove them.")
-    if all(row.label == OUT_OF_SCOPE for row in rows):
-        what = f"nothing but {OUT_OF_SCOPE!r}"
-        raise DataError(file, [("label", what)], remedy="Add texts of the intents.")
-
-
-def _at_lines(rows: Sequence[Row], what: Callable[[Row], str]) -> Problems:
+def at_lines(rows: Sequence[Row], what: Callable[[Row], str]) -> Problems:
     """Name what is wrong with each of `rows` by its line, up to a bound."""
-    shown = [(f"line {row.line}", what(row)) for row in rows[:_SHOWN]]
-    return shown + ([("", f"and {len(rows) - _SHOWN} more bad lines")] * (len(rows) > _SHOWN))
+    shown = [(f"line {row.line}", what(row)) for row in rows[:SHOWN]]
+    return shown + ([("", f"and {len(rows) - SHOWN} more bad lines")] * (len(rows) > SHOWN))
 
 
 def contradictions(rows: Sequence[Row], file: str) -> list[str]:
@@ -302,18 +266,6 @@ def contradictions(rows: Sequence[Row], file: str) -> list[str]:
     )
     more = "; ..." if len(double) > _FEW else ""
     return [f"{file}: texts under several labels: {len(double)} ({shown}{more})"]
-
-
-def check_anomaly(rows: Sequence[Row], file: str) -> None:
-    """Make sure that every label is one that anomaly detection knows.
-
-    Raises:
-        UnknownLabelError: another one.
-    """
-    if unknown := [row for row in rows if row.label not in {None, NORMAL, ANOMALY}]:
-        remedy = f"Use {NORMAL!r}, {ANOMALY!r} or none."
-        problems = _at_lines(unknown, lambda row: f"label: unknown: {row.label!r}")
-        raise UnknownLabelError(file, problems, remedy=remedy)
 
 
 def last_fifth(rows: Sequence[Row]) -> Iterator[bool]:

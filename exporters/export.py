@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,8 @@ from exporters.budget import check_latency, size_bytes
 from exporters.bundle import MANIFEST, write_bundle, write_tar
 from exporters.cache import kept, key_of
 from exporters.folders import beside, check_out, replace_folder
+from exporters.inspection import DATA, inspect
+from exporters.inspection.findings import Inspection
 from exporters.mlbom import ML_BOM, Origins, ml_bom
 from exporters.quality import tidy
 from exporters.recipes.base import Fitter
@@ -52,6 +54,8 @@ MEASUREMENTS: Final = "measurements.json"
 TUNE: Final = "tune.json"
 # Of which onnxruntime's wheels are: the list of files of its release
 ARCHITECTURES: Final = ("aarch64", "arm64", "x86_64")
+USUAL_TOKENS: Final[int] = DeviceProfile.model_fields["max_tokens"].default
+Tell = Callable[[str], None]
 _MIN_TOKENS: Final = 4  # a manifest's bounds
 _MAX_TOKENS: Final = 8192
 # The same sums on any machine; and several threads, on cores shared with others, make it slower.
@@ -101,10 +105,20 @@ class ArchitectureError(RejectedError):
     exit_status = EXIT_CONFIG
 
 
-def export(job: Job, stage: Stage) -> dict[str, Any]:
+def unheard(note: str) -> None:
+    """Show no note at once; reports have it."""
+    del note
+
+
+def export(job: Job, stage: Stage, tell: Tell = unheard) -> dict[str, Any]:
     """Make the bundle, its tar and its reports in `job.out`; return what `quality.json` says.
 
     `job.out` appears by one rename when all is done; an export that is there already gives way.
+
+    Args:
+        job: what is asked for.
+        stage: shows progress.
+        tell: shows a note at once: what one may want to stop for, before the long work.
 
     Raises:
         RejectedError: of many kinds, each saying what to change; nothing is left behind.
@@ -116,7 +130,7 @@ def export(job: Job, stage: Stage) -> dict[str, Any]:
     if job.lock is not None:
         read_lock(job.lock)  # before any long work
     with beside(job.out) as scratch, threadpool_limits(limits=ALGEBRA_THREADS):
-        return make(order, job.out, Common(job, scratch, stage))
+        return make(order, job.out, Common(job, scratch, stage, tell))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,25 +176,34 @@ class Common:
         job: any of these exports; they differ in `profile` and `out` only.
         scratch: folder for what is made on the way.
         stage: shows progress.
+        tell: shows a note at once.
 
     Raises:
         RejectedError: model or examples cannot be used.
         UnavailableError: the disk refuses.
     """
 
-    def __init__(self, job: Job, scratch: Path, stage: Stage) -> None:
+    def __init__(self, job: Job, scratch: Path, stage: Stage, tell: Tell = unheard) -> None:
         self.job = job
         self.recipe = recipes.load(job.task)
         self.split = self.recipe.split(job.data, job.evaluation, share=job.share, seed=job.seed)
         self._scratch = scratch
         self._stage = stage
+        self._tell = tell
+        self.outcome: Outcome | None = None
+        self._benches: dict[tuple[int, int], Workbench] = {}
+        self._found: Inspection | None = None
         self.reductions: list[Reduction] = []
         teacher = None if job.teacher is None else read_trained(job.teacher)
         model = job.model if teacher is None else str(teacher.folder)
         source = open_source(model, tokenizer=job.tokenizer)
         self.source = source.name
         self.source_digest = (source.digest() if teacher is None else teacher.digest()).hex()
-        self.outcome = self._learn(source, teacher)
+        if job.train != "head":
+            plan = self._plan(source)
+            self._found = self._look(None if teacher else self._untrained(source))
+            self._benches.clear()
+            self.outcome = self._learn(source, teacher, plan)
         with stage("exporting the encoder", None):
             self.encoder = exported(source) if self.outcome is None else _learnt(self.outcome)
         if self.outcome is not None:  # what a manifest tells of is what training began with
@@ -192,7 +215,6 @@ class Common:
         elif job.prune_vocab and job.student != "static":  # whose are the texts' pieces anyhow
             with stage("pruning the vocabulary", None):
                 self._prune()
-        self._benches: dict[tuple[int, int], Workbench] = {}
 
     def _prune(self) -> None:
         """Keep of the vocabulary what so many of the training texts are made of.
@@ -206,19 +228,38 @@ class Common:
         self.reductions.append(Reduction("vocabulary", str(pieces), self.encoder, same_head=True))
         self.encoder = smaller
 
-    def _learn(self, source: Source, teacher: Trained | None) -> Outcome | None:
-        """Train what the job asks for, as a lock file says where there is one.
+    def _untrained(self, source: Source) -> Workbench:
+        """Return the workbench of the encoder as it comes."""
+        with self._stage("exporting the encoder", None):
+            self.encoder = exported(source)
+        return self._bench(cut_at(self.job.max_tokens, USUAL_TOKENS, self.encoder))
+
+    def _plan(self, source: Source) -> TrainingPlan | None:
+        """Return what a lock file says of training; what can be refused is, before any long work.
 
         Raises:
-            LockError: it is not of this export, which is found out before any long work.
+            NoWeightsError: `source` cannot be trained.
+            LockError: the lock file is not of this export.
         """
-        job, plan = self.job, None
-        if job.train in {"head", "static"}:
+        job = self.job
+        if job.train == "static":
             return None
-        if job.lock is not None:
-            given = read_lock(job.lock)
-            check_same(given, self.describe(load_profile(job.profile), given.max_tokens))
-            plan = given.training
+        from exporters.training.train import trainable  # noqa: PLC0415 -- torch: seconds
+
+        trainable(source)
+        if job.lock is None:
+            return None
+        given = read_lock(job.lock)
+        check_same(given, self.describe(load_profile(job.profile), given.max_tokens))
+        return given.training
+
+    def _learn(
+        self, source: Source, teacher: Trained | None, plan: TrainingPlan | None
+    ) -> Outcome | None:
+        """Train what the job asks for, as a lock file says where there is one."""
+        job = self.job
+        if job.train == "static":
+            return None
         if teacher is not None:
             return self._teach(source, teacher, plan)
         from exporters.training.train import Order, train  # noqa: PLC0415 -- torch: seconds
@@ -292,8 +333,12 @@ class Common:
         Raises:
             TooLongError: the model does not take as many tokens as the user asked for.
         """
-        length = _max_tokens(self.job, profile, self.encoder)
+        length = cut_at(self.job.max_tokens, profile.max_tokens, self.encoder)
         longest = max([length, *_buckets(profile)]) if self.job.prune_vocab else 0
+        return self._bench(length, longest)
+
+    def _bench(self, length: int, longest: int = 0) -> Workbench:
+        """Return that of texts cut at `length`, of an encoder cut at `longest`; 0: not cut."""
         if (length, longest) not in self._benches:
             encoder = cut_positions(self.encoder, longest) if longest else self.encoder
             self._benches[length, longest] = Workbench(
@@ -316,6 +361,18 @@ class Common:
             return self.outcome.fitter
         return self.recipe.fitter(self.job.options)
 
+    def inspection(self, profile: DeviceProfile) -> Inspection:
+        """Return what was found in the examples, by the encoder as it came."""
+        if self._found is None:
+            self._found = self._look(self.workbench(profile))
+        return self._found
+
+    def _look(self, bench: Workbench | None) -> Inspection:
+        found = inspect(self.job.task, self.split, bench)
+        for caution in found.cautions():
+            self._tell(caution)
+        return found
+
     def folder(self) -> Path:
         """Return a new folder, on the file system that exports go to."""
         return Path(tempfile.mkdtemp(dir=self._scratch))
@@ -333,6 +390,7 @@ def make(order: Order, out: Path, common: Common) -> dict[str, Any]:
         supported_until=job.supported_until,
     )
     maker = Maker(bench, order.profile, identity, job.allow_drop, scratch)
+    inspection = common.inspection(order.profile)
     decisions = Decisions(maker, _lock(order, common), minutes=job.tune_minutes)
     if job.lock is not None:
         decisions.follow(read_lock(job.lock))
@@ -358,7 +416,7 @@ def make(order: Order, out: Path, common: Common) -> dict[str, Any]:
         "fp32": tidy(bench.reference_metrics(bench.split.held_out)),
         "reductions": smaller,
         "variants": {one.made.plan.name: one.report for one in judged},
-        "cautions": bench.split.cautions + decisions.notes + cautions,
+        "cautions": inspection.cautions() + decisions.notes + cautions,
     }
     if common.outcome is not None:
         report["training"] = common.outcome.report
@@ -377,6 +435,7 @@ def make(order: Order, out: Path, common: Common) -> dict[str, Any]:
         report["tuned"] = {one["provider"]: one["why"] for one in decisions.searches}
         found = {"bundle": bundle_hash, "searches": decisions.searches}
         (fresh / TUNE).write_text(json.dumps(found, indent=1) + "\n")
+    (fresh / DATA).write_bytes(inspection.to_bytes())
     (fresh / QUALITY).write_text(json.dumps(report, indent=2) + "\n")
     (fresh / MEASUREMENTS).write_text(json.dumps(measured, indent=2) + "\n")
     opened = open_bundle(bundle, verify=False)
@@ -389,19 +448,20 @@ def make(order: Order, out: Path, common: Common) -> dict[str, Any]:
         held_out=len(bench.split.held_out),
     )
     (fresh / ML_BOM).write_text(ml_bom(opened.manifest, opened.hash, report, origins))
-    write_reports(fresh, _content(opened, order.profile, report, chosen, bench))
+    write_reports(fresh, _content(opened, order, common, report, chosen))
     replace_folder(fresh, out)
     return report
 
 
 def _content(
     opened: Bundle,
-    profile: DeviceProfile,
+    order: Order,
+    common: Common,
     report: dict[str, Any],
     chosen: Sequence[Done],
-    bench: Workbench,
 ) -> Content:
     """Return what the page is made of: of the variants in the bundle, every answer."""
+    bench = common.workbench(order.profile)
     judgements = []
     for one in chosen:
         rows = [judged.row for judged in one.judged]
@@ -411,10 +471,11 @@ def _content(
     return Content(
         opened.manifest,
         opened.hash,
-        profile,
+        order.profile,
         report,
         judgements,
         reference_bytes=size_bytes(bench.reference_graph.parent),
+        inspection=common.inspection(order.profile),
     )
 
 
@@ -456,19 +517,19 @@ def check_name(name: str) -> None:
         raise IdentityError(msg) from None
 
 
-def _max_tokens(job: Job, profile: DeviceProfile, encoder: Encoder) -> int:
-    """Return where texts are cut.
+def cut_at(asked: int | None, usual: int, encoder: Encoder) -> int:
+    """Return where texts are cut: as the user asked, else as usual, or where the model ends.
 
     Raises:
         TooLongError: the user asked for more than the model takes, or for next to nothing.
     """
     limit = min(_MAX_TOKENS, encoder.max_positions or _MAX_TOKENS)
-    if job.max_tokens is None:
-        return min(profile.max_tokens, limit)
-    if not _MIN_TOKENS <= job.max_tokens <= limit:
-        msg = f"--max-tokens {job.max_tokens}: this model takes {_MIN_TOKENS} to {limit}"
+    if asked is None:
+        return min(usual, limit)
+    if not _MIN_TOKENS <= asked <= limit:
+        msg = f"--max-tokens {asked}: this model takes {_MIN_TOKENS} to {limit}"
         raise TooLongError(msg)
-    return job.max_tokens
+    return asked
 
 
 def _buckets(profile: DeviceProfile) -> list[int]:

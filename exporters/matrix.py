@@ -14,7 +14,16 @@ from threadpoolctl import threadpool_limits
 from edgeslm.contract.manifest import Artifact
 from edgeslm.errors import EdgeSLMError, RejectedError
 from edgeslm.runtime.bundle import open_bundle
-from exporters.export import ALGEBRA_THREADS, BUNDLE, MEASUREMENTS, Common, Job, check_name
+from exporters.export import (
+    ALGEBRA_THREADS,
+    BUNDLE,
+    MEASUREMENTS,
+    Common,
+    Job,
+    Tell,
+    check_name,
+    unheard,
+)
 from exporters.export import make as make_export
 from exporters.export import plan as plan_export
 from exporters.folders import beside, check_out
@@ -56,7 +65,7 @@ class _Row:
     cautions: list[str] = field(default_factory=list)
 
 
-def matrix(job: Job, profiles: Sequence[str], stage: Stage) -> dict[str, Any]:
+def matrix(job: Job, profiles: Sequence[str], stage: Stage, tell: Tell = unheard) -> dict[str, Any]:
     """Export `job` for each of `profiles`; return what `matrix.json` says.
 
     `job.out` receives a folder for each, by the profile's name, the same as an export of its own
@@ -67,6 +76,7 @@ def matrix(job: Job, profiles: Sequence[str], stage: Stage) -> dict[str, Any]:
         job: what all have in common; its `profile` is not read.
         profiles: names or files of device profiles.
         stage: shows progress.
+        tell: shows a note at once.
 
     Raises:
         RejectedError: nothing can be made for any profile: model, examples or output folder. What
@@ -82,7 +92,7 @@ def matrix(job: Job, profiles: Sequence[str], stage: Stage) -> dict[str, Any]:
         msg = f"--profiles: {twice[0]!r} stands there twice"
         raise MatrixError(msg)
     with beside(job.out) as scratch, threadpool_limits(limits=ALGEBRA_THREADS):
-        common = Common(job, scratch, stage)
+        common = Common(job, scratch, stage, tell)
         job.out.mkdir(exist_ok=True)
         report = _Report(job, common, [_Row(name) for name in profiles], scratch)
         report.write()

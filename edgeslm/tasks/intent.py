@@ -26,6 +26,8 @@ LOGITS: Final = "logits"
 DISTANCE: Final = "distance"
 """Output beside the logits, float32 [batch]: 1 - cosine of the text's embedding to the nearest of
 some that stand for those learnt from. Only where the bundle's score needs it."""
+MAX_LABELS: Final = 10_000
+"""Of one bundle: with 384 dimensions their last layer alone weighs 15 MB in float32."""
 FEATURE: Final = "intent-scorer"
 """That a manifest names where the score is another than the energy."""
 Scorer = Literal["softmax", "energy", "knn", "calibrated"]
@@ -48,7 +50,8 @@ class IntentParameters(Typed):
 
     schema_version: Literal[1] = 1
     labels: Annotated[
-        tuple[str, ...], Field(min_length=2, max_length=10_000, description="In the logits' order.")
+        tuple[str, ...],
+        Field(min_length=2, max_length=MAX_LABELS, description="In the logits' order."),
     ]
     threshold: Annotated[float, Field(description="Texts scoring above it are rejected.")]
     reject_share: Annotated[float, Field(gt=0, lt=1, description="In-scope texts that do so.")]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from exporters.arguments import day, positive
+from exporters.arguments import day, positive, share
 
 if TYPE_CHECKING:
     from exporters.workbench import Stage
@@ -48,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--reject-share",
         dest="share",
-        type=_share,
+        type=share,
         default=_REJECTED,
         metavar="SHARE",
         help=f"share of in-scope texts to reject as out of scope (default {_REJECTED})",
@@ -74,14 +74,3 @@ def _student(text: str) -> str:
         msg = f"{text!r} is neither static nor layers=N, such as layers=3"
         raise argparse.ArgumentTypeError(msg)
     return text
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        msg = f"{text!r} is not a number between 0 and 1"
-        raise argparse.ArgumentTypeError(msg)
-    return value

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from edgeslm.tasks.intent import (
     DISTANCE,
@@ -30,6 +31,23 @@ _DIGITS: Final = 6  # of a score: what float32 carries
 
 
 @dataclass(frozen=True, slots=True)
+class Opinions:
+    """What is said of each row that was fitted on, by a layer that was fitted on the others.
+
+    Args:
+        rows: those in scope, in the order of the examples.
+        said: the likeliest label of each.
+        sure: float64 [n], its probability.
+        given: float64 [n], the probability of the label that the row has.
+    """
+
+    rows: Sequence[Row]
+    said: Sequence[str]
+    sure: NDArray[np.float64]
+    given: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
 class IntentHead:
     """Implements `exporters.heads.base.FittedHead`.
 
@@ -39,12 +57,14 @@ class IntentHead:
         settings: the parameters artifact.
         references: float32 [references, dim], rows of length 1, that stand for the texts learnt
             from; None where the score needs none.
+        opinions: by which examples can be judged; None where the encoder has seen them.
     """
 
     weight: Floats
     bias: Floats
     settings: IntentParameters
     references: Floats | None = None
+    opinions: Opinions | None = None
 
     @property
     def parameters(self) -> bytes:
@@ -96,7 +116,7 @@ def fit(
     on the other folds.
 
     Args:
-        rows: checked by `exporters.data.check_intent`.
+        rows: checked by `exporters.labels.check_intent`.
         embed: of the encoder that the head will ship with.
         reject_share: share of in-scope texts to reject, in (0, 1).
         seed: of the deal into folds.
@@ -123,6 +143,22 @@ def fit(
         (final.weight / settings.temperature).astype(np.float32),
         (final.bias / settings.temperature).astype(np.float32),
         settings,
+        opinions=_opinions(known, labels, held_out / settings.temperature, y),
+    )
+
+
+def _opinions(
+    rows: Sequence[Row], labels: Sequence[str], logits: NDArray[np.float64], y: NDArray[np.int64]
+) -> Opinions:
+    """Return what `logits` [n, labels], calibrated, say of the rows; `y` are their labels."""
+    total = logsumexp(logits, axis=1)
+    best = logits.argmax(axis=1)
+    every = np.arange(len(y))
+    return Opinions(
+        rows,
+        [labels[i] for i in best],
+        np.exp(logits[every, best] - total),
+        np.exp(logits[every, y] - total),
     )
 
 

@@ -14,7 +14,7 @@ from edgeslm.core import calibration, template
 from edgeslm.core.calibration import BudgetError
 from edgeslm.core.learnt import Parameters
 from edgeslm.ports import Answer
-from exporters.data import ANOMALY, DataError, Row, Split, check_anomaly, last_fifth, read_rows
+from exporters.data import ANOMALY, DataError, Row, Split, last_fifth, read_rows
 from exporters.evaluation import promise
 from exporters.evaluation.chance import Indices
 from exporters.evaluation.measures import (
@@ -29,6 +29,7 @@ from exporters.evaluation.measures import (
 )
 from exporters.heads import anomaly, windows
 from exporters.heads.base import Advance, Embed, FittedHead
+from exporters.labels import check_anomaly
 from exporters.recipes.base import Fitter, Option, too_few
 
 HELP: Final = "flag texts unlike the normal ones"

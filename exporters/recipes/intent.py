@@ -17,8 +17,6 @@ from exporters.data import (
     DataError,
     Row,
     Split,
-    check_intent,
-    check_judged,
     contradictions,
     read_rows,
     spread,
@@ -35,6 +33,7 @@ from exporters.evaluation.measures import (
     macro_f1,
     values,
 )
+from exporters.labels import check_intent, check_judged
 from exporters.recipes.base import Fitter, Option, too_few
 
 if TYPE_CHECKING:
@@ -58,11 +57,10 @@ def split(data: Path, evaluation: Path | None, *, share: float, seed: int) -> Sp
     """See `exporters.recipes.base.Recipe.split`."""
     del share  # any number of texts has a quantile
     rows = read_rows(data)
-    double = contradictions(rows, data.name)
     if evaluation is not None:
         judged = read_rows(evaluation)
         check_intent(rows, judged, (str(data), str(evaluation)))
-        return Split(rows, judged, double + contradictions(judged, evaluation.name))
+        return Split(rows, judged)
     check_intent(rows, None, (str(data), ""))
     parts = spread(rows, _PARTS, seed=seed)
     # The last part: a label with few texts keeps them all for training.
@@ -71,7 +69,7 @@ def split(data: Path, evaluation: Path | None, *, share: float, seed: int) -> Sp
     if all(row.label == OUT_OF_SCOPE for row in held):
         what = f"no label has {_PARTS} different texts, so none can be spared to judge by"
         raise DataError(str(data), [("", what)], remedy="Add texts, or give --eval.")
-    return Split(rest, held, double)
+    return Split(rest, held)
 
 
 def steps(rows: Sequence[Row]) -> int:

@@ -10,6 +10,7 @@ from edgeslm.contract.manifest import Manifest
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.ports import Answer
 from exporters.data import Row
+from exporters.inspection.findings import Inspection
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Content:
         judgements: of the variants in the bundle.
         reference_bytes: size of what variants are held against: graph and weights.
         reference: what that is.
+        inspection: what was found in the examples; None: nobody has looked.
     """
 
     manifest: Manifest
@@ -68,3 +70,4 @@ class Content:
     judgements: Sequence[Judgement]
     reference_bytes: int
     reference: Reference = FLOAT32
+    inspection: Inspection | None = None

@@ -12,6 +12,7 @@ from exporters import targets
 from exporters.evaluation.confusion import confusions, worst
 from exporters.report import plots
 from exporters.report.content import FLOAT32, Content, Judgement
+from exporters.report.examples import section
 from exporters.report.parts import document, facts, figures, notes, number, table, words
 from exporters.tune.run import tunable
 
@@ -36,6 +37,7 @@ def page(content: Content, searches: Sequence[Mapping[str, Any]]) -> str:
         *(_variant(content, judgement) for judgement in content.judgements),
         *map(_tuning, searches),
         _unsearched(content, searches),
+        "" if content.inspection is None else section(content.inspection),
         notes(content.quality["cautions"]),
         _pins(content),
     ]

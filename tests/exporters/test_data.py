@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -10,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeslm.tasks.intent import MAX_LABELS
 from exporters.data import (
     DataError,
     Row,
     UnknownLabelError,
-    check_anomaly,
-    check_intent,
     last_fifth,
     parse_csv,
     parse_json_lines,
     read_rows,
     spread,
 )
+from exporters.labels import check_anomaly, check_intent, folded
 
 BAD_LINES = [
     (b"{", "not JSON"),
@@ -39,7 +41,10 @@ BAD_LINES = [
     (b'{"text": "a", "time": NaN}', "time: not finite"),
     (b'{"text": "a", "time": 1' + b"0" * 400 + b"}", "time: not finite"),
     (b'{"text": "\\ud800"}', "surrogate"),
-    (json.dumps({"text": "a" * 70_000}).encode(), "text: over"),
+    (
+        json.dumps({"text": "a" * 100_000}).encode(),
+        "text: 100000 characters, more than the 65536 that a device reads",
+    ),
     (b"[" * 100_000, "not JSON"),
     (b"1" * 5000, "not JSON"),
 ]
@@ -124,7 +129,7 @@ def test_a_file_without_examples_is_refused(tmp_path: Path, make: object, what: 
 
 
 def rows_of(*pairs: tuple[str, str | None]) -> list[Row]:
-    return [Row(text, label) for text, label in pairs]
+    return [Row(text, label, line=n) for n, (text, label) in enumerate(pairs, 1)]
 
 
 GOOD = rows_of(("a", "x"), ("b", "x"), ("c", "y"), ("d", "y"), ("e", "oos"))
@@ -132,7 +137,12 @@ BAD_INTENTS = [
     (rows_of(("a", None), ("b", "x")), None, DataError, "label: missing"),
     (rows_of(("a", "x"), ("b", "x"), ("c", "oos")), None, DataError, "1 label besides 'oos'"),
     (rows_of(("a", "oos")), None, DataError, "0 label"),
-    (rows_of(("a", "x"), ("b", "x"), ("c", "y"), ("c", "y")), None, DataError, "one text under y"),
+    (
+        rows_of(("a", "x"), ("b", "x"), ("c", "y"), ("c", "y")),
+        None,
+        DataError,
+        "line 3: label: only one text under 'y'",
+    ),
     (GOOD, rows_of(("z", "unheard")), UnknownLabelError, "not in the training data: 'unheard'"),
     (GOOD, rows_of(("z", None)), DataError, "label: missing"),
     (GOOD, rows_of(("z", "oos")), DataError, "nothing but 'oos'"),
@@ -145,6 +155,56 @@ def test_labels_that_cannot_be_learnt_or_judged_are_refused(
 ) -> None:
     with pytest.raises(error, match=what):
         check_intent(train, judge, ("train.jsonl", "eval.jsonl"))
+
+
+SPELT = [
+    ("Light", "line 2: label: 'Light' differs from 'light' of line 1 only by case"),
+    ("li ght ", "'li ght ' differs from 'light' of line 1 only by spaces"),
+    ("lig\u200bht", "only by case, spaces, signs that are not seen, or Unicode's normal form"),
+    ("\uff4cight", "signs that are not seen, or Unicode's normal form"),
+    ("OOS", "line 2: label: 'OOS' differs from 'oos' only by case"),
+]
+
+
+@pytest.mark.parametrize(("label", "what"), SPELT)
+def test_labels_that_readers_take_for_one_are_refused(label: str, what: str) -> None:
+    rows = rows_of(("a", "light"), ("b", label), ("c", "light"), ("d", label))
+    with pytest.raises(DataError, match=re.escape(what)) as caught:
+        check_intent(rows, None, ("train.jsonl", ""))
+    assert str(caught.value).endswith("Spell each label in one way.")
+
+
+def test_the_same_letters_in_another_normal_form_are_called_so() -> None:
+    rows = rows_of(("a", "\u00e9tage"), ("b", "e\u0301tage"))
+    with pytest.raises(DataError, match="only by Unicode's normal form"):
+        check_intent(rows, None, ("train.jsonl", ""))
+
+
+def test_a_label_to_judge_by_that_is_spelt_otherwise_is_told_how() -> None:
+    with pytest.raises(UnknownLabelError, match=r"line 1: .*'X'; there it is spelt 'x'"):
+        check_intent(GOOD, rows_of(("z", "X")), ("train.jsonl", "eval.jsonl"))
+
+
+def test_more_labels_than_a_bundle_carries_are_refused() -> None:
+    many = [Row(f"{n} {i}", str(n)) for n in range(MAX_LABELS + 1) for i in range(2)]
+    with pytest.raises(DataError, match="10001 labels; 10000 are the most that a bundle carries"):
+        check_intent(many, None, ("train.jsonl", ""))
+    check_intent(many[: 2 * 5000], None, ("train.jsonl", ""))
+    with pytest.raises(DataError, match="10000 labels for 20000 texts; 10000 texts are the most"):
+        check_intent(many[:-2], None, ("train.jsonl", ""))
+
+
+def test_a_hundred_thousand_labels_are_refused_as_too_many() -> None:
+    """Also where each has one text: what is wrong is their number."""
+    rows = [Row(str(n), str(n)) for n in range(100_000)]
+    with pytest.raises(DataError, match="100000 labels; 10000 are the most"):
+        check_intent(rows, None, ("train.jsonl", ""))
+
+
+@given(st.text(max_size=30))
+def test_a_text_in_any_normal_form_is_the_same_when_folded(text: str) -> None:
+    forms = {folded(unicodedata.normalize(form, text)) for form in ("NFC", "NFD")}
+    assert forms == {folded(text)} == {folded(f" {text}\t")}
 
 
 def test_good_labels_pass() -> None:

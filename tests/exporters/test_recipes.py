@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from edgeslm.contract.manifest import Tolerance
 from edgeslm.core.calibration import BudgetError
 from edgeslm.ports import Answer
 from edgeslm.tasks.intent import IntentParameters
-from exporters import recipes
+from exporters import inspection, recipes
 from exporters.data import DataError, Row
 from exporters.recipes import anomaly, intent
 from tests.exporters.conftest import write_lines
@@ -22,6 +23,8 @@ def test_every_recipe_is_a_task() -> None:
 
     assert recipes.names() == ["anomaly", "intent"]
     assert set(recipes.names()) <= set(tasks.names())
+    inspected = {info.name for info in pkgutil.iter_modules(inspection.__path__)}
+    assert set(recipes.names()) <= inspected
 
 
 def lines(file: Path, *rows: tuple[str, str | None, str]) -> Path:
@@ -158,15 +161,6 @@ def test_a_budget_missed_by_more_than_chance_is_cautioned(alarms: int, *, cautio
     assert bool(found) is cautioned
     if cautioned:
         assert "2 % of the held-out normal lines raise an alarm, and the budget is 1 %" in found[0]
-
-
-def test_texts_under_several_labels_are_counted_with_their_lines(tmp_path: Path) -> None:
-    rows = [(f"{n} {i}", n, "") for n in "xy" for i in range(5)]
-    data = lines(tmp_path / "a.jsonl", *rows, ("x 0", "y", ""), ("x 0", "x", ""))
-    (said_so,) = intent.split(data, None, share=0.5, seed=0).cautions
-    assert said_so == "a.jsonl: texts under several labels: 1 (line 1: 'x', line 11: 'y')"
-    judge = lines(tmp_path / "b.jsonl", ("z", "x", ""), ("z", "y", ""))
-    assert len(intent.split(data, judge, share=0.5, seed=0).cautions) == 2
 
 
 def alarm(score: float) -> Answer:

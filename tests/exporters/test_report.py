@@ -26,7 +26,8 @@ from exporters import recipes
 from exporters.data import Row
 from exporters.evaluation.confusion import REJECTED, confusions
 from exporters.evaluation.measures import Metrics
-from exporters.report import plots, write_reports
+from exporters.inspection.findings import Finding, Inspection, line
+from exporters.report import examples, plots, write_reports
 from exporters.report.content import Content, Judgement
 from exporters.report.page import page
 
@@ -88,7 +89,20 @@ def content(task: str, labels: list[str] | None = None, **fields: Any) -> Conten
         quality,
         [Judgement("cpu-int8", rows, before, after)],
         reference_bytes=90_000_000,
+        inspection=inspection(),
     )
+
+
+def inspection(labels: int = 3) -> Inspection:
+    """What was found in examples: a line of one, a pair, and a label."""
+    row, other = Row(HOSTILE, "start", line=3, file="a.jsonl"), Row("x", HOSTILE, line=9)
+    counts = {f"{HOSTILE} {n}": {"train": 9 - n % 9, "held_out": 2} for n in range(labels)}
+    found = [
+        Finding("mislabelled", "odd lines", 40, [line(row) | {"sure": 0.9}], ["a"], "Mend them."),
+        Finding("contradiction", "pairs", 1, [line(row) | line(other, "other_")], ["b"], "Choose."),
+        Finding("unjudged", "labels", 1, [{"label": HOSTILE, "texts": 2}], ["c"], "Give more."),
+    ]
+    return Inspection("intent", "label", counts, found, [f"a gap {HOSTILE}"])
 
 
 def manifest(task: str, **fields: Any) -> Manifest:
@@ -204,15 +218,33 @@ def test_a_page_is_whole_and_needs_no_other_file(task: str) -> None:
     assert len(set(found.ids)) == len(found.ids) > 0
     used = {one[1:] for one in found.fetched} | set(re.findall(r"url\(#([^)]+)\)", text))
     assert used == set(found.ids)
-    assert found.tags.count("svg") == 6
+    assert found.tags.count("svg") == 7
     for part in ("7 of 10", "95.0% of 2 M", "not on its list <b>", "beyond the gate", HOSTILE):
         assert part in found.words, part
+
+
+def test_what_examples_hold_is_a_table_with_lines_and_what_to_do() -> None:
+    found = Page(examples.page(HOSTILE, inspection()))
+    assert "script" not in found.tags
+    for part in ("Odd lines: 40; the worst 1", "a.jsonl:3", "other place", "Mend them.",
+                 f"a gap {HOSTILE}", "Lines by label"):  # fmt: skip
+        assert part in found.words, part
+    clean = Page(examples.page("x", Inspection("intent", "label", {"a": {"train": 1}}, [])))
+    assert "Nothing to mend was found." in clean.words
+
+
+@pytest.mark.parametrize(("labels", "named"), [(40, True), (41, False), (2000, False)])
+def test_each_label_has_a_bar_and_a_name_where_there_is_room(labels: int, *, named: bool) -> None:
+    plot = examples.counts(inspection(labels))
+    assert ("script" in plot.svg) is named
+    ET.fromstring(plot.svg)  # noqa: S314 -- our own
+    assert len(plot.svg) < 60_000
 
 
 def test_every_figure_is_well_formed_and_takes_the_pages_colours() -> None:
     text = page(content("intent", ["$a_1$ <&", "b"]), [search()])
     figures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert len(figures) == 6
+    assert len(figures) == 7
     for figure in figures:
         ET.fromstring(figure)  # noqa: S314 -- our own
         assert "var(--ink)" in figure
@@ -267,7 +299,7 @@ def test_a_search_that_measured_nothing_is_told_without_figures() -> None:
     unmeasured = {"name": "own", "precision": "int8", "problem": None, "fits": False,
                   "front": False}  # fmt: skip
     cut = {**entry, "trials": [unmeasured], "sensitivity": []}
-    assert page(content("intent"), [cut]).count("<svg") == 4
+    assert page(content("intent"), [cut]).count("<svg") == 5
 
 
 def test_coverage_is_kept_beside_the_bundle(tmp_path: Path) -> None:
