@@ -11,6 +11,7 @@ from exporters.report.parts import document, figures, table
 from exporters.report.svg import MAIN, OTHER, Plot, drawing
 
 _NAMED: Final = 40  # with so many groups or fewer, each bar has room for its name
+_DRAWN: Final = 200  # bars at most: of more groups, every second, every third, ...
 _LONGEST: Final = 30  # characters of a name
 # How each kind of line is drawn, in the order of `Inspection.counts`.
 _KINDS: Final = ((MAIN, 0.75), (OTHER, 0.75), (OTHER, 0.35))
@@ -31,9 +32,11 @@ def page(title: str, inspection: Inspection) -> str:
 
 def counts(inspection: Inspection) -> Plot:
     """How many lines there are of each label or source, most first, by what they are used for."""
-    names = list(inspection.counts)
+    every = list(inspection.counts)
+    step = -(-len(every) // _DRAWN)
+    names = every[::step]
     kinds = list(next(iter(inspection.counts.values()), {}))
-    few = len(names) <= _NAMED
+    few = len(every) <= _NAMED
     height = 1.2 + 0.2 * len(names) if few else 3.1
     title = f"Lines by {inspection.groups}"
     with drawing(title, width=5.4, height=height) as (axes, plot):
@@ -46,15 +49,19 @@ def counts(inspection: Inspection) -> Plot:
                     range(len(names)), lines, 0.7, left, color=colour, alpha=alpha, label=label
                 )
             else:
-                axes.bar(range(len(names)), lines, 1, left, color=colour, alpha=alpha, label=label)
+                edges = range(0, step * len(names) + 1, step)
+                ends = [a + b for a, b in zip(left, lines, strict=True)]
+                axes.stairs(
+                    ends, edges, baseline=left, fill=True, color=colour, alpha=alpha, label=label
+                )
             left = [a + b for a, b in zip(left, lines, strict=True)]
         if few:
             axes.set_yticks(range(len(names)), list(map(_short, names)))
             axes.invert_yaxis()
             axes.set(xlabel="lines")
         else:
-            axes.set(xlabel=f"{len(names)} {inspection.groups}s, most first", ylabel="lines")
-        axes.legend()
+            axes.set(xlabel=f"{len(every)} {inspection.groups}s, most first", ylabel="lines")
+        axes.legend(loc="lower right" if few else "upper right")
     return plot
 
 
