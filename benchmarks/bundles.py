@@ -96,6 +96,13 @@ def _silent(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
     yield lambda _: None
 
 
+def few(
+    setup: Setup, name: str, train: list[Row], judged: list[Row], *options: str
+) -> Path:
+    """Return the bundle of a few examples, judged on all of `judged`; whatever it loses counts."""
+    return _have(setup, "intent", name, train, judged, "--allow-drop", *options)
+
+
 def sampled(setup: Setup, case: str, *, texts: int, profile: str) -> Path:
     """Return the bundle of an intent case, judged on a sample: for devices that take their time.
 

@@ -331,10 +331,11 @@ def _add_tasks(tasks: Any, epilog: str, add_profile: Callable[[Any], None]) -> N
         if recipe.TRAINABLE:
             one.add_argument(
                 "--train",
-                choices=("head", "full", "static"),
+                choices=("head", "full", "few", "static"),
                 default="head",
                 help="what learns from the examples: a head on the encoder as it is (default), "
-                "the encoder with it, or, with its tokenizer, a model of a few MB without layers",
+                "the encoder with it (few: from 5 to 20 texts of a label), or, with its tokenizer, "
+                "a model of a few MB without layers",
             )
 
 

@@ -262,7 +262,8 @@ class Common:
             return None
         if teacher is not None:
             return self._teach(source, teacher, plan)
-        from exporters.training.train import Order, train  # noqa: PLC0415 -- torch: seconds
+        from exporters.training.few import few  # noqa: PLC0415 -- torch: seconds
+        from exporters.training.train import Order, train  # noqa: PLC0415
 
         order = Order(
             source,
@@ -272,7 +273,7 @@ class Common:
             minutes=job.train_minutes,
             plan=plan,
         )
-        return train(order, self._stage)
+        return (few if job.train == "few" else train)(order, self._stage)
 
     def _teach(self, source: Source, teacher: Trained, plan: TrainingPlan | None) -> Outcome:
         """Make a student, and remember what it is smaller than."""

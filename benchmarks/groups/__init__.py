@@ -15,6 +15,8 @@ MODULES: Final = {
     "clinc150": "intent",
     "banking77": "intent",
     "snips": "intent",
+    "few_banking77": "few",
+    "few_snips": "few",
     "finetune_clinc150": "finetune",
     "finetune_banking77": "finetune",
     "finetune_snips": "finetune",

@@ -35,6 +35,8 @@ class TrainedFitter:
         labels: in the order of the trained head.
         weight: of the trained head, float32 [dim, labels].
         bias: of the trained head, float32 [labels].
+        whole: in the end the layer is fitted on what was held out, too, calibrated as before: where
+            texts are few, each counts.
     """
 
     learn: Sequence[Row]
@@ -43,12 +45,13 @@ class TrainedFitter:
     labels: Sequence[str]
     weight: Floats
     bias: Floats
+    whole: bool = False
 
     def steps(self, rows: Sequence[Row]) -> int:
         """By how much `fit` advances: once per text, once per layer fitted."""
         del rows  # training has dealt them
         texts = len(self.learn) + len(self.held_out) + len(self.outside)
-        return texts + len(_STRENGTHS)
+        return texts + len(_STRENGTHS) + self.whole
 
     def fit(
         self, rows: Sequence[Row], embed: Embed, *, share: float, seed: int, advance: Advance
@@ -71,7 +74,7 @@ class TrainedFitter:
 
         x, y = read(self.learn)
         near, right = read(self.held_out)
-        layer = self._better((x, y), (near, right), advance)
+        layer, strength = self._better((x, y), (near, right), advance)
         settings = settle(self.labels, layer(near), right, reject_share=share)
         weight = (layer.weight / settings.temperature).astype(np.float32)
         bias = (layer.bias / settings.temperature).astype(np.float32)
@@ -93,6 +96,13 @@ class TrainedFitter:
                 "mixture": choice.mixture,
             }
         )
+        if self.whole:
+            last = Layer(len(self.labels)).fit(
+                np.concatenate([x, near]), np.concatenate([y, right]), strength
+            )
+            advance(1)
+            weight = (last.weight / settings.temperature).astype(np.float32)
+            bias = (last.bias / settings.temperature).astype(np.float32)
         return IntentHead(weight, bias, settings, vectors if settings.needs_distance else None)
 
     def _better(
@@ -100,18 +110,22 @@ class TrainedFitter:
         learnt: tuple[Floats, NDArray[np.int64]],
         held_out: tuple[Floats, NDArray[np.int64]],
         advance: Advance,
-    ) -> Linear:
-        """Return the trained layer, or one fitted on the embeddings as they are, if better."""
+    ) -> tuple[Linear, float]:
+        """Return the trained layer, or one fitted on the embeddings as they are, if better.
+
+        Of those that are fitted, also the better strength.
+        """
         near, right = held_out
         best = Linear(self.weight.astype(np.float64), self.bias.astype(np.float64))
-        value = _value(best(near), right)
-        layer = Layer(len(self.labels))
+        value = None if self.whole else _value(best(near), right)
+        layer, chosen = Layer(len(self.labels)), _STRENGTHS[0]
         for strength in _STRENGTHS:
             other = layer.fit(*learnt, strength)
             advance(1)
-            if (found := _value(other(near), right)) > value:
-                best, value = other, found
-        return best
+            found = _value(other(near), right)
+            if value is None or found > value:
+                best, value, chosen = other, found, strength
+        return best, chosen
 
 
 def _value(logits: NDArray[np.float64], y: NDArray[np.int64]) -> tuple[float, float]:

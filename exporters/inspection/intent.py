@@ -79,7 +79,8 @@ def _starving(split: Split) -> list[Finding]:
                 len(thin),
                 [columns(*one) for one in thin[:WORST]],
                 [f"{named(label)} {n}, {first[label].place}" for n, label in thin],
-                "Expect them to be missed: give each more texts, in other words.",
+                "Expect them to be missed: give each more texts, in other words; where nearly all "
+                "have few, take --train few.",
             )
         )
     least, most = ordered[0], ordered[-1]

@@ -12,6 +12,7 @@ from exporters.data import OUT_OF_SCOPE, Row, spread
 
 _PARTS: Final = (10, 5)  # one of them is held out: of the first number that leaves enough
 LEAST: Final = 20  # held-out texts: fewer see no difference of less than 5 points
+_LEAST_FEW: Final = 5  # where they do not say when to stop, and only calibrate
 _SHOWN: Final = 5
 
 
@@ -40,8 +41,13 @@ class Division:
     cautions: list[str] = field(default_factory=list)
 
 
-def divide(rows: Sequence[Row], *, seed: int) -> Division:
+def divide(rows: Sequence[Row], *, seed: int, few: bool = False) -> Division:
     """Deal labelled rows; a label with few texts keeps them all for training.
+
+    Args:
+        rows: examples.
+        seed: of the deal.
+        few: what is held out only calibrates: a handful will do.
 
     Raises:
         TooFewError: they leave too few to judge by.
@@ -51,14 +57,15 @@ def divide(rows: Sequence[Row], *, seed: int) -> Division:
     for parts in _PARTS:
         dealt = spread(inside, parts, seed=seed)
         held_out = [row for row, part in zip(inside, dealt, strict=True) if part == parts - 1]
-        if (texts := len({row.text for row in held_out})) >= LEAST:
+        texts = len({row.text for row in held_out})
+        if texts >= LEAST or (few and parts == _PARTS[-1] and texts >= _LEAST_FEW):
             break
     else:
+        way, least, other = ("few", _LEAST_FEW, "head") if few else ("full", LEAST, "few")
         msg = (
-            f"--train full: {len({row.text for row in inside})} different texts leave {texts} to "
-            f"judge by while training, and {LEAST} are needed. Give about "
-            f"{LEAST * _PARTS[-1]} texts, at least {_PARTS[-1]} of most labels, or take "
-            "--train head."
+            f"--train {way}: {len({row.text for row in inside})} different texts leave {texts} to "
+            f"judge by, and {least} are needed. Give about {least * _PARTS[-1]} texts, at least "
+            f"{_PARTS[-1]} of most labels, or take --train {other}."
         )
         raise TooFewError(msg)
     learn = [row for row, part in zip(inside, dealt, strict=True) if part != parts - 1]

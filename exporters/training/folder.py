@@ -1,4 +1,4 @@
-"""A trained encoder as it lies in a folder: `OUT/trained/` of an export with `--train full`.
+"""A trained encoder in a folder: `OUT/trained/` of an export with `--train full` or `few`.
 
 It is a Hugging Face model folder, which any source of encoders reads, and two files beside:
 
@@ -43,7 +43,7 @@ HEAD: Final = "head.npz"
 FACTS: Final = "trained.json"
 _MAX_BYTES: Final = 64 << 20  # of either file: 10,000 labels of 1,024 values are 41 MB
 _MATRIX: Final = 2
-_REMEDY: Final = "Give the folder of an export that was made with --train full."
+_REMEDY: Final = "Give the folder of an export that was made with --train full or few."
 
 
 class TrainedError(InvalidFileError):

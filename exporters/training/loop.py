@@ -115,7 +115,7 @@ class Training:
 
     def _begin(self) -> None:
         self._start()
-        self._best = _copy(self._network)
+        self._best = copy(self._network)
         self.progress = Progress(steps=self._planned())
         self._judge()
         self._keep()
@@ -225,7 +225,7 @@ class Training:
         judged = Judged(step=self.progress.step, accuracy=accuracy, surprise=surprise)
         self.progress = self.progress.model_copy(update={"judged": (*self.progress.judged, judged)})
         if self.progress.best is judged:
-            self._best = _copy(self._network)
+            self._best = copy(self._network)
 
     def _keep(self) -> None:
         cpu, wall = time.process_time(), time.monotonic()
@@ -255,5 +255,6 @@ def _some_of_each(labels: NDArray[np.int64], learn: NDArray[np.int64]) -> list[i
     return chosen
 
 
-def _copy(network: Network) -> dict[str, Tensor]:
+def copy(network: Network) -> dict[str, Tensor]:
+    """Return the weights that training moves, as they are now."""
     return {name: p.detach().clone() for name, p in network.trained().items()}

@@ -77,6 +77,7 @@ class Outcome:
         plan: for a lock file.
         report: what the run was like: the same for the same plan.
         measured: what it took.
+        whole: the head is to be fitted on what was held out, too: see `TrainedFitter`.
     """
 
     trained: Trained
@@ -84,6 +85,7 @@ class Outcome:
     plan: TrainingPlan
     report: Mapping[str, Any]
     measured: Mapping[str, Any]
+    whole: bool = False
 
     @property
     def fitter(self) -> TrainedFitter:
@@ -96,6 +98,7 @@ class Outcome:
             trained.facts.labels,
             trained.weight,
             trained.bias,
+            whole=self.whole,
         )
 
 
@@ -140,7 +143,7 @@ def trainable(source: Source) -> HuggingFace:
     if isinstance(source, HuggingFace):
         return source
     msg = (
-        f"--train full: {source.name} is a graph, and PyTorch trains none. Give --model the "
+        f"{source.name} is a graph, and PyTorch trains none. Give --model the "
         "Hugging Face folder or hub id that it was exported from, or take --train head."
     )
     raise NoWeightsError(msg)

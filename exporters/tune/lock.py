@@ -22,8 +22,8 @@ from exporters.cache import pins
 from exporters.targets.base import Plan
 from exporters.training.plan import TrainingPlan
 
-Train = Literal["head", "full", "static", "student"]
-"""What learns: a head, the encoder with it, vectors alone, or a student of a teacher."""
+Train = Literal["head", "full", "few", "static", "student"]
+"""What learns: a head, the encoder with it, both from few, vectors alone, or a student."""
 LOCK: Final = "lock.json"
 _MAX_BYTES: Final = 1 << 20
 

@@ -1,0 +1,60 @@
+"""Trains the encoder of a source on few examples, and keeps it as any other that was trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from edgeslm.errors import RejectedError
+from exporters.training.contrastive import Comparison, Pairs
+from exporters.training.divide import divide
+from exporters.training.loop import Bounds, Examples, Training
+from exporters.training.network import open_network
+from exporters.training.train import Order, Outcome, Run, carry_out, trainable
+from exporters.workbench import Stage
+
+MOST: Final = 5_000
+"""Texts to learn from: beyond them there is enough to stop by."""
+
+
+class NotFewError(RejectedError):
+    """The examples are more than the way for few is meant for."""
+
+    code = "train.not_few"
+
+
+def few(order: Order, stage: Stage) -> Outcome:
+    """Return the encoder of `order`, trained now or in an earlier run; see `train`.
+
+    Raises:
+        NoWeightsError: the source has none.
+        TooFewError: the rows are too few even so.
+        NotFewError: they are more than few.
+        TooLongError: texts are to be longer than the model takes.
+        DivergedError: training came to no numbers.
+        CacheError: the disk refuses.
+    """
+    source = trainable(order.source)
+    division = divide(order.rows, seed=order.seed, few=True)
+    if len(division.learn) > MOST:
+        msg = f"--train few: {len(division.learn)} texts are not few. Take --train full."
+        raise NotFewError(msg)
+    run = _Few(order, source, division, stage)
+    return replace(carry_out(run, division, order.plan), whole=True)
+
+
+class _Few(Run):
+    doing = "comparing texts"
+
+    def depends_on(self) -> list[bytes]:
+        here = Path(__file__)
+        return [here.with_name(name).read_bytes() for name in ("contrastive.py", "few.py")]
+
+    def begin(self, examples: Examples, bounds: Bounds) -> Training:
+        network = open_network(self._source.folder, len(self._division.labels))
+        pairs = Pairs(examples.texts, examples.labels, examples.learn, examples.held_out)
+        with self._stage("preparing to train", None):
+            return Comparison(
+                network, pairs, seed=self._order.seed, bounds=bounds, folder=self._folder
+            )
