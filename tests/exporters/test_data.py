@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeslm.tasks.intent import MAX_LABELS
@@ -201,6 +201,7 @@ def test_a_hundred_thousand_labels_are_refused_as_too_many() -> None:
         check_intent(rows, None, ("train.jsonl", ""))
 
 
+@settings(deadline=None)  # machines may be busy
 @given(st.text(max_size=30))
 def test_a_text_in_any_normal_form_is_the_same_when_folded(text: str) -> None:
     forms = {folded(unicodedata.normalize(form, text)) for form in ("NFC", "NFD")}
