@@ -61,6 +61,8 @@ class Pairs(Examples):
 class Comparison(Training):
     """The training of an encoder on `Pairs`: to the end, since too few are held out to stop by."""
 
+    rate = 1e-4
+
     def _planned(self) -> int:
         return _EPOCHS * self._per_epoch
 
