@@ -96,9 +96,7 @@ def _silent(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
     yield lambda _: None
 
 
-def few(
-    setup: Setup, name: str, train: list[Row], judged: list[Row], *options: str
-) -> Path:
+def few(setup: Setup, name: str, train: list[Row], judged: list[Row], *options: str) -> Path:
     """Return the bundle of a few examples, judged on all of `judged`; whatever it loses counts."""
     return _have(setup, "intent", name, train, judged, "--allow-drop", *options)
 

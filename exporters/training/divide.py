@@ -61,7 +61,7 @@ def divide(rows: Sequence[Row], *, seed: int, few: bool = False) -> Division:
         if texts >= LEAST or (few and parts == _PARTS[-1] and texts >= _LEAST_FEW):
             break
     else:
-        way, least, other = ("few", _LEAST_FEW, "head") if few else ("full", LEAST, "few")
+        way, least, other = ("few", _LEAST_FEW, "head") if few else ("full", LEAST, "few or head")
         msg = (
             f"--train {way}: {len({row.text for row in inside})} different texts leave {texts} to "
             f"judge by, and {least} are needed. Give about {least * _PARTS[-1]} texts, at least "

@@ -95,6 +95,11 @@ def write_lines(file: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     return file
 
 
+def without_notes(err: str) -> str:
+    """What an export said on standard error besides what it found in its examples."""
+    return "".join(line for line in err.splitlines(keepends=True) if ": note: " not in line)
+
+
 class Stages:
     """Records what the pipeline announces, and how far each stage came."""
 
