@@ -198,6 +198,9 @@ class Memory(Protocol):
     def refuses(self, kind: Kind, label: str) -> str | None:
         """Say why a lesson of this kind, and label, is of no use to it; None where it is."""
 
+    def may_silence(self, kind: Kind) -> bool:
+        """Whether a lesson of this kind may end an alarm: then it takes an operator's token."""
+
     def counts(self) -> dict[str, int]:
         """How often what happened, by name, since it began; any thread may ask."""
 

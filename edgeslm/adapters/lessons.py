@@ -2,7 +2,9 @@
 
 Independent of any bundle: a lesson has its text, so that the next model learns it, too. The agent
 and the commands of `edgeslm feedback` may have it open at once: `changed` says that another has
-written. Nothing that counts is ever dropped to make room; what was undone, or said again, is.
+written. Nothing that was signed and counts is ever dropped to make room: what nobody has signed
+has half of it at most, and gives way. What was taken back is kept on record, within bounds of its
+own, and what that lost is counted.
 """
 
 from __future__ import annotations
@@ -10,12 +12,12 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from edgeslm.adapters.lesson_file import moved_aside, opened, refusal
 from edgeslm.core.learning import Learnt
 from edgeslm.core.numbers import History
 from edgeslm.core.overlay import Lesson
@@ -24,38 +26,22 @@ from edgeslm.errors import UnavailableError
 NAME: Final = "feedback.sqlite"
 MAX_SHOWN: Final = 4096
 """Templates of a model that are known to have been shown."""
-_SCHEMA: Final = 1
-_BUSY_S: Final = 1.0
+TOKENS: Final = 256
+"""Tokens that are known to have been right, whatever comes in a flood."""
+MAX_HEEDED: Final = 10_000
+"""Signed messages that are known again."""
+GAVE_WAY: Final = "gave way to what was signed"
+"""In place of who took a lesson back."""
 _ROW_BYTES: Final = 256  # of a lesson, beside its text, about
-_TABLES: Final = (
-    (
-        "CREATE TABLE lesson (id INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, "
-        "kind TEXT NOT NULL, label TEXT NOT NULL, text TEXT NOT NULL, whole INTEGER NOT NULL, "
-        "source TEXT, time REAL NOT NULL, arrived REAL NOT NULL, operator TEXT NOT NULL, "
-        "token TEXT NOT NULL, result TEXT NOT NULL, flags TEXT NOT NULL, undone REAL, "
-        "undone_by TEXT, undone_token TEXT, channel TEXT NOT NULL)"
-    ),
-    (
-        "CREATE TABLE learnt (model TEXT NOT NULL, source TEXT NOT NULL, record TEXT NOT NULL, "
-        "PRIMARY KEY (model, source))"
-    ),
-    (
-        "CREATE TABLE shown (id INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, "
-        "key TEXT NOT NULL, UNIQUE (model, key))"
-    ),
-    "CREATE TABLE fact (name TEXT PRIMARY KEY, value REAL NOT NULL)",
-)
 _COLUMNS: Final = (
     "id, model, kind, label, text, whole, source, time, arrived, operator, token, result, flags, "
     "undone, undone_by, undone_token, channel"
 )
 _FLOOR: Final = "time_floor"
-
-
-class LessonsUnavailableError(UnavailableError):
-    """What was taught cannot be read or written now."""
-
-    code = "feedback.unavailable"
+_LOST: Final = "record_lost"
+_LOST_TOLD: Final = "record_lost_told"
+_TOKEN: Final = "token:"  # noqa: S105 -- how such facts are called
+_SIZE: Final = f"length(CAST(text AS BLOB)) + {_ROW_BYTES}"
 
 
 class LessonsFullError(UnavailableError):
@@ -99,8 +85,8 @@ class LessonLog:
     Args:
         path: the database; made where it is absent. One that is damaged is set aside under another
             name, and `set_aside` says which.
-        max_lessons: most lessons that count.
-        max_bytes: of all that is kept of lessons, about.
+        max_lessons: most lessons that count, half of them unsigned; as many are on record besides.
+        max_bytes: of their texts, about; as many of those on record.
         readonly: nothing is made and nothing written.
         make: where it is absent; else that is an error.
 
@@ -122,19 +108,23 @@ class LessonLog:
         self._max_lessons = max_lessons
         self._max_bytes = max_bytes
         try:
-            self._db = _open(path, "ro" if readonly else "rwc" if make else "rw")
+            self._db = opened(path, "ro" if readonly else "rwc" if make else "rw")
         except sqlite3.DatabaseError as err:
             if isinstance(err, sqlite3.OperationalError) or readonly or not make:
-                raise _refusal(path, err) from None
-            self.set_aside = _move_aside(path)
+                raise refusal(path, err) from None
+            self.set_aside = moved_aside(path)
             try:
-                self._db = _open(path, "rwc")
+                self._db = opened(path, "rwc")
             except sqlite3.Error as again:
-                raise _refusal(path, again) from None
+                raise refusal(path, again) from None
         self._version = self._data_version()
 
-    def add(self, taught: Taught) -> Taught:
-        """Keep a lesson, flushed; return it with its number.
+    def add(self, taught: Taught, digest: str = "") -> tuple[Taught, list[Taught]]:
+        """Keep a lesson, flushed; return it with its number, and those that gave way to it.
+
+        Args:
+            taught: the lesson.
+            digest: of the message that gave it, where that was signed.
 
         Raises:
             LessonsFullError: there is no room; nothing was written.
@@ -142,17 +132,22 @@ class LessonLog:
         """
         lesson = taught.lesson
         with self._writing() as db:
-            self._make_room(db, len(lesson.text.encode()) + _ROW_BYTES)
+            size = len(lesson.text.encode()) + _ROW_BYTES
+            gone = self._make_room(db, size, taught)
             row = db.execute(
                 "INSERT INTO lesson (model, kind, label, text, whole, source, time, arrived, "
-                "operator, token, result, flags, channel) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                "operator, token, result, flags, channel, told) "
+                "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,0)",
                 (
                     *(taught.model, lesson.kind, lesson.label, lesson.text, lesson.whole),
                     *(lesson.source, lesson.time, taught.arrived, taught.operator, taught.token),
                     *(taught.result, ",".join(taught.flags), lesson.channel),
                 ),
             )
-        return replace(taught, lesson=replace(lesson, id=row.lastrowid or 0))
+            if digest:
+                _heed(db, digest, row.lastrowid or 0)
+        kept = replace(lesson, id=row.lastrowid or 0, signed=bool(taught.token))
+        return replace(taught, lesson=kept), gone
 
     def undo(self, ids: Collection[int], *, at: float, by: str, token: str = "") -> list[Taught]:
         """Take lessons back, flushed; return those of them that counted.
@@ -160,18 +155,61 @@ class LessonLog:
         Raises:
             LessonsUnavailableError: the disk refused; nothing was written.
         """
-        found: list[Taught] = []
         with self._writing() as db:
-            for id_ in ids:
-                done = db.execute(
-                    "UPDATE lesson SET undone = ?, undone_by = ?, undone_token = ? "
-                    "WHERE id = ? AND undone IS NULL",
-                    (at, by, token, id_),
-                )
-                if done.rowcount:
-                    query = f"SELECT {_COLUMNS} FROM lesson WHERE id = ?"  # noqa: S608 -- ours
-                    found.append(_taught(db.execute(query, (id_,)).fetchone()))
+            found = _take_back(db, ids, at, by, token)
+            self._bound_record(db)
         return found
+
+    def heeded(self, digest: str) -> int | None:
+        """Return which lesson a signed message gave or found; None: it was not heeded yet.
+
+        Raises:
+            LessonsUnavailableError: it cannot be read.
+        """
+        rows = self._rows("SELECT lesson FROM heeded WHERE digest = ?", digest)
+        return int(rows[0][0]) if rows else None
+
+    def heed(self, digest: str, id_: int) -> None:
+        """Remember that a signed message found this lesson.
+
+        Raises:
+            LessonsUnavailableError: the disk refused.
+        """
+        with self._writing() as db:
+            _heed(db, digest, id_)
+
+    def untold(self, most: int) -> list[Taught]:
+        """Return lessons of which the fleet is not told yet that they count, or no more.
+
+        Raises:
+            LessonsUnavailableError: they cannot be read.
+        """
+        query = f"SELECT {_COLUMNS} FROM lesson WHERE told = 0 ORDER BY id LIMIT ?"  # noqa: S608 -- ours
+        return [_taught(row) for row in self._rows(query, most)]
+
+    def tell(self, told: Collection[Taught], lost: int) -> None:
+        """Remember that the fleet was told of these as they are, and that so many were lost.
+
+        Raises:
+            LessonsUnavailableError: the disk refused.
+        """
+        with self._writing() as db:
+            _count(db, _LOST_TOLD, lost)
+            db.executemany(
+                "UPDATE lesson SET told = 1 WHERE id = ? AND undone IS ?",
+                [(each.lesson.id, each.undone) for each in told],
+            )
+
+    def lost(self) -> tuple[int, int]:
+        """Return how many that were taken back are on record no more, and how many it is told of.
+
+        Raises:
+            LessonsUnavailableError: it cannot be read.
+        """
+        found = dict(
+            self._rows("SELECT name, value FROM fact WHERE name IN (?, ?)", _LOST, _LOST_TOLD)
+        )
+        return int(found.get(_LOST, 0)), int(found.get(_LOST_TOLD, 0))
 
     def all(self) -> list[Taught]:
         """Return all that is kept, in the order of their numbers, what was undone included.
@@ -235,6 +273,31 @@ class LessonLog:
         """
         with self._writing() as db:
             db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (_FLOOR, to))
+
+    # Tokens that were right.
+
+    def tokens(self) -> list[str]:
+        """Return what they were noted by.
+
+        Raises:
+            LessonsUnavailableError: it cannot be read.
+        """
+        rows = self._rows("SELECT name FROM fact WHERE name GLOB ?", f"{_TOKEN}*")
+        return [name.removeprefix(_TOKEN) for (name,) in rows]
+
+    def note_token(self, digest: str, at: float) -> None:
+        """Remember that a token was right; the one that was noted first is forgotten for it.
+
+        Raises:
+            LessonsUnavailableError: the disk refused.
+        """
+        with self._writing() as db:
+            db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (f"{_TOKEN}{digest}", at))
+            db.execute(
+                "DELETE FROM fact WHERE name IN (SELECT name FROM fact WHERE name GLOB ? "
+                "ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
+                (f"{_TOKEN}*", TOKENS),
+            )
 
     # What sources have learnt.
 
@@ -304,32 +367,54 @@ class LessonLog:
         """Let go of it."""
         self._db.close()
 
-    def _make_room(self, db: sqlite3.Connection, size: int) -> None:
-        """Drop what does not count, where there is no room else.
+    def _make_room(self, db: sqlite3.Connection, size: int, for_: Taught) -> list[Taught]:
+        """Have what nobody has signed give way to what somebody has; return what did.
 
         Raises:
-            LessonsFullError: all of it counts.
+            LessonsFullError: there is no room.
         """
-        if self._fits(db, size):
-            return
-        db.execute("DELETE FROM lesson WHERE undone IS NOT NULL")
-        # The same text, once more: the later one is what counts.
-        db.execute(
-            "DELETE FROM lesson WHERE EXISTS (SELECT 1 FROM lesson AS later "
-            "WHERE later.model = lesson.model AND later.text = lesson.text "
-            "AND later.whole = lesson.whole AND later.source IS lesson.source "
-            "AND (later.time, later.id) > (lesson.time, lesson.id))"
+        count, held = _held(db, "undone IS NULL")
+        if not for_.token:
+            many, much = _held(db, "undone IS NULL AND token = ''")
+            if many >= -(-self._max_lessons // 2) or much + size > self._max_bytes // 2:
+                msg = (
+                    f"{self._path.name} has all the lessons without a token that it may hold: say "
+                    "it with one, or undo some, by `edgeslm feedback undo --unsigned`"
+                )
+                raise LessonsFullError(msg)
+        if count < self._max_lessons and held + size <= self._max_bytes:
+            return []
+        gone: list[int] = []
+        oldest = db.execute(
+            f"SELECT id, {_SIZE} FROM lesson WHERE undone IS NULL AND token = '' ORDER BY id"  # noqa: S608 -- ours
         )
-        if not self._fits(db, size):
-            msg = f"{self._path.name} has all the lessons that it may hold; undo some"
-            raise LessonsFullError(msg)
+        while count >= self._max_lessons or held + size > self._max_bytes:
+            row = oldest.fetchone() if for_.token else None
+            if row is None:
+                msg = f"{self._path.name} has all the lessons that it may hold; undo some"
+                raise LessonsFullError(msg)
+            gone.append(row[0])
+            count, held = count - 1, held - row[1]
+        oldest.close()
+        found = _take_back(db, gone, for_.arrived, GAVE_WAY, "")
+        self._bound_record(db)
+        return found
 
-    def _fits(self, db: sqlite3.Connection, size: int) -> bool:
-        count, held = db.execute(
-            f"SELECT count(*), coalesce(sum(length(CAST(text AS BLOB)) + {_ROW_BYTES}), 0) "  # noqa: S608 -- ours
-            "FROM lesson"
-        ).fetchone()
-        return bool(count < self._max_lessons and held + size <= self._max_bytes)
+    def _bound_record(self, db: sqlite3.Connection) -> None:
+        """Forget of what was taken back what is too much: first what nobody had signed."""
+        count, held = _held(db, "undone IS NOT NULL")
+        lost = 0
+        oldest = db.execute(
+            f"SELECT id, {_SIZE} FROM lesson WHERE undone IS NOT NULL "  # noqa: S608 -- ours
+            "ORDER BY token <> '', undone, id"
+        ).fetchall()
+        for id_, size in oldest:
+            if count <= self._max_lessons and held <= self._max_bytes:
+                break
+            db.execute("DELETE FROM lesson WHERE id = ?", (id_,))
+            count, held, lost = count - 1, held - size, lost + 1
+        if lost:
+            _count(db, _LOST, lost)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -338,57 +423,49 @@ class LessonLog:
                 db.execute("BEGIN IMMEDIATE")
                 yield db
         except sqlite3.Error as err:
-            raise _refusal(self._path, err) from None
+            raise refusal(self._path, err) from None
 
     def _rows(self, query: str, *values: object) -> list[Any]:
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as err:
-            raise _refusal(self._path, err) from None
+            raise refusal(self._path, err) from None
 
     def _data_version(self) -> int:
         return int(self._rows("PRAGMA data_version")[0][0])
 
 
-def _open(path: Path, mode: str) -> sqlite3.Connection:
-    """Return the database, ready; `sqlite3.DatabaseError`: it is none, or damaged."""
-    where = f"{path.absolute().as_uri()}?mode={mode}"
-    db = sqlite3.connect(where, uri=True, isolation_level=None, timeout=_BUSY_S)
-    try:
-        db.text_factory = lambda raw: raw.decode("utf-8", "replace")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok" or version > _SCHEMA:
-            raise sqlite3.DatabaseError("damaged")  # noqa: EM101, TRY301 -- told by the caller
-        if mode != "ro":
-            db.execute("PRAGMA synchronous = EXTRA")
-            if version == 0:
-                with db:
-                    db.execute("BEGIN IMMEDIATE")
-                    for table in _TABLES:
-                        db.execute(table)
-                    db.execute(f"PRAGMA user_version = {_SCHEMA}")
-    except BaseException:
-        db.close()
-        raise
-    return db
+def _heed(db: sqlite3.Connection, digest: str, id_: int) -> None:
+    db.execute("INSERT OR IGNORE INTO heeded (digest, lesson) VALUES (?, ?)", (digest, id_))
+    db.execute("DELETE FROM heeded WHERE id <= (SELECT max(id) FROM heeded) - ?", (MAX_HEEDED,))
 
 
-def _refusal(path: Path, err: sqlite3.Error) -> LessonsUnavailableError:
-    return LessonsUnavailableError(
-        f"{path}: {err}. Check the path, the disk, and who may write it."
-    )
+def _count(db: sqlite3.Connection, name: str, more: int) -> None:
+    db.execute("INSERT OR IGNORE INTO fact VALUES (?, 0)", (name,))
+    db.execute("UPDATE fact SET value = value + ? WHERE name = ?", (more, name))
 
 
-def _move_aside(path: Path) -> Path:
-    aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
-    try:
-        path.rename(aside)
-        for journal in path.parent.glob(f"{path.name}-*"):
-            journal.unlink()
-    except OSError as err:
-        msg = f"{path} is damaged and cannot be set aside: {err.strerror or err}"
-        raise LessonsUnavailableError(msg) from None
-    return aside
+def _held(db: sqlite3.Connection, which: str) -> tuple[int, int]:
+    """Return how many lessons there are, and how many bytes."""
+    query = f"SELECT count(*), coalesce(sum({_SIZE}), 0) FROM lesson WHERE {which}"  # noqa: S608 -- ours
+    count, held = db.execute(query).fetchone()
+    return count, held
+
+
+def _take_back(
+    db: sqlite3.Connection, ids: Collection[int], at: float, by: str, token: str
+) -> list[Taught]:
+    found: list[Taught] = []
+    for id_ in ids:
+        done = db.execute(
+            "UPDATE lesson SET undone = ?, undone_by = ?, undone_token = ?, told = 0 "
+            "WHERE id = ? AND undone IS NULL",
+            (at, by, token, id_),
+        )
+        if done.rowcount:
+            query = f"SELECT {_COLUMNS} FROM lesson WHERE id = ?"  # noqa: S608 -- ours
+            found.append(_taught(db.execute(query, (id_,)).fetchone()))
+    return found
 
 
 def _taught(row: Sequence[Any]) -> Taught:
@@ -396,7 +473,7 @@ def _taught(row: Sequence[Any]) -> Taught:
     operator, token, result, flags, undone, undone_by, undone_token, channel = rest
     return Taught(
         model=model,
-        lesson=Lesson(id_, kind, text, bool(whole), source, label, when, channel),
+        lesson=Lesson(id_, kind, text, bool(whole), source, label, when, channel, bool(token)),
         operator=operator,
         token=token,
         arrived=arrived,

@@ -1,11 +1,14 @@
 """Messages on `feedback`: read, held against who may say so, and made lessons of.
 
 Whatever comes is answered on `feedback/reply`, or counted where too much comes. An alarm is
-silenced by nobody but an operator with a token.
+silenced by nobody but an operator with a token. What comes without one, or with a forged one, takes
+nothing from who has one.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,10 +16,19 @@ from typing import Final, Protocol
 
 from pydantic import ValidationError
 
-from edgeslm.adapters.lessons import LessonLog, Taught
+from edgeslm.adapters.lesson_file import LessonsUnavailableError
+from edgeslm.adapters.lessons import TOKENS, LessonLog, Taught
 from edgeslm.agent.recent import Recent, Said
 from edgeslm.contract.base import problems_of
-from edgeslm.contract.feedback import MAX_FEEDBACK_BYTES, Claims, Feedback, FeedbackReply, Flag
+from edgeslm.contract.feedback import (
+    MAX_FEEDBACK_BYTES,
+    MAX_TOKEN_CHARS,
+    TOKEN,
+    Claims,
+    Feedback,
+    FeedbackReply,
+    Flag,
+)
 from edgeslm.contract.learning import FeedbackSettings
 from edgeslm.contract.messages import SCHEMA_VERSION
 from edgeslm.core.allowance import Allowance
@@ -26,8 +38,9 @@ from edgeslm.errors import EdgeSLMError, RejectedError, UnavailableError
 from edgeslm.ports import Memory
 
 MINUTE_S: Final = 60.0
-VERIFIED: Final = 256
-"""Tokens whose signature is remembered to be right, and not reckoned again."""
+HOUR_S: Final = 3600.0
+_A_TOKEN: Final = re.compile(rb"%s\.[\w.-]{1,%d}" % (TOKEN.encode(), MAX_TOKEN_CHARS))
+_STRANGE: Final = "?"  # stands for all tokens that were not right before
 _SHOWN: Final = 5  # faults of one message that are told
 
 
@@ -55,6 +68,12 @@ class FeedbackFloodError(UnavailableError):
     code = "feedback.flood"
 
 
+class FeedbackReplayedError(RejectedError):
+    """A signed message that was heeded before, that the broker had retained, or that is old."""
+
+    code = "feedback.replayed"
+
+
 class ModelAwayError(UnavailableError):
     """The model that it is for does not serve now."""
 
@@ -79,11 +98,11 @@ class Heard:
 
     Args:
         reply: what is answered; None: too much comes, and it is counted.
-        taught: a lesson that counts from now on, or not any more.
+        changed: lessons count that did not, or the other way round.
     """
 
     reply: FeedbackReply | None
-    taught: Taught | None = None
+    changed: bool = False
 
 
 class Teacher:
@@ -112,41 +131,95 @@ class Teacher:
         self._recent = recent
         self._pupils = pupils
         self._drops = drops
-        self._verified: dict[str, Claims] = {}
+        self._verified: dict[str, Claims] = {}  # whose signature need not be reckoned again
+        self._tokens: set[str] | None = None  # see `_right`; None: not read yet
+        self._allowances: dict[str, tuple[Allowance, Allowance]] = {}  # to be heeded, and refused
         self.live_by(where, settings)
 
     def live_by(self, where: Where, settings: FeedbackSettings) -> None:
         """Live by these from now on."""
         self._where = where
         self._settings = settings
-        self._heeded = Allowance(settings.per_minute, MINUTE_S)
-        self._refused = Allowance(settings.per_minute, MINUTE_S)
+        self._allowances.clear()
         self._verified.clear()
 
-    def hear(self, payload: bytes, *, now: float, wall: float) -> Heard:
+    def hear(
+        self,
+        payload: bytes,
+        *,
+        now: float,
+        wall: float,
+        retained: bool = False,
+        trusted: bool = False,
+    ) -> Heard:
         """Return what comes of a message; raises nothing.
 
         Args:
             payload: all of it.
             now: monotonic seconds.
             wall: seconds since 1970.
+            retained: the broker had kept it, and says it to whoever comes.
+            trusted: the clock that `wall` is of is synchronised.
         """
         said: Feedback | None = None
         try:
-            if not self._heeded.take(now):
+            heeded, refused = self._allowance(payload)
+            if not heeded.take(now):
                 self._drops["feedback_flood"] += 1
-                if not self._refused.take(now):
+                if not refused.take(now):
                     return Heard(None)
                 msg = f"more than {self._settings.per_minute} in a minute; send it again later"
                 raise FeedbackFloodError(msg)
             said = parse(payload)
-            return self._heed(said, wall)
+            if retained:
+                msg = "the broker had retained it: take it away there, and publish without `retain`"
+                raise FeedbackReplayedError(msg)
+            if trusted:
+                self._expect_fresh(said, wall)
+            digest = "" if said.token is None else hashlib.sha256(payload).hexdigest()
+            return self._heed(said, wall, digest)
         except EdgeSLMError as err:
             reply = self._reply("refused", wall, said)
             reply["error"] = {"code": err.code, "message": str(err)}
             return Heard(reply)
 
-    def _heed(self, said: Feedback, wall: float) -> Heard:
+    def _allowance(self, payload: bytes) -> tuple[Allowance, Allowance]:
+        """Return what a message draws on, by its token, before it is read.
+
+        A token that was right before has its own, all others have one, and what has none has one.
+        """
+        found = _A_TOKEN.search(payload, 0, MAX_FEEDBACK_BYTES)
+        key = "" if found is None else _digest(found[0].decode())
+        if key and key not in self._right():
+            key = _STRANGE
+        if key not in self._allowances:
+            if len(self._allowances) > TOKENS:
+                del self._allowances[next(iter(self._allowances))]
+            each = (self._settings.per_minute, MINUTE_S)
+            self._allowances[key] = Allowance(*each), Allowance(*each)
+        return self._allowances[key]
+
+    def _right(self) -> set[str]:
+        """Return digests of tokens that were right once, before this agent began, too."""
+        if self._tokens is None:
+            try:
+                self._tokens = set(self._log().tokens())
+            except LessonsUnavailableError:
+                return set()
+        return self._tokens
+
+    def _expect_fresh(self, said: Feedback, wall: float) -> None:
+        """Raise.
+
+        Raises:
+            FeedbackReplayedError: it is signed, and of long ago.
+        """
+        hours = self._settings.max_age_hours
+        if said.token and said.time is not None and wall - said.time > HOUR_S * hours:
+            msg = f"it was found more than {hours:g} hours ago, by its `time`"
+            raise FeedbackReplayedError(msg)
+
+    def _heed(self, said: Feedback, wall: float, digest: str) -> Heard:
         """Teach or take back what a message says.
 
         Raises:
@@ -166,16 +239,27 @@ class Teacher:
         if why := memory.refuses(said.kind, said.label or ""):
             msg = f"{model}: {why}"
             raise FeedbackUnfitError(msg)
-        claims = self._admitted(said, model, wall, silences=_silences(said, about, pupil))
+        silences = memory.may_silence(said.kind) and _is_alarm(said, about, pupil)
+        claims = self._admitted(said, model, wall, silences=silences)
         lesson = self._lesson(said, said.kind, about, wall)
-        if (same := memory.overlay.same(lesson)) is not None:
-            reply = self._reply("known", wall, said)
-            return Heard(reply | {"model": model, "lesson": same.id})
-        before = memory.overlay.contradicted(lesson)
-        flags: list[Flag] = []
+        overlay = memory.overlay
+        log = self._log()
+        over, same = overlay.overrules(lesson), overlay.same(lesson)
+        before = log.heeded(digest) if digest else None
+        if same is not None:
+            if digest and before is None:
+                log.heed(digest, same.id)
+            reply = self._reply("known", wall, said) | {"model": model, "lesson": same.id}
+            return Heard(_flagged(reply, _flags(lesson, None, over), over))
         if before is not None:
-            flags = ["contradicts", "known_fault"] if lesson.kind == "normal" else ["contradicts"]
-        taught = self._log().add(
+            msg = (
+                f"it was heeded before, as lesson {before}, which counts no more, or is of another "
+                "text: give each message an `id` of its own"
+            )
+            raise FeedbackReplayedError(msg)
+        against = over or overlay.contradicted(lesson)
+        flags = _flags(lesson, against, over)
+        taught, gone = log.add(
             Taught(
                 model,
                 lesson,
@@ -184,14 +268,20 @@ class Teacher:
                 arrived=max(wall, lesson.time),
                 result=said.result or "",
                 flags=tuple(flags),
-            )
+            ),
+            digest,
         )
-        memory.overlay.learn(taught.lesson)
+        overlay.learn(taught.lesson)
+        self._unlearn(gone)
         reply = self._reply("learnt", wall, said) | {"model": model, "lesson": taught.lesson.id}
-        if before is not None:
-            reply["flags"] = flags
-            reply["contradicts"] = before.id
-        return Heard(reply, taught)
+        return Heard(_flagged(reply, flags, against), changed=True)
+
+    def _unlearn(self, gone: list[Taught]) -> None:
+        pupils = self._pupils()
+        for each in gone:
+            pupil = pupils.get(each.model)
+            if pupil is not None and pupil.memory is not None:
+                pupil.memory.overlay.unlearn(each.lesson.id)
 
     def _undo(self, said: Feedback, wall: float) -> Heard:
         assert said.lesson is not None  # noqa: S101 -- `Feedback` has looked
@@ -202,12 +292,9 @@ class Teacher:
             raise FeedbackUnknownError(msg)
         claims = self._admitted(said, found.model, wall, silences=True)
         by, token = (claims.operator, claims.id) if claims is not None else ("", "")
-        undone = log.undo([said.lesson], at=wall, by=by, token=token)
-        pupil = self._pupils().get(found.model)
-        if pupil is not None and pupil.memory is not None:
-            pupil.memory.overlay.unlearn(said.lesson)
+        self._unlearn(log.undo([said.lesson], at=wall, by=by, token=token))
         reply = self._reply("undone", wall, said) | {"model": found.model, "lesson": said.lesson}
-        return Heard(reply, undone[0] if undone else None)
+        return Heard(reply, changed=True)
 
     def _about(self, said: Feedback) -> tuple[str, Said | None]:
         """Return which model it is for, and which result; None: it names a text.
@@ -241,12 +328,15 @@ class Teacher:
                 msg = "this silences an alarm, or may: it takes an operator's token"
                 raise TokenError(msg)
             return None
+        log = self._log()
         if (claims := self._verified.get(said.token)) is None:
             claims = unsealed(said.token, self._where.keys)
-            if len(self._verified) >= VERIFIED:
+            if len(self._verified) >= TOKENS:
                 del self._verified[next(iter(self._verified))]
             self._verified[said.token] = claims
-        log = self._log()
+            if (digest := _digest(said.token)) not in self._right():
+                log.note_token(digest, wall)
+                self._tokens = None
         floor = log.time_floor()
         admit(claims, self._where, model=model, now=max(wall, floor))
         if claims.issued > floor:  # it was so late already when it was signed
@@ -274,6 +364,7 @@ class Teacher:
             label=said.label or "",
             time=latest if said.time is None else min(said.time, latest),
             channel=about.channel if about is not None else "",
+            signed=said.token is not None,
         )
 
     def _reply(self, status: str, wall: float, said: Feedback | None) -> FeedbackReply:
@@ -305,10 +396,25 @@ def parse(payload: bytes) -> Feedback:
         raise FeedbackInvalidError(msg) from None
 
 
-def _silences(said: Feedback, about: Said | None, pupil: Pupil) -> bool:
-    """Whether it may end an alarm: what is said of an unknown result may."""
-    if said.kind == "normal":
-        return True
-    if said.kind == "intent":
-        return pupil.alerts if about is None else about.alert
-    return False
+def _is_alarm(said: Feedback, about: Said | None, pupil: Pupil) -> bool:
+    """Whether what is judged may be an alarm: of a line each may, of an intent by its routes."""
+    return said.kind == "normal" or pupil.alerts or (about is not None and about.alert)
+
+
+def _flags(lesson: Lesson, against: Lesson | None, over: Lesson | None) -> list[Flag]:
+    if over is not None:
+        return ["overruled"]
+    if against is None:
+        return []
+    return ["contradicts", "known_fault"] if lesson.kind == "normal" else ["contradicts"]
+
+
+def _flagged(reply: FeedbackReply, flags: list[Flag], against: Lesson | None) -> FeedbackReply:
+    if against is not None:
+        reply["flags"] = flags
+        reply["contradicts"] = against.id
+    return reply
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
-from edgeslm.adapters.lessons import LessonLog, LessonsUnavailableError, Taught
+from edgeslm.adapters.lesson_file import LessonsUnavailableError
+from edgeslm.adapters.lessons import LessonLog, Taught
 from edgeslm.agent.feedback import Teacher
 from edgeslm.agent.models import ModelSlot
 from edgeslm.agent.notices import Notices, Seen
@@ -44,6 +45,8 @@ from edgeslm.ports import (
 log = Log(__name__)
 FEEDBACK: Final = "-feedback"
 """Stands for its session where models have their names: none is called so."""
+TOLD: Final = 20
+"""Lessons that the fleet is told of at once; of the others at the next look."""
 LOOK_S: Final = 1.0
 """Between two looks at what a command on the device has changed."""
 _HOUR_S: Final = 3600.0
@@ -119,6 +122,7 @@ class People:
         self._log: LessonLog | None = None
         self._untaught: set[str] = set()  # models whose lessons could not be read
         self._told = False  # that the disk refuses
+        self._unnoted: list[Taught] = []  # lessons that the fleet was told of, unknown to the disk
         self._look_at = 0.0
         self._began: dict[tuple[str, str], float] = {}  # (model, source) that learns: since when
         self._recent = Recent(self._feedback.remember)
@@ -205,9 +209,16 @@ class People:
     def _hear(self, message: Received) -> None:
         clock = self._clock
         now = clock.monotonic()
-        heard = self._teacher.hear(message.payload, now=now, wall=clock.wall())
-        if heard.taught is not None:
-            self._tell(heard.taught)
+        heard = self._teacher.hear(
+            message.payload,
+            now=now,
+            wall=clock.wall(),
+            retained=message.retain,
+            trusted=clock.trust == "synchronised",
+        )
+        if heard.changed:
+            with self._disk():
+                self._tell_all(self._made_log())
         if heard.reply is not None:
             self._reply(heard.reply, message, now)
 
@@ -218,6 +229,26 @@ class People:
         properties = {} if data is None else {"CorrelationData": data}
         topic = self._settings.topics.feedback_reply
         self._voices.send(Parcel(topic, encode(reply), now, properties=properties))
+
+    def _tell_all(self, kept: LessonLog) -> None:
+        """Tell the fleet of each lesson that counts, or does not any more, since it was told last.
+
+        What is not known to have been told is told by the next agent.
+
+        Raises:
+            LessonsUnavailableError: the disk refused.
+        """
+        if self._unnoted:
+            kept.tell(self._unnoted, 0)
+        self._unnoted = kept.untold(TOLD)
+        for each in self._unnoted:
+            self._tell(each)
+        lost, known = kept.lost()
+        if self._unnoted or lost > known:
+            kept.tell(self._unnoted, lost - known)
+            self._unnoted = []
+        if lost > known:
+            self._voices.event("feedback_record_lost", None, {"lessons": lost - known})
 
     def _tell(self, taught: Taught) -> None:
         """Let the fleet know who has changed what; the text stays here."""
@@ -258,8 +289,10 @@ class People:
             if memory.school is not None:
                 self._attend(name, slot, memory.school, now)
         with self._disk():
-            if self._log is not None and self._log.changed():
-                self._look(self._log)
+            if (kept := self._open(make=False)) is not None:
+                if kept.changed():
+                    self._look(kept)
+                self._tell_all(kept)
         self._save_shown(now)
 
     def _teach(self, name: str, memory: Memory) -> None:
@@ -282,9 +315,6 @@ class People:
             gone = [id_ for id_ in memory.overlay.lessons if id_ not in counting]
             memory.overlay.unlearn(*gone)
             memory.overlay.learn(*counting.values())
-            for id_ in gone:
-                if (taught := kept.find(id_)) is not None:
-                    self._tell(taught)
 
     def _attend(self, name: str, slot: ModelSlot, school: School, now: float) -> None:
         """See who has begun to learn, and who has ended; end those whose time is over."""

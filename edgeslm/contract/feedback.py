@@ -31,7 +31,7 @@ Device = Annotated[str, Field(min_length=1, max_length=64)]
 Tag = Annotated[str, Field(max_length=64)]
 Said = Annotated[str, Field(min_length=1, max_length=MAX_FEEDBACK_CHARS)]
 FeedbackKind = Literal["normal", "anomaly", "intent", "undo"]
-Flag = Literal["contradicts", "known_fault"]
+Flag = Literal["contradicts", "known_fault", "overruled"]
 
 
 class Feedback(BaseModel):
@@ -64,7 +64,9 @@ class Feedback(BaseModel):
     time: Annotated[float, Field(ge=0, le=32_503_680_000)] | None = Field(
         None, description="When it was found, since 1970; now, if absent, and at most now."
     )
-    id: Printable | None = Field(None, description="The sender's own, which the reply repeats.")
+    id: Printable | None = Field(
+        None, description="The sender's own, which the reply repeats; a new one for each message."
+    )
     token: Annotated[str, Field(max_length=MAX_TOKEN_CHARS)] | None = Field(
         None, description="An operator's, of `edgeslm fleet token`: for what silences."
     )
@@ -118,7 +120,7 @@ class FeedbackReply(Timed):
     id: NotRequired[Annotated[str, Field(description="As the message had it.")]]
     status: Annotated[
         Literal["learnt", "known", "undone", "refused"],
-        Field(description="`known`: there is such a lesson already, and it is in force."),
+        Field(description="`known`: there is such a lesson already."),
     ]
     lesson: NotRequired[Annotated[int, Field(description="Its number: `undo` takes it back.")]]
     model: NotRequired[str]
@@ -127,7 +129,8 @@ class FeedbackReply(Timed):
             list[Flag],
             Field(
                 description="`contradicts`: an earlier lesson said otherwise, and this one counts; "
-                "`known_fault`: what was known as an anomaly is normal from now on."
+                "`known_fault`: what was known as an anomaly is normal from now on; `overruled`: "
+                "one that was signed, or is of a later time, says otherwise, and counts instead."
             ),
         ]
     ]

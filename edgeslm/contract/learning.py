@@ -42,8 +42,23 @@ class FeedbackSettings(_Section):
         Field(description="What takes an operator's token: what may end an alarm, or all of it."),
     ] = "to-silence"
     per_minute: Annotated[
-        int, Field(ge=1, le=6000, description="Messages that are heeded; others are counted.")
+        int,
+        Field(
+            ge=1,
+            le=6000,
+            description="Messages that are heeded of each kind: with a token that is known to be "
+            "right, with another, and without. Others are counted.",
+        ),
     ] = 60
+    max_age_hours: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=87_600,
+            description="Of a message with a token: what was found longer ago, by its `time`, is "
+            "refused, where this device's clock is synchronised.",
+        ),
+    ] = 168.0
     remember: Annotated[
         int,
         Field(
@@ -53,8 +68,18 @@ class FeedbackSettings(_Section):
             "alarms besides.",
         ),
     ] = 1000
-    max_lessons: Annotated[int, Field(ge=1, le=100_000, description="That are kept.")] = 5000
-    max_mb: Annotated[int, Field(ge=1, le=256, description="Of their texts, on disk.")] = 8
+    max_lessons: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100_000,
+            description="That count; at most half of them without a token. As many that were "
+            "taken back stay on record.",
+        ),
+    ] = 5000
+    max_mb: Annotated[
+        int, Field(ge=1, le=256, description="Of their texts, on disk, likewise.")
+    ] = 8
 
 
 class LearnSettings(_Section):

@@ -98,6 +98,8 @@ EVENTS: Final = {
     "template_shown": "Review: a template that was never seen; `detail` has its result's id.",
     "feedback_learnt": "Lesson `detail.lesson` counts; `detail` says who gave it, and what is odd.",
     "feedback_undone": "Lesson `detail.lesson` was taken back; `detail` says by whom.",
+    "feedback_record_lost": "The record of lessons that were taken back is full: "
+    "`detail.lessons` more of the oldest are on it no longer.",
     "feedback_unavailable": "What was taught cannot be read or written: `error` says why.",
     "feedback_set_aside": "See feedback.damaged; begun anew.",
     "learning_began": "A source that was not in training learns from its next lines.",

@@ -37,6 +37,12 @@ class TextMemory:
             return "this model has no such intent"
         return None
 
+    @staticmethod
+    def may_silence(kind: Kind) -> bool:
+        """Whether such a lesson may end an alert: each changes the answer, and that may be one."""
+        del kind
+        return True
+
     def counts(self) -> dict[str, int]:
         """Return how much it holds."""
         return {"lessons": len(self.overlay)}
@@ -63,6 +69,11 @@ class LineMemory(Generic[S]):
         """Say why it has no use for such a lesson; None where it has."""
         del label
         return "this model knows no intents: say normal, or anomaly" if kind == "intent" else None
+
+    @staticmethod
+    def may_silence(kind: Kind) -> bool:
+        """Whether such a lesson may end an alarm."""
+        return kind == "normal"
 
     def counts(self) -> dict[str, int]:
         """Return how much it holds, and what was too much for it."""

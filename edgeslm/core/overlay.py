@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final, Literal, NamedTuple
 
@@ -43,6 +43,7 @@ class Lesson:
         time: when it was found, seconds since 1970.
         channel: what had made the alarm; one that looks at more than the line, a window or a
             session, is silenced with it, for lines of this template and source.
+        signed: an operator's token was with it.
     """
 
     id: int
@@ -53,11 +54,12 @@ class Lesson:
     label: str = ""
     time: float = 0.0
     channel: str = ""
+    signed: bool = False
 
     @property
-    def order(self) -> tuple[float, int]:
+    def order(self) -> tuple[bool, float, int]:
         """The last in this order counts."""
-        return self.time, self.id
+        return self.signed, self.time, self.id
 
 
 class _Values(NamedTuple):
@@ -131,9 +133,10 @@ class Entry:
         )
         self._channels: dict[str | None, frozenset[str]] = {}
         for each in ordered:
-            if each.kind == "normal" and each.channel in WIDER:
-                before = self._channels.get(each.source, frozenset())
-                self._channels[each.source] = before | {each.channel}
+            if each.channel in WIDER:
+                before, said = self._channels.get(each.source, frozenset()), {each.channel}
+                after = before | said if each.kind == "normal" else before - said
+                self._channels[each.source] = after
         numbers = [each for each in ordered if _is_of_numbers(each)]
         # As many in all that are one template.
         self._width = len(split(numbers[0].text).slots) if numbers else 0
@@ -316,33 +319,43 @@ class Overlay:
             return entry
 
     def of(self, text: str) -> Lesson | None:
-        """Return what a lesson says of a text, first of the exact one; None: nothing."""
-        if not self._places:
+        """Return what a lesson says of a text, first of the exact one; None: nothing.
+
+        What nobody has signed of the exact one is no more than what was signed of one like it.
+        """
+        if not self._places or (alike := self._places.get(f"~{text.casefold()}")) is None:
             return None
-        found = self._places.get(f"={text}") or self._places.get(f"~{text.casefold()}")
-        return found[-1] if found else None
+        return _nearer(self._places.get(f"={text}", alike)[-1], alike[-1])
 
     def contradicted(self, lesson: Lesson) -> Lesson | None:
         """Return the lesson that says otherwise of the very text of `lesson`; None: none does."""
         if not self._by_template:
             said = self.of(lesson.text)
-            return said if said and (said.kind, said.label) != (lesson.kind, lesson.label) else None
-        template, slots = split(lesson.text)
-        if (entry := self.at(template)) is None:
-            return None
-        slots = slots if lesson.whole else []
-        covered = entry.covers(slots, lesson.source or "", known=False, seen=())
-        if lesson.kind == "normal":
-            return covered.fault
-        return covered.words if covered.fault is None and all(covered.quiet) else None
+            return None if said is None or _agree(said, lesson) else said
+        entry = self.at(split(lesson.text).template)
+        return None if entry is None else _against(entry, lesson)
+
+    def overrules(self, lesson: Lesson) -> Lesson | None:
+        """Return the lesson that would count all the same if `lesson` were learnt now; None: none.
+
+        It is one that was signed where this is not, or of a later time.
+        """
+        new = replace(lesson, id=max(self._lessons, default=0) + 1)
+        held = [[*self._places.get(place, ()), new] for place in self._where(new)]
+        if self._by_template:
+            return _against(Entry(held[0]), new)
+        last = _nearer(*(max(each, key=lambda lesson: lesson.order) for each in held))
+        return None if _agree(last, new) else last
 
     def same(self, lesson: Lesson) -> Lesson | None:
-        """Return a lesson that says the same of the same, and is not contradicted; None: none."""
+        """Return a lesson that says the same of the same; None: none, or to say it counts anew."""
         found = self._places.get(self._where(lesson)[0], ())
-        alike = [x for x in found if _said(x) == _said(lesson)]
-        others = [x for x in found if (x.kind, x.label) != (lesson.kind, lesson.label)]
-        last = alike[-1] if alike else None
-        return None if last is None or any(x.order > last.order for x in others) else last
+        alike = [x for x in found if _said(x) == _said(lesson) and x.signed >= lesson.signed]
+        if not alike:
+            return None
+        last, now = alike[-1], (lesson.signed, lesson.time, math.inf)
+        between = (x for x in found if not _agree(x, lesson) and last.order < x.order < now)
+        return None if any(between) else last
 
     def _where(self, lesson: Lesson) -> tuple[str, ...]:
         if self._by_template:
@@ -362,5 +375,24 @@ class Overlay:
             self._found = {}
 
 
+def _against(entry: Entry, lesson: Lesson) -> Lesson | None:
+    """Return what counts of the very text of a lesson and says otherwise; None: nothing does."""
+    slots = split(lesson.text).slots if lesson.whole else []
+    covered = entry.covers(slots, lesson.source or "", known=False, seen=())
+    if lesson.kind == "normal":
+        return covered.fault
+    return covered.words if covered.fault is None and all(covered.quiet) else None
+
+
+def _nearer(exact: Lesson, alike: Lesson) -> Lesson:
+    """Return which of two lessons counts: of the very text, and of it in any case of letters."""
+    return exact if exact.signed or not alike.signed else alike
+
+
+def _agree(one: Lesson, other: Lesson) -> bool:
+    return (one.kind, one.label) == (other.kind, other.label)
+
+
 def _said(lesson: Lesson) -> tuple[object, ...]:
-    return lesson.kind, lesson.label, lesson.text, lesson.whole, lesson.source
+    channel = lesson.channel if lesson.channel in WIDER else ""
+    return lesson.kind, lesson.label, lesson.text, lesson.whole, lesson.source, channel

@@ -18,7 +18,8 @@ def main(path: str, count: str) -> None:
     """Keep so many lessons, take every third back, and print the numbers of those that count."""
     log = LessonLog(Path(path), max_lessons=1000, max_bytes=2**20)
     for i in range(int(count)):
-        kept = log.add(Taught("m", Lesson(0, "normal", f"text {i}", source="a", time=float(i))))
+        lesson = Lesson(0, "normal", f"text {i}", source="a", time=float(i))
+        kept, _ = log.add(Taught("m", lesson, "Anna", "t" * 16), f"digest {i}")
         say(kept.lesson.id)
         if i % 3 == 2:
             log.undo([kept.lesson.id], at=float(i), by="")

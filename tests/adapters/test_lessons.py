@@ -6,17 +6,21 @@ import json
 import os
 import sqlite3
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgeslm.adapters import lesson_file
+from edgeslm.adapters.lesson_file import LessonsUnavailableError
 from edgeslm.adapters.lessons import (
+    GAVE_WAY,
     MAX_SHOWN,
     NAME,
+    TOKENS,
     LessonLog,
     LessonsFullError,
-    LessonsUnavailableError,
     Taught,
 )
 from edgeslm.core.learning import Learnt
@@ -41,7 +45,7 @@ def taught(text: str = "pump off", **more: Any) -> Taught:
 
 def test_a_lesson_comes_back_as_it_was_with_who_gave_it(tmp_path: Path) -> None:
     log = opened(tmp_path)
-    kept = log.add(taught(kind="intent", label="on", whole=False, channel="window"))
+    kept, _ = log.add(taught(kind="intent", label="on", whole=False, channel="window"))
     log.close()
     again = opened(tmp_path)
     assert again.all() == [kept]
@@ -53,37 +57,121 @@ def test_a_lesson_comes_back_as_it_was_with_who_gave_it(tmp_path: Path) -> None:
 
 def test_what_is_taken_back_does_not_count_and_stays_on_record(tmp_path: Path) -> None:
     log = opened(tmp_path)
-    kept = log.add(taught())
+    kept, _ = log.add(taught())
     (undone,) = log.undo([kept.lesson.id, 77], at=9.0, by="Bob", token="u" * 16)
     assert (undone.undone, undone.undone_by, undone.undone_token) == (9.0, "Bob", "u" * 16)
     assert log.counting("m") == []
     assert log.all() == [undone]
     assert log.undo([kept.lesson.id], at=10.0, by="Eve") == []
-    assert log.add(taught()).lesson.id != kept.lesson.id  # a number is given once
+    assert log.add(taught())[0].lesson.id != kept.lesson.id  # a number is given once
 
 
 def test_another_process_is_noticed(tmp_path: Path) -> None:
     log, other = opened(tmp_path), opened(tmp_path)
-    kept = log.add(taught())
+    kept, _ = log.add(taught())
     assert not log.changed()
     other.undo([kept.lesson.id], at=1.0, by="")
     assert log.changed()
     assert not log.changed()
 
 
-def test_room_is_made_of_what_does_not_count_alone(tmp_path: Path) -> None:
-    log = opened(tmp_path, max_lessons=3)
-    first = log.add(taught("one"))
-    log.undo([first.lesson.id], at=1.0, by="")
-    log.add(taught("two"))
-    log.add(taught("two", kind="anomaly", time=6.0))
+def junk(text: str, **more: Any) -> Taught:
+    """What somebody without a token says."""
+    return replace(taught(text, kind="anomaly", **more), operator="", token="")
+
+
+def test_nothing_signed_that_counts_is_dropped_and_the_rest_gives_way_oldest_first(
+    tmp_path: Path,
+) -> None:
+    log = opened(tmp_path, max_lessons=4)
+    signed, _ = log.add(taught("pump odd", time=1.0))
+    for i in range(2):
+        log.add(junk("pump odd", time=2.0 + i))
+    with pytest.raises(LessonsFullError, match="--unsigned"):
+        log.add(junk("more"))
+    assert log.counting("m")[0] == signed.lesson
+    log.add(taught("one"))
+    _, gone = log.add(taught("two"))
+    assert [(x.lesson.id, x.undone_by) for x in gone] == [(2, GAVE_WAY)]
     log.add(taught("three"))
-    texts = [(x.lesson.text, x.lesson.kind) for x in log.all()]
-    assert texts == [("two", "anomaly"), ("three", "normal")]
-    log.add(taught("four"))
-    with pytest.raises(LessonsFullError):
-        log.add(taught("five"))
-    assert len(log.all()) == 3
+    with pytest.raises(LessonsFullError, match="undo some"):
+        log.add(taught("four"))
+    assert [x.text for x in log.counting("m")] == ["pump odd", "one", "two", "three"]
+    # Taking a later one back is as if it had never been.
+    log.undo([each.id for each in log.counting("m")[1:]], at=9.0, by="x")
+    assert log.counting("m") == [signed.lesson]
+
+
+def test_the_record_of_what_was_taken_back_has_bounds_of_its_own_and_says_what_it_lost(
+    tmp_path: Path,
+) -> None:
+    log = opened(tmp_path, max_lessons=4)
+    signed, _ = log.add(taught("one"))
+    log.undo([signed.lesson.id], at=1.0, by="Bob")
+    for i in range(6):
+        kept, _ = log.add(junk(f"junk {i}"))
+        log.undo([kept.lesson.id], at=2.0 + i, by="Bob")
+    for i in range(4):
+        log.add(taught(f"text {i}"))
+    # Room was needed, and the record is as it was: of the unsigned, the newest three.
+    assert [x.lesson.text for x in log.all() if x.undone] == ["one", "junk 3", "junk 4", "junk 5"]
+    assert log.lost() == (3, 0)
+    log.tell([], 3)
+    assert log.lost() == (3, 3)
+
+
+def test_a_message_is_known_again_though_its_lesson_is_not_on_record_any_more(
+    tmp_path: Path,
+) -> None:
+    log = opened(tmp_path, max_lessons=1)
+    for i in range(3):
+        kept, _ = log.add(taught(), f"digest {i}")
+        log.undo([kept.lesson.id], at=1.0, by="Bob")
+    log.heed("again", 3)
+    log.close()
+    log = opened(tmp_path)
+    assert [log.heeded(x) for x in ("digest 0", "digest 2", "again", "other")] == [1, 3, 3, None]
+    assert log.find(1) is None
+
+
+def test_tokens_that_were_right_are_bounded_the_newest_stay(tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    log.raise_floor(7.0)
+    for i in range(TOKENS + 3):
+        log.note_token(f"d{i}", 1.0)
+    assert len(log.tokens()) == TOKENS
+    assert "d2" not in log.tokens()
+    assert log.time_floor() == 7.0
+
+
+def test_what_the_fleet_was_not_told_of_is_known_to_the_next_agent(tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    kept, _ = log.add(taught())
+    assert log.untold(9) == [kept]
+    (undone,) = log.undo([kept.lesson.id], at=1.0, by="x")
+    log.tell([kept], 0)  # it was told as it was before
+    log.close()
+    again = opened(tmp_path)
+    assert again.untold(9) == [undone]
+    again.tell([undone], 0)
+    assert again.untold(9) == []
+
+
+def test_a_file_of_the_first_schema_is_read_and_goes_on(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / NAME) as db:
+        for table in lesson_file._TABLES:  # noqa: SLF001
+            db.execute(table)
+        db.execute(
+            "INSERT INTO lesson VALUES (5, 'm', 'normal', '', 'x', 1, NULL, 1, 1, 'Anna', 't', "
+            "'', '', NULL, NULL, NULL, '')"
+        )
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    assert [x.lesson.id for x in opened(tmp_path, readonly=True).all()] == [5]
+    log = opened(tmp_path)
+    assert log.untold(9) == []
+    assert log.add(taught())[0].lesson.id == 6
+    assert log.counting("m")[0].signed
 
 
 def test_its_bytes_are_bounded(tmp_path: Path) -> None:

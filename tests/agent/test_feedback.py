@@ -141,8 +141,11 @@ def test_what_an_operator_says_is_learnt_lasts_and_can_be_taken_back(  # noqa: P
     assert operator.says(kind="normal", text=ODD, model="m", token=token)["status"] == "learnt"
     assert operator.asks("in/a", ODD)["label"] == "normal"
 
-    # An anomaly takes no token, wins since it is the later one, and is flagged.
-    wrong = operator.says(kind="anomaly", text=ODD, model="m", source="in/a")
+    # An anomaly takes no token, and is no match for what was signed; of those the later one wins.
+    strange = operator.says(kind="anomaly", text=ODD, model="m", source="in/a")
+    assert (strange["status"], strange["flags"]) == ("learnt", ["overruled"])
+    assert operator.asks("in/a", ODD)["label"] == "normal"
+    wrong = operator.says(kind="anomaly", text=ODD, model="m", source="in/a", token=token)
     assert (wrong["status"], wrong["flags"]) == ("learnt", ["contradicts"])
     assert operator.asks("in/a", ODD)["label"] == "anomaly"
     back = operator.says(kind="normal", text=ODD, model="m", source="in/a", token=token)
@@ -206,7 +209,7 @@ def test_an_intent_is_learnt_by_its_text(
     assert operator.asks("in/a", "hot pump")["accepted"] is False
     unknown = operator.says(kind="intent", label="mauve", result=asked["id"])
     assert unknown["error"]["code"] == "feedback.unfit"
-    exported = command(agent, "export", "--task", "intent").splitlines()
+    exported = command(agent, "export").splitlines()
     labels = {row["text"]: row["label"] for row in map(json.loads, exported)}
     assert labels == {"Hot pump": other, "hot pump": "oos"}
     agent.stop()

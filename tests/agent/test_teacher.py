@@ -33,7 +33,7 @@ class Pupil:
 class Device:
     """A device without a broker."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, max_lessons: int = 50, **settings: Any) -> None:
         self.lines: LineMemory[Any] = LineMemory()
         self.texts = TextMemory(["on", "off"])
         self.recent = Recent(16)
@@ -43,10 +43,12 @@ class Device:
             "texts": Pupil(self.texts),
             "away": Pupil(None),
         }
-        self.log = LessonLog(folder / NAME, max_lessons=50, max_bytes=2**20)
+        self.log = LessonLog(folder / NAME, max_lessons=max_lessons, max_bytes=2**20)
+        self.where = Where("dev1", {}, (SIGNER.public,), frozenset())
+        self.settings = FeedbackSettings(**{"per_minute": 1000, **settings})
         self.teacher = Teacher(
-            Where("dev1", {}, (SIGNER.public,), frozenset()),
-            FeedbackSettings(**{"per_minute": 1000, **settings}),
+            self.where,
+            self.settings,
             log=lambda: self.log,
             recent=self.recent,
             pupils=lambda: self.pupils,
@@ -59,8 +61,13 @@ class Device:
         assert heard.reply is not None
         return dict(FEEDBACK_REPLY.validate_python(heard.reply))
 
-    def raw(self, payload: bytes, now: float = 0.0, wall: float = NOW) -> Heard:
-        return self.teacher.hear(payload, now=now, wall=wall)
+    def raw(self, payload: bytes, now: float = 0.0, wall: float = NOW, **more: bool) -> Heard:
+        return self.teacher.hear(payload, now=now, wall=wall, **more)
+
+    def is_fault(self, text: str) -> bool:
+        """Whether lessons make an alarm of a line of new words."""
+        entry = self.lines.overlay.at(text)
+        return entry is not None and bool(entry.covers([], "a", known=False, seen=()).fault)
 
 
 @pytest.fixture
@@ -146,7 +153,21 @@ def test_the_right_intent_takes_a_token_where_it_may_end_an_alert(device: Device
     assert refused["error"]["code"] == "feedback.token"
     assert device.hears(kind="intent", label="on", text="x", model="texts")["status"] == "learnt"
     device.pupils["texts"].alerts = True
-    refused = device.hears(kind="intent", label="on", text="y", model="texts")
+    for result in ({"text": "y", "model": "texts"}, {"result": "calm"}):
+        refused = device.hears(kind="intent", label="off", **result)
+        assert refused["error"]["code"] == "feedback.token"
+
+
+def test_that_an_alert_is_none_of_the_intents_takes_a_token_as_well(device: Device) -> None:
+    """To say that ends an alert as the wrong intent does."""
+    device.recent.add("texts", said("loud", "help"))
+    refused = device.hears(kind="anomaly", result="loud")
+    assert refused["error"]["code"] == "feedback.token"
+    assert device.texts.overlay.of("help") is None
+    assert device.hears(kind="anomaly", result="loud", token=SIGNER.token())["status"] == "learnt"
+    assert device.hears(kind="anomaly", text="x", model="texts")["status"] == "learnt"
+    device.pupils["texts"].alerts = True
+    refused = device.hears(kind="anomaly", text="y", model="texts")
     assert refused["error"]["code"] == "feedback.token"
 
 
@@ -161,15 +182,56 @@ def test_the_last_by_time_counts_and_no_later_one_than_now(device: Device) -> No
     token = SIGNER.token()
     common: dict[str, Any] = {"text": "pump off", "model": "lines"}
     assert device.hears(kind="normal", token=token, **common, time=NOW - 5)["status"] == "learnt"
-    earlier = device.hears(kind="anomaly", **common, time=NOW - 9)
-    assert earlier["flags"] == ["contradicts"]
-    assert device.lines.overlay.at("pump off").covers([], "a", known=True, seen=()).fault is None  # type: ignore[union-attr]
-    device.hears(kind="anomaly", **common, time=NOW + 1e6)
+    earlier = device.hears(kind="anomaly", **common, time=NOW - 9, token=token)
+    assert (earlier["flags"], earlier["contradicts"]) == (["overruled"], 1)
+    assert not device.is_fault("pump off")
+    again = device.hears(kind="anomaly", **common, time=NOW - 9, token=token, id="2")
+    assert (again["status"], again["flags"]) == ("known", ["overruled"])
+    device.hears(kind="anomaly", **common, time=NOW + 1e6, token=token)
     assert device.log.all()[-1].lesson.time == NOW
+    assert device.is_fault("pump off")
     # The clock was set back: what comes later counts later.
     back = device.hears(kind="normal", token=token, **common, wall=NOW - 1000)
     assert back["flags"] == ["contradicts", "known_fault"]
     assert device.log.all()[-1].lesson.time == NOW
+
+
+def test_what_was_signed_counts_over_what_was_not_though_that_came_later(device: Device) -> None:
+    token = SIGNER.token()
+    about: dict[str, Any] = {"text": "pump off", "model": "lines"}
+    signed = device.hears(kind="normal", token=token, **about)
+    strange = device.hears(kind="anomaly", **about, wall=NOW + 9)
+    assert strange["status"] == "learnt"
+    assert (strange["flags"], strange["contradicts"]) == (["overruled"], signed["lesson"])
+    assert not device.is_fault("pump off")
+    mine = device.hears(kind="anomaly", token=token, **about, wall=NOW + 10)
+    assert mine["flags"] == ["contradicts"]  # and is no "known": it was signed now
+    assert device.is_fault("pump off")
+    texts: dict[str, Any] = {"text": "Turn it", "model": "texts"}
+    device.hears(kind="intent", label="on", token=token, **texts)
+    strange = device.hears(kind="intent", label="off", **texts | {"text": "turn IT"})
+    assert strange["flags"] == ["overruled"]
+    of = device.texts.overlay.of("turn IT")
+    assert of is not None
+    assert of.label == "on"
+
+
+def test_a_window_that_alarms_of_a_text_is_silenced_though_the_text_is_known(
+    device: Device,
+) -> None:
+    token = SIGNER.token()
+    about: dict[str, Any] = {"text": "temp=70 C", "model": "lines", "source": "a"}
+    assert device.hears(kind="normal", **about, token=token)["status"] == "learnt"
+    window = Said("w1", "temp=70 C", "a", "anomaly", alert=True, channel="window")
+    device.recent.add("lines", window)
+    assert device.hears(kind="normal", result="w1", token=token)["status"] == "learnt"
+    entry = device.lines.overlay.at("temp=¤ C")
+    assert entry is not None
+    assert entry.covers(["70"], "a", known=True, seen=[(0, 80)]).silenced == {"window"}
+    device.hears(kind="anomaly", result="w1", token=token)
+    entry = device.lines.overlay.at("temp=¤ C")
+    assert entry is not None
+    assert not entry.covers(["70"], "a", known=True, seen=[(0, 80)]).silenced
 
 
 def test_the_same_again_is_known_and_does_not_grow_the_log(device: Device) -> None:
@@ -190,16 +252,84 @@ def test_a_flood_is_bounded_answered_for_a_while_and_counted(tmp_path: Path) -> 
     assert device.hears(**message, now=61.0)["error"]["code"] == "feedback.model_away"
 
 
-def test_a_full_log_and_a_closed_one_are_said_to_be(tmp_path: Path) -> None:
-    device = Device(tmp_path)
-    codes = [
-        device.hears(kind="anomaly", text=f"word {'x' * i}", model="lines") for i in range(1, 60)
+def test_a_flood_without_tokens_or_with_forged_ones_does_not_shut_an_operator_out(
+    tmp_path: Path,
+) -> None:
+    device = Device(tmp_path, per_minute=3)
+    token, stolen = SIGNER.token(), SIGNER.token(id="f" * 16)
+    about: dict[str, Any] = {"kind": "normal", "model": "lines"}
+    assert device.hears(**about, text="a", token=token)["status"] == "learnt"
+    assert device.hears(**about, text="b", token=stolen)["status"] == "learnt"
+    device.teacher.live_by(device.where, device.settings)  # as at a start: nothing is in memory
+    for i in range(20):
+        for more in ({}, {"token": Signer().token()}, {"token": stolen, "id": str(i)}):
+            device.raw(json.dumps({**about, "text": "junk", **more}).encode(), 1.0)
+    assert device.drops["feedback_flood"] > 40
+    for text in "cd":
+        assert device.hears(**about, text=text, token=token, now=1.0)["status"] == "learnt"
+
+
+def test_lessons_without_a_token_give_way_to_an_operators(tmp_path: Path) -> None:
+    device = Device(tmp_path, max_lessons=10)
+    junk = [
+        device.hears(kind="anomaly", text=f"junk {'x' * i}", model="lines") for i in range(1, 9)
     ]
-    assert codes[-1]["error"]["code"] == "feedback.full"
-    assert len(device.lines.overlay) == 50
+    assert [x["status"] for x in junk] == ["learnt"] * 5 + ["refused"] * 3
+    assert junk[-1]["error"]["code"] == "feedback.full"
+    assert device.is_fault("junk x")
+    about: dict[str, Any] = {"kind": "normal", "model": "lines", "token": SIGNER.token()}
+    for i in range(1, 11):
+        assert device.hears(**about, text=f"good {'y' * i}")["status"] == "learnt"
+    assert not device.is_fault("junk x"), "what gave way counts no more, without a restart"
+    assert set(device.lines.overlay.lessons) == {x.id for x in device.log.counting("lines")}
+    assert device.hears(**about, text="another")["error"]["code"] == "feedback.full"
     device.log.close()
     reply = device.hears(kind="anomaly", text="another", model="lines")
     assert reply["error"]["code"] == "feedback.unavailable"
+
+
+def test_a_signed_message_teaches_once(device: Device) -> None:
+    token = SIGNER.token()
+    message: dict[str, Any] = {"kind": "normal", "text": "valve odd", "model": "lines"}
+    first = device.hears(**message, token=token)
+    assert device.hears(**message, token=token)["status"] == "known"  # the broker said it again
+    second = device.hears(**message, token=token, id="2")
+    assert (second["status"], second["lesson"]) == ("known", first["lesson"])
+    device.hears(kind="undo", lesson=first["lesson"], token=token)
+    for more in ({}, {"id": "2"}):
+        replayed = device.hears(**message, token=token, **more)
+        assert replayed["error"]["code"] == "feedback.replayed"
+    assert len(device.lines.overlay) == 0
+    anew = device.hears(**message, token=token, id="3")
+    assert anew["status"] == "learnt"
+    device.hears(kind="anomaly", text="valve odd", model="lines", token=token)
+    replayed = device.hears(**message, token=token, id="3")
+    assert replayed["error"]["code"] == "feedback.replayed"
+    assert device.is_fault("valve odd")
+
+
+def test_an_id_of_a_result_that_comes_again_does_not_make_a_message_good_again(
+    device: Device,
+) -> None:
+    message: dict[str, Any] = {"kind": "normal", "result": "r1", "token": SIGNER.token()}
+    for text, status in (("valve odd", "learnt"), ("pump on fire", "refused")):
+        device.recent.add("lines", said("r1", text))
+        assert device.hears(**message)["status"] == status
+
+
+def test_what_the_broker_had_retained_or_is_old_is_nobodys_word(device: Device) -> None:
+    message = {"kind": "normal", "text": "x", "model": "lines", "token": SIGNER.token()}
+
+    def code(hours: float, **more: bool) -> str | None:
+        payload = json.dumps(message | {"time": NOW - 3600 * hours}).encode()
+        reply = device.raw(payload, **more).reply
+        assert reply is not None
+        return reply["error"]["code"] if "error" in reply else None
+
+    assert code(0, retained=True) == "feedback.replayed"
+    assert code(169, trusted=True) == "feedback.replayed"
+    assert code(167, trusted=True) is None
+    assert code(169) is None  # by a clock that nobody has set, nothing is old
 
 
 def test_half_a_character_is_not_kept(device: Device) -> None:

@@ -1,0 +1,179 @@
+"""What the fleet is told of lessons, whoever changed them and whether an agent ran or not."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from edgeslm.adapters.clock import DeviceClock
+from edgeslm.adapters.lesson_file import LessonsUnavailableError
+from edgeslm.adapters.lessons import NAME, LessonLog, Taught
+from edgeslm.adapters.loopback import Bus, Loopback
+from edgeslm.agent.models import ModelSlot
+from edgeslm.agent.people import LOOK_S, TOLD, People, Voices
+from edgeslm.contract.learning import FeedbackSettings
+from edgeslm.contract.settings import AgentSettings
+from edgeslm.core.delivery import Parcel
+from edgeslm.core.memory import LineMemory
+from edgeslm.core.overlay import Lesson
+from edgeslm.ports import Arrived, Received, Report, Sink, Transport
+from tests.agent.lines import Signer
+
+SIGNER = Signer()
+Event = tuple[str, str | None, dict[str, Any]]
+
+
+def opened(folder: Path, *, max_lessons: int = 1000) -> LessonLog:
+    return LessonLog(folder / NAME, max_lessons=max_lessons, max_bytes=2**20)
+
+
+@dataclass
+class Parts:
+    """A device's disk, and a broker in memory."""
+
+    folder: Path
+    clock: DeviceClock = field(default_factory=lambda: DeviceClock(earliest=0))
+    bus: Bus = field(default_factory=Bus)
+
+    def feedback(self, settings: AgentSettings, sink: Sink) -> Transport[Parcel]:
+        return Loopback(self.bus, settings.device_id, sink)
+
+    def lessons(self, settings: FeedbackSettings, *, make: bool) -> LessonLog | None:
+        if not make and not (self.folder / NAME).exists():
+            return None
+        return opened(self.folder, max_lessons=settings.max_lessons)
+
+
+class Site:
+    """An agent's people, without the rest of it."""
+
+    def __init__(self, folder: Path, **feedback: Any) -> None:
+        self.events: list[Event] = []
+        self.sent: list[dict[str, Any]] = []
+        self.memory: LineMemory[Any] = LineMemory()
+        slot = SimpleNamespace(
+            responder=SimpleNamespace(memory=self.memory), session=SimpleNamespace(lanes={None})
+        )
+        settings = AgentSettings.model_validate(
+            {"device_id": "d", "feedback": {"keys": [SIGNER.public], **feedback}}
+        )
+        self.people = People(
+            settings,
+            Parts(folder),
+            Voices(self._trouble, self._event, self._sent),
+            slots=lambda: {"m": cast("ModelSlot", slot)},
+            sink=self._heard,
+            drops=Counter(),
+        )
+        self.people.live_by(settings)
+        self._now = 0.0
+
+    def looks(self) -> None:
+        """Let the agent look around once."""
+        self._now += 2 * LOOK_S
+        self.people.tend(self._now)
+
+    def hears(self, *, retain: bool = False, **message: Any) -> dict[str, Any]:
+        """Return the reply to a message."""
+        raw = json.dumps(message).encode()
+        received = Received("edgeslm/v1/d/feedback", raw, 1, 1, False, retain, 1, 0.0)  # noqa: FBT003
+        self.people.take(Arrived([received]))
+        return self.sent[-1]
+
+    def _heard(self, report: Report) -> None:
+        del report
+
+    def _trouble(self, event: str, code: str, message: str, model: str | None) -> None:
+        self.events.append((event, model, {"code": code, "message": message}))
+
+    def _event(self, event: str, model: str | None, detail: Mapping[str, str | float]) -> None:
+        self.events.append((event, model, dict(detail)))
+
+    def _sent(self, parcel: Parcel) -> None:
+        self.sent.append(json.loads(parcel.payload))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    yield made
+    made.people.leave()
+
+
+def teach(folder: Path, count: int) -> list[int]:
+    """Keep lessons of an operator, of which the fleet was told."""
+    log = opened(folder)
+    kept = [
+        log.add(Taught("m", Lesson(0, "normal", f"text {'x' * i}"), "Anna", "t" * 16))[0]
+        for i in range(count)
+    ]
+    log.tell(kept, 0)
+    log.close()
+    return [each.lesson.id for each in kept]
+
+
+def test_what_was_taken_back_while_no_agent_ran_is_told_when_one_starts(
+    site: Site, tmp_path: Path
+) -> None:
+    ids = teach(tmp_path, TOLD + 3)
+    log = opened(tmp_path)
+    log.undo(ids, at=1.0, by="root (on the device)")
+    log.close()
+    site.looks()
+    assert len(site.events) == TOLD, "a few at once"
+    site.looks()
+    site.looks()
+    told = {("feedback_undone", "m", detail["lesson"]) for _, _, detail in site.events}
+    assert told == {("feedback_undone", "m", id_) for id_ in ids}
+    assert len(site.events) == len(ids)
+    assert site.events[0][2]["by"] == "root (on the device)"
+
+
+def test_what_the_disk_does_not_know_to_be_told_is_not_told_without_end(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach(tmp_path, 1)
+    log = opened(tmp_path)
+    log.undo([1], at=1.0, by="x")
+    log.close()
+
+    def fail(*_: object) -> None:
+        raise LessonsUnavailableError("full")  # noqa: EM101
+
+    monkeypatch.setattr(LessonLog, "tell", fail)
+    for _ in range(5):
+        site.looks()
+    assert [event for event, _, _ in site.events] == ["feedback_undone", "feedback_unavailable"]
+
+
+def test_what_gave_way_and_what_the_record_lost_is_told(tmp_path: Path) -> None:
+    site = Site(tmp_path, max_lessons=2)
+    token = SIGNER.token()
+    site.hears(kind="anomaly", text="junk", model="m")
+    for text in ("a", "b"):
+        assert site.hears(kind="normal", text=text, model="m", token=token)["status"] == "learnt"
+    assert [(event, detail["lesson"]) for event, _, detail in site.events] == [
+        ("feedback_learnt", 1),
+        ("feedback_learnt", 2),
+        ("feedback_undone", 1),
+        ("feedback_learnt", 3),
+    ]
+    assert "gave way" in site.events[2][2]["by"]
+    for lesson in (2, 3):
+        site.hears(kind="undo", lesson=lesson, token=token)
+    assert site.events[-1] == ("feedback_record_lost", None, {"lessons": 1})
+    site.people.leave()
+
+
+def test_what_the_broker_had_retained_teaches_nothing(site: Site) -> None:
+    message = {"kind": "normal", "text": "a", "model": "m", "token": SIGNER.token()}
+    refused = site.hears(retain=True, **message)
+    assert refused["error"]["code"] == "feedback.replayed"
+    assert site.hears(**message)["status"] == "learnt"
