@@ -128,6 +128,7 @@ def play(model: Model, rows: Sequence[Row], *, late: int | None, review: bool) -
             "none",
             review=review,
             again_s=NoticeSettings().again_s,
+            per_minute=NoticeSettings().per_minute,
         )
         notices.take(seen, answer, request(row))
         played.notices += told

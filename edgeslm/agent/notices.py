@@ -2,17 +2,20 @@
 
 An alarm stays what it is, a result. A notice is an event on `events`, of which there is one where
 there may be thousands of results: by template, and where numbers are the cause, by source, since
-all machines of a kind say the same words.
+all machines of a kind say the same words. A source that says ever new words is told of so often in
+a minute, and of the rest how many there were.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from edgeslm.contract.settings import Share
+from edgeslm.core.allowance import Allowance
 from edgeslm.core.template import canonical, split
 from edgeslm.ports import Answer, Request
 
@@ -21,6 +24,11 @@ KEPT: Final = 4096
 QUOTED: Final = 300
 """Characters of a text that a notice quotes at most, where its route shares texts."""
 SAVE_S: Final = 5.0
+MINUTE_S: Final = 60.0
+SOURCES: Final = 256
+"""Whose notices are bounded apart."""
+TOGETHER: Final = 5
+"""All sources together may be told of so many times as often as one of them."""
 _WORDS: Final = frozenset({"text", "feedback"})
 _SHARED: Final = frozenset({"explanation", "text"})
 
@@ -41,6 +49,7 @@ class Seen:
         share: what its route shares of texts.
         review: new templates of this model are shown.
         again_s: an alarm that was quiet for so long is told as a new one.
+        per_minute: notices of one source, at most.
     """
 
     model: str
@@ -50,6 +59,7 @@ class Seen:
     share: Share
     review: bool
     again_s: float
+    per_minute: int
 
 
 class _Alike:
@@ -78,35 +88,52 @@ class Notices:
         self._shown: dict[str, dict[str, None]] = {}
         self._unsaved: dict[str, list[str]] = {}
         self._save_at = 0.0
+        self._allowed: dict[tuple[str, str], Allowance] = {}  # by model and source
+        self._per_minute = 1
+        self._in_all = Allowance(TOGETHER, MINUTE_S)
+        self._more: Counter[str] = Counter()  # by model: what was to be told, and too much
+        self._more_at = 0.0
 
     def take(self, seen: Seen, answer: Answer, request: Request) -> None:
         """Tell of a result what is to be told of it."""
         if not (seen.alarm or (seen.review and answer.new)):
             return
         model, template = seen.model, canonical(split(request.text).template)
-        is_new = seen.review and answer.new and self._is_shown_now(model, template)
-        detail: dict[str, str | float] = {"result": seen.id, "source": request.source}
-        if answer.p_value is not None:
-            detail["p_value"] = answer.p_value
-        if seen.share in _SHARED and answer.explanation:
-            cause = answer.explanation[0]
-            detail |= {key: value for key, value in cause.items() if isinstance(value, str | int)}
-        if seen.share == "text":
-            detail["text"] = request.text[:QUOTED]
+        by_template = _digest(model, template, "")
+        is_new = seen.review and answer.new and by_template not in self._shown_of(model)
+        detail = _detail(seen, answer, request)
         if seen.alarm:
             cause = answer.explanation[0] if answer.explanation else {"channel": "text"}
             by_words = cause["channel"] in _WORDS
-            digest = _digest(model, template, "" if by_words else request.source)
-            count = self._count(digest, seen.at, seen.again_s)
-            if count is None:
+            digest = by_template if by_words else _digest(model, template, request.source)
+            alike = self._counted(digest, seen.at, seen.again_s)
+            # The first, the tenth, the hundredth.
+            if alike.count < 10 * alike.told or not self._may_tell(seen, request.source):
                 return
-            detail |= {"notice": digest, "count": count}
+            event = "alarm_repeated" if alike.told else "alarm_raised"
+            alike.told = alike.count
+            detail |= {"notice": digest, "count": alike.count}
             if is_new:
                 detail["review"] = True
-            self._tell("alarm_raised" if count == 1 else "alarm_repeated", model, detail)
-        elif is_new:
-            detail["notice"] = _digest(model, template, "")
-            self._tell("template_shown", model, detail)
+        elif is_new and self._may_tell(seen, request.source):
+            event = "template_shown"
+            detail["notice"] = by_template
+        else:
+            return
+        if is_new:
+            self._show(model, by_template)
+        if more := self._more.pop(model, 0):
+            detail["more"] = more
+        self._tell(event, model, detail)
+
+    def tend(self, now: float) -> None:
+        """Tell how many were too much to be told, where nothing else is told."""
+        if now < self._more_at:
+            return
+        self._more_at = now + MINUTE_S
+        more, self._more = self._more, Counter()
+        for model, count in more.items():
+            self._tell("notices_withheld", model, {"more": count})
 
     def judged(self, model: str, text: str, source: str | None) -> None:
         """Somebody has called an alarm normal: one that is like it, and still comes, is told."""
@@ -122,8 +149,8 @@ class Notices:
         unsaved, self._unsaved = self._unsaved, {}
         return unsaved
 
-    def _count(self, digest: str, now: float, again_s: float) -> int | None:
-        """Count an alarm; return how many there were, if that is to be told."""
+    def _counted(self, digest: str, now: float, again_s: float) -> _Alike:
+        """Count an alarm; return those that are like it."""
         alike = self._alike.pop(digest, None)
         if alike is None or now >= alike.at + again_s:
             alike = _Alike(now)
@@ -132,25 +159,59 @@ class Notices:
             del self._alike[next(iter(self._alike))]
         alike.at = now
         alike.count += 1
-        # The first, the tenth, the hundredth.
-        if alike.count < 10 * alike.told:
-            return None
-        alike.told = alike.count
-        return alike.count
+        return alike
 
-    def _is_shown_now(self, model: str, template: str) -> bool:
-        """Whether a template was not shown before; it has been then."""
+    def _may_tell(self, seen: Seen, source: str) -> bool:
+        """Whether there may be a notice now; it is counted if not, and told the next time."""
+        if seen.per_minute != self._per_minute:
+            self._per_minute = seen.per_minute
+            self._allowed.clear()
+            self._in_all = Allowance(TOGETHER * seen.per_minute, MINUTE_S)
+        key = seen.model, source
+        allowed = self._allowed.pop(key, None) or Allowance(seen.per_minute, MINUTE_S)
+        self._allowed[key] = allowed
+        while len(self._allowed) > SOURCES:
+            del self._allowed[next(iter(self._allowed))]
+        if seen.at >= self._in_all.due_at() and allowed.take(seen.at):
+            return self._in_all.take(seen.at)
+        self._more[seen.model] += 1
+        return False
+
+    def _shown_of(self, model: str) -> dict[str, None]:
         shown = self._shown.get(model)
         if shown is None:
             shown = self._shown[model] = dict.fromkeys(self._shown_before(model))
-        digest = _digest(model, template, "")
-        if digest in shown:
-            return False
+        return shown
+
+    def _show(self, model: str, digest: str) -> None:
+        shown = self._shown_of(model)
         shown[digest] = None
         while len(shown) > KEPT:
             del shown[next(iter(shown))]
         self._unsaved.setdefault(model, []).append(digest)
-        return True
+
+
+def _detail(seen: Seen, answer: Answer, request: Request) -> dict[str, str | float]:
+    """Return what a notice says of a result, as far as its route shares that."""
+    detail: dict[str, str | float] = {"result": seen.id, "source": request.source}
+    if answer.p_value is not None:
+        detail["p_value"] = answer.p_value
+    if seen.share in _SHARED and answer.explanation:
+        detail |= _flat(answer.explanation[0])
+    if seen.share == "text":
+        detail["text"] = request.text[:QUOTED]
+    return detail
+
+
+def _flat(cause: Mapping[str, object]) -> dict[str, str | float]:
+    """Return what was unusual as an event can say it."""
+    found: dict[str, str | float] = {}
+    for key, value in cause.items():
+        if isinstance(value, str | int):
+            found[key] = value
+        elif isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
+            found[key] = ", ".join(value)
+    return found
 
 
 def _digest(*parts: str) -> str:

@@ -203,6 +203,7 @@ class People:
             job.route.share if job.route else "none",
             review=settings is not None and settings.review,
             again_s=self._settings.notices.again_s,
+            per_minute=self._settings.notices.per_minute,
         )
         self._notices.take(seen, answer, request)
 
@@ -293,6 +294,7 @@ class People:
                 if kept.changed():
                     self._look(kept)
                 self._tell_all(kept)
+        self._notices.tend(now)
         self._save_shown(now)
 
     def _teach(self, name: str, memory: Memory) -> None:

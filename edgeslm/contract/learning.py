@@ -101,3 +101,12 @@ class NoticeSettings(_Section):
         float,
         Field(ge=1, description="An alarm that was quiet for so long is told as a new one."),
     ] = 86_400.0
+    per_minute: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=6000,
+            description="Of one source, and five times as many of all; how many more there were "
+            "is told with the next, or after a minute.",
+        ),
+    ] = 60

@@ -96,6 +96,7 @@ EVENTS: Final = {
     "alarm_raised": "Alarms of a kind begin: `detail.result` is the first (docs/feedback.md).",
     "alarm_repeated": "The tenth, hundredth, ... of them: `detail.count`.",
     "template_shown": "Review: a template that was never seen; `detail` has its result's id.",
+    "notices_withheld": "So many of the three above were too much for a minute: `detail.more`.",
     "feedback_learnt": "Lesson `detail.lesson` counts; `detail` says who gave it, and what is odd.",
     "feedback_undone": "Lesson `detail.lesson` was taken back; `detail` says by whom.",
     "feedback_record_lost": "The record of lessons that were taken back is full: "

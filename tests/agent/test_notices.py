@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgeslm.agent.notices import KEPT, Notices, Seen
+from edgeslm.agent.notices import KEPT, TOGETHER, Notices, Seen
 from edgeslm.agent.recent import MAX_CHARS, Recent, Said
 from edgeslm.contract.settings import Share
 from edgeslm.ports import Answer, Request
 
 DAY_S = 86_400.0
+PER_MINUTE = 60
 
 
 class People:
@@ -36,14 +37,15 @@ class People:
         review: bool = False,
         after_s: float = 1.0,
         share: Share = "none",
+        near: Sequence[str] = (),
     ) -> list[str]:
         """Return the events that a result makes."""
         self._now += after_s
         before = len(self.told)
-        cause: Any = ({"channel": channel, "token": "stuck"},) if alarm else ()
+        cause: Any = ({"channel": channel, "token": "stuck", "near": near},) if alarm else ()
         label = "anomaly" if alarm else "normal"
         answer = Answer(label, 1.0, 1.0, p_value=0.001, explanation=cause, new=new)
-        seen = Seen("m", "r", self._now, alarm, share, review, DAY_S)
+        seen = Seen("m", "r", self._now, alarm, share, review, DAY_S, PER_MINUTE)
         self.notices.take(seen, answer, Request(text, source))
         return [event for event, _ in self.told[before:]]
 
@@ -117,9 +119,49 @@ def test_what_is_remembered_is_bounded() -> None:
     people = People()
     words = [f"{a}{b}{c}" for a in "abcdefghij" for b in "klmnopqrst" for c in "uvwxyzabcdef"]
     for i in range(KEPT + 10):
-        people.see(f"{words[i % 1200]} {words[(i * 7) % 1199]} {words[i // 4]}")
+        people.see(f"{words[i % 1200]} {words[(i * 7) % 1199]} {words[i // 4]}", after_s=2.0)
     assert len(people.notices._alike) <= KEPT  # noqa: SLF001
     assert len(people.told) > 1000
+
+
+def test_a_flood_of_ever_new_words_is_told_so_often_and_how_many_more_there_were() -> None:
+    people = People()
+    words = [f"user {a}{b}{c}" for a in "abcdefghij" for b in "klmnopqrst" for c in "uvwxyzabcd"]
+    told = sum(len(people.see(word, after_s=0.01)) for word in words)
+    assert told == PER_MINUTE
+    # Who else has an alarm is heard all the same.
+    assert people.see("valve stuck", "b") == ["alarm_raised"]
+    more = people.told[-1][1]["more"]
+    people.see("user zzz")
+    people.notices.tend(61.0)
+    assert people.told[-1] == ("notices_withheld", {"more": 1})
+    assert told + more == len(words)
+    people.notices.tend(200.0)
+    assert people.told[-1][0] == "notices_withheld"
+    # What was not told yet is told when it comes again.
+    assert people.see("user zzz", after_s=61.0) == ["alarm_raised"]
+    assert people.told[-1][1]["count"] == 2
+    assert people.see("user zzz") == []
+
+
+def test_sources_are_bounded_together_and_new_templates_with_alarms() -> None:
+    people = People()
+    told = [
+        people.see(f"user {'x' * (i % 50)}", f"s{i}", alarm=False, new=True, review=True)
+        for i in range(5)
+    ]
+    assert all(told)
+    for i in range(2000):
+        people.see("temp=99", f"s{i}", channel="number", after_s=0.0)
+    assert len(people.told) <= TOGETHER * PER_MINUTE
+    assert people.see("pump hums", alarm=False, new=True, review=True) == []
+    assert people.see("pump hums", after_s=61.0, alarm=False, new=True, review=True)
+
+
+def test_lists_are_joined() -> None:
+    people = People()
+    people.see("valve stuck", share="explanation", near=["valve open", "valve shut"])
+    assert people.told[0][1]["near"] == "valve open, valve shut"
 
 
 def test_results_are_found_by_their_ids_alerts_longest() -> None:
