@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import json
 import sys
@@ -14,21 +15,23 @@ from typing import Final
 
 from edgeslm.adapters.fs import write_durably
 from edgeslm.adapters.lessons import NAME, LessonLog, Taught
+from edgeslm.agent.shelf import Shelf
 from edgeslm.cli.text import printable, whole
 from edgeslm.contract.learning import FeedbackSettings
 from edgeslm.contract.settings import AgentSettings, load_settings
 from edgeslm.core.template import MARK
-from edgeslm.errors import RejectedError, UnavailableError
+from edgeslm.errors import EdgeSLMError, RejectedError, UnavailableError
+from edgeslm.runtime.bundle import open_bundle
 
 _EPILOG: Final = """\
 verbs:
   list       every lesson: its number, what it says, who gave it and when; the texts stay here
-  undo ID    take lessons back; an agent that runs knows within seconds
-  export     those that count, as JSON lines that edgeslm-export takes by --data
+  undo ID    take lessons back; an agent that runs knows within seconds, another when it starts
+  export     those of one model that count, as JSON lines that edgeslm-export takes by --data
 
 exit status:
   0   done
-  65  there is no such lesson, or none to export
+  65  there is no such lesson, or none to export, or it is not clear of which model or task
   75  the file of lessons is not there, or cannot be read or written now
   78  the settings cannot be used
 """
@@ -48,13 +51,22 @@ class NoLessonError(RejectedError):
     code = "feedback.none"
 
 
+class WhichError(RejectedError):
+    """What to export is not clear: of which model, or for which task."""
+
+    code = "feedback.which"
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     args = _arguments(argv)
     settings = load_settings(args.config)
     log = _opened(settings, readonly=args.verb != "undo")
     try:
-        _VERBS[args.verb](log, args)
+        if args.verb == "export":
+            _export(log, settings, args)
+        else:
+            _VERBS[args.verb](log, args)
     finally:
         log.close()
     return 0
@@ -69,28 +81,38 @@ def _list(log: LessonLog, args: argparse.Namespace) -> None:
         sys.stdout.write(printable(_line(each)) + "\n")
     if not found:
         sys.stdout.write("none\n")
+    if lost := log.lost()[0]:
+        sys.stdout.write(f"and {lost} that were taken back, which the record had no room for\n")
 
 
 def _undo(log: LessonLog, args: argparse.Namespace) -> None:
     ids = list(args.ids)
-    if args.token is not None:
-        ids += [x.lesson.id for x in log.all() if x.token == args.token and x.undone is None]
+    if args.token is not None or args.unsigned:
+        ids += [x.lesson.id for x in log.all() if _is_asked(x, args) and x.undone is None]
     undone = log.undo(ids, at=time.time(), by=f"{getpass.getuser()} (on the device)")
     for each in undone:
         sys.stdout.write(f"{each.lesson.id}: undone\n")
     missing = sorted(set(args.ids) - {each.lesson.id for each in undone})
     if missing or not undone:
-        which = ", ".join(map(str, missing)) or f"of token {args.token}"
+        which = ", ".join(map(str, missing)) or "as asked for"
         msg = f"no lesson {which} counts; `edgeslm feedback list` has them"
         raise NoLessonError(msg)
 
 
-def _export(log: LessonLog, args: argparse.Namespace) -> None:
+def _export(log: LessonLog, settings: AgentSettings, args: argparse.Namespace) -> None:
     taught = [each for each in log.all() if _is_asked(each, args) and each.undone is None]
+    models = sorted({each.model for each in taught})
+    if len(models) > 1:
+        msg = f"there are lessons of {', '.join(models)}: name one by --model"
+        raise WhichError(msg)
     last = _last_of_each(taught)
-    rows = [row for each in last if (row := _example(each, args.task)) is not None]
+    task = _task(settings, models[0], last, args.task) if models else args.task
+    rows = [row for each in last if (row := _example(each, task)) is not None]
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    said = f"{len(rows)} examples; {len(last) - len(rows)} left out: of a template, not of a text"
+    said = (
+        f"{len(rows)} examples; {len(last) - len(rows)} left out: of a template, not of a text, or "
+        "of another task"
+    )
     if not rows:
         msg = f"nothing to export: {said}"
         raise NoLessonError(msg)
@@ -105,7 +127,45 @@ def _export(log: LessonLog, args: argparse.Namespace) -> None:
     sys.stderr.write(printable(f"edgeslm feedback: {said}\n"))
 
 
-_VERBS: Final = {"list": _list, "undo": _undo, "export": _export}
+def _task(settings: AgentSettings, model: str, taught: Sequence[Taught], asked: str | None) -> str:
+    """Return the task of a model: by its bundle; where none is here, by its lessons.
+
+    Raises:
+        WhichError: by neither, and it was not asked for; or something else was.
+    """
+    kinds = {each.lesson.kind for each in taught}
+    found = _task_of_bundle(settings, model)
+    if found is None and "intent" in kinds:
+        found = "intent"
+    elif found is None and "normal" in kinds:
+        found = "anomaly"
+    if found is None and asked is None:
+        msg = f"{model}: no bundle is here that would say its task: name it by --task"
+        raise WhichError(msg)
+    if found is not None and asked not in {None, found}:
+        msg = f"{model}: its task is {found}, and not {asked}: leave --task out"
+        raise WhichError(msg)
+    return found or asked or ""
+
+
+def _task_of_bundle(settings: AgentSettings, model: str) -> str | None:
+    """Return the task of the bundle that serves, or may; None: none is here, or not whole."""
+    places: list[Path] = []
+    with contextlib.suppress(EdgeSLMError):
+        if settings.update is not None:
+            shelf = Shelf(settings.update.dir)
+            shelf.read()
+            places += [each.path for found in shelf.sources(model) for each in found]
+    own = settings.models.get(model)
+    if own is not None and own.bundle is not None:
+        places.append(own.bundle)
+    for place in places:
+        with contextlib.suppress(EdgeSLMError):
+            return open_bundle(place, verify=False).manifest.task
+    return None
+
+
+_VERBS: Final = {"list": _list, "undo": _undo}
 
 
 def _last_of_each(taught: Sequence[Taught]) -> list[Taught]:
@@ -115,10 +175,15 @@ def _last_of_each(taught: Sequence[Taught]) -> list[Taught]:
     return sorted(last.values(), key=lambda each: each.lesson.id)
 
 
-def _example(taught: Taught, task: str) -> dict[str, object] | None:
-    """Return the example that a lesson makes; None: a template's numbers are not known."""
+def _example(taught: Taught, task: str | None) -> dict[str, object] | None:
+    """Return the example that a lesson makes; None: a template's numbers are not known.
+
+    Nor does one that was taught when the model had another task make any.
+    """
     lesson = taught.lesson
     if not lesson.whole and MARK in lesson.text:
+        return None
+    if lesson.kind == ("normal" if task == "intent" else "intent"):
         return None
     label = lesson.label or lesson.kind
     if lesson.kind == "anomaly" and task == "intent":
@@ -174,6 +239,8 @@ def _utc(at: float) -> str:
 
 
 def _is_asked(taught: Taught, args: argparse.Namespace) -> bool:
+    if args.unsigned and taught.token:
+        return False
     return args.model in {None, taught.model} and args.token in {None, taught.token}
 
 
@@ -196,22 +263,26 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("verb", choices=sorted(_VERBS), metavar="VERB")
+    add("verb", choices=("export", "list", "undo"), metavar="VERB")
     add("ids", nargs="*", type=whole(1, _MOST_ID), metavar="ID")
     add("--config", type=Path, required=True, help="settings, TOML")
-    add("--model", metavar="NAME", help="list, export: of this one alone")
+    add("--model", metavar="NAME", help="of this one alone; export: needed for one of several")
     add("--token", metavar="ID", help="of this token alone; undo: all that it taught")
+    add("--unsigned", action="store_true", help="without a token alone; undo: all of them")
     add("--json", action="store_true", help="list: a JSON object for each")
     add("--out", type=Path, metavar="FILE", help="export: where to; else standard output")
     add(
         "--task",
         choices=("anomaly", "intent"),
-        default="anomaly",
-        help="export: what for; of an intent, `anomaly` is `oos` (default: anomaly)",
+        help="export: the model's, where its bundle is not here; of an intent, `anomaly` is `oos`",
     )
     args = parser.parse_args(argv)
-    if args.verb == "undo" and not args.ids and args.token is None:
-        parser.error("undo: which ID, or --token?")
+    if args.token is not None and args.unsigned:
+        parser.error("--token and --unsigned exclude each other")
+    if args.verb == "undo" and not args.ids and args.token is None and not args.unsigned:
+        parser.error("undo: which ID, or --token, or --unsigned?")
+    if args.verb == "undo" and args.ids and args.model is not None:
+        parser.error("undo: an ID needs no --model")
     if args.verb != "undo" and args.ids:
         parser.error(f"{args.verb}: takes no ID")
     return args
