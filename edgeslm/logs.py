@@ -41,6 +41,12 @@ class Log:
     def error(self, event: str, **fields: object) -> None:
         self._say(logging.ERROR, event, fields)
 
+    def record(self, event: str, **fields: object) -> None:
+        """Log what the device is to have on record, whatever the level is."""
+        told, name = self._logger, self._logger.name
+        extra = {"fields": fields}
+        told.handle(told.makeRecord(name, logging.INFO, "", 0, event, (), None, extra=extra))
+
     def fault(self, event: str, err: BaseException, **fields: object) -> None:
         """Log a fault of ours, with where it was."""
         self._logger.error(event, extra={"fields": fields}, exc_info=err)

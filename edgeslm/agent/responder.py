@@ -450,7 +450,8 @@ class Responder:
     def _explain(self, model: Model, result: Result, answer: Answer) -> None:
         """Log what an alarm is of, whatever its route shares: the log stays on the device.
 
-        A flood of alarms is no flood of lines: at most `EXPLAINED` in `QUIET_S`, the rest counted.
+        And whatever the log's level. A flood of alarms is no flood of lines, which would wear the
+        disk: at most `EXPLAINED` in `QUIET_S`, and how many more there were with the next line.
         """
         now = time.monotonic()
         if now >= self._explained_until:
@@ -459,7 +460,7 @@ class Responder:
         if self._explained > EXPLAINED:
             self._unexplained += 1
             return
-        log.info(
+        log.record(
             "alarm_explained",
             model=model.ref["name"],
             id=result["id"],
