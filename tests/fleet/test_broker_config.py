@@ -33,20 +33,24 @@ pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
 ROOT: Final = "edgeslm/v1"
 SERVICE: Final = "edgeslm-fleet"
 DOTTED: Final = "dev.3"
-USERS: Final = ("dev1", "dev2", DOTTED, SERVICE, "eyes", PROVISIONER)
+USERS: Final = ("dev1", "dev2", DOTTED, SERVICE, "eyes", "hand", PROVISIONER)
 ACCESS: Final = Access(
     ROOT,
     inputs=["plant/%u/#"],
     devices=["dev1", "dev2", DOTTED],
     viewers=["eyes"],
+    operators=["hand"],
     discovery="homeassistant",
 )
 SAID: Final = ("status", "state", "events", "update", "results/m")
 BLOB: Final = "a" * 64
 
 # Written down a second time: what each may, and nothing else.
-OWN: Final = tuple(f"{ROOT}/dev1/{each}" for each in (*SAID, "fleet/reply/n"))
-TO_OWN: Final = tuple(f"{ROOT}/dev1/{each}" for each in ("assignment", "command", "fleet/time"))
+OWN: Final = tuple(f"{ROOT}/dev1/{each}" for each in (*SAID, "fleet/reply/n", "feedback/reply"))
+# What is said on `feedback` holds an operator's token: the device reads it, and nobody else.
+TO_OWN: Final = tuple(
+    f"{ROOT}/dev1/{each}" for each in ("assignment", "command", "feedback", "fleet/time")
+)
 OTHERS: Final = tuple(topic.replace("dev1", "dev2") for topic in (*OWN, *TO_OWN))
 SHARED: Final = tuple(f"{ROOT}/_fleet/{x}" for x in ("index", "meta/7.x.json", f"blob/{BLOB}"))
 ASKED: Final = tuple(f"{ROOT}/_fleet/{each}" for each in ("ask", f"want/{BLOB}"))
@@ -83,6 +87,7 @@ TOPICS: Final = (
     *(*OWN, *TO_OWN, *OTHERS, *SHARED, AUTHORITY, *ASKED, *ELSEWHERE),
     *(*CERTIFICATE.values(), *REPLIES.values(), *ANNOUNCED.values()),
 )
+JUDGED: Final = frozenset(f"{ROOT}/{device}/feedback" for device in ("dev1", "dev2"))
 SEEN: Final = frozenset(
     f"{ROOT}/{device}/{each}" for device in ("dev1", "dev2") for each in SAID
 ) | {f"{ROOT}/eyes/status"}
@@ -92,14 +97,16 @@ MAY_PUBLISH: Final = {
     SERVICE: frozenset((*TO_OWN, *(t for t in OTHERS if t.replace("dev2", "dev1") in TO_OWN)))
     | frozenset((*SHARED, AUTHORITY, *REPLIES.values())),
     "eyes": frozenset[str](),
+    "hand": JUDGED,
 }
 MAY_READ: Final = {
     "dev1": frozenset((*TO_OWN, *SHARED, AUTHORITY, "plant/dev1/log", REPLIES["dev1"])),
     PROVISIONER: frozenset((REPLIES[PROVISIONER], AUTHORITY)),
     SERVICE: SEEN
     | frozenset((*ASKED, SHARED[1], *CERTIFICATE.values()))
-    | {t for t in (*OWN, *OTHERS) if t.endswith("/reply/n")},
+    | {t for t in (*OWN, *OTHERS) if t.endswith(("/reply/n", "/reply"))},
     "eyes": SEEN,
+    "hand": SEEN | {f"{topic}/reply" for topic in JUDGED},
 }
 KINDS: Final = ("acl", "dynamic-security", "mosquitto-ctrl")
 
