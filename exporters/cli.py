@@ -50,8 +50,9 @@ _MOST_MINUTES: Final = 24 * 60
 _OPTION: Final = "option "  # what the fields of a recipe's own options begin with
 _EPILOG: Final = """\
 DIR receives bundle/ (what a device takes), bundle.tar (the same, packed), bom.cdx.json,
-quality.json, measurements.json, lock.json, with --tune tune.json and, with --train full or static,
-trained/ (the trained encoder). It appears when all is done; an earlier export there is replaced.
+quality.json, measurements.json, lock.json, with --tune tune.json and, with --train full, few or
+static, trained/ (the trained encoder). It appears when all is done; an earlier export there is
+replaced.
 """
 _MATRIX_EPILOG: Final = """\
 DIR receives a folder for each profile, which holds what an export for it alone would hold, and

@@ -303,7 +303,7 @@ class Common:
             self.encoder,
             source.name,
             source.digest(),
-            divide(self.split.train, seed=job.seed),
+            divide(self.split.train, seed=job.seed, way="static"),
             seed=job.seed,
             max_tokens=job.max_tokens,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from edgeslm.errors import RejectedError
 from exporters.data import OUT_OF_SCOPE, Row, spread
@@ -16,8 +16,14 @@ _LEAST_FEW: Final = 5  # where they do not say when to stop, and only calibrate
 _SHOWN: Final = 5
 
 
+Way = Literal["full", "few", "static"]
+"""What `--train` says."""
+_INSTEAD: Final[dict[Way, str]] = {"full": "few or head", "few": "head", "static": "head"}
+"""What else it may say, where texts are too few."""
+
+
 class TooFewError(RejectedError):
-    """The examples are too few to train an encoder on."""
+    """The examples are too few to train on."""
 
     code = "train.too_few"
 
@@ -28,7 +34,7 @@ class Division:
 
     Args:
         learn: in scope; trained on.
-        held_out: in scope; when to stop, and all calibration, are decided by them.
+        held_out: in scope; all calibration is decided by them, and of `full` when to stop.
         outside: labelled `oos`: the network never sees them, the calibrator of scores may.
         labels: of `learn`, ascending.
         cautions: what the user should know, a sentence each.
@@ -41,19 +47,20 @@ class Division:
     cautions: list[str] = field(default_factory=list)
 
 
-def divide(rows: Sequence[Row], *, seed: int, few: bool = False) -> Division:
+def divide(rows: Sequence[Row], *, seed: int, way: Way = "full") -> Division:
     """Deal labelled rows; a label with few texts keeps them all for training.
 
     Args:
         rows: examples.
         seed: of the deal.
-        few: what is held out only calibrates: a handful will do.
+        way: what trains on them. Of `few`, what is held out only calibrates: a handful will do.
 
     Raises:
         TooFewError: they leave too few to judge by.
     """
     outside = [row for row in rows if row.label == OUT_OF_SCOPE]
     inside = [row for row in rows if row.label != OUT_OF_SCOPE]
+    few = way == "few"
     for parts in _PARTS:
         dealt = spread(inside, parts, seed=seed)
         held_out = [row for row, part in zip(inside, dealt, strict=True) if part == parts - 1]
@@ -61,11 +68,11 @@ def divide(rows: Sequence[Row], *, seed: int, few: bool = False) -> Division:
         if texts >= LEAST or (few and parts == _PARTS[-1] and texts >= _LEAST_FEW):
             break
     else:
-        way, least, other = ("few", _LEAST_FEW, "head") if few else ("full", LEAST, "few or head")
+        least = _LEAST_FEW if few else LEAST
         msg = (
             f"--train {way}: {len({row.text for row in inside})} different texts leave {texts} to "
             f"judge by, and {least} are needed. Give about {least * _PARTS[-1]} texts, at least "
-            f"{_PARTS[-1]} of most labels, or take --train {other}."
+            f"{_PARTS[-1]} of most labels, or take --train {_INSTEAD[way]}."
         )
         raise TooFewError(msg)
     learn = [row for row, part in zip(inside, dealt, strict=True) if part != parts - 1]
@@ -77,6 +84,11 @@ def divide(rows: Sequence[Row], *, seed: int, few: bool = False) -> Division:
         more = ", ..." if len(unseen) > _SHOWN else ""
         cautions.append(
             f"labels with fewer than {parts} different texts: {len(unseen)} ({shown}{more}): "
-            "training learns them, but neither when it stops nor what is calibrated heeds them"
+            "training learns them, but "
+            + (
+                "neither when it stops nor what is calibrated heeds them"
+                if way == "full"
+                else "what is calibrated does not heed them"
+            )
         )
     return Division(learn, held_out, outside, tuple(sorted(known)), cautions)

@@ -36,7 +36,7 @@ def few(order: Order, stage: Stage) -> Outcome:
         CacheError: the disk refuses.
     """
     source = trainable(order.source)
-    division = divide(order.rows, seed=order.seed, few=True)
+    division = divide(order.rows, seed=order.seed, way="few")
     if len(division.learn) > MOST:
         msg = f"--train few: {len(division.learn)} texts are not few. Take --train full."
         raise NotFewError(msg)

@@ -43,7 +43,7 @@ HEAD: Final = "head.npz"
 FACTS: Final = "trained.json"
 _MAX_BYTES: Final = 64 << 20  # of either file: 10,000 labels of 1,024 values are 41 MB
 _MATRIX: Final = 2
-_REMEDY: Final = "Give the folder of an export that was made with --train full or few."
+_REMEDY: Final = "Give the folder of a trained export as `edgeslm-export` left it, or export again."
 
 
 class TrainedError(InvalidFileError):

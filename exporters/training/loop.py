@@ -218,8 +218,8 @@ class Training:
         )
         if not math.isfinite(surprise):
             msg = (
-                "training diverged: its weights are no numbers any more. Report this model, or "
-                "take --train head."
+                "training diverged: its weights are no numbers any more. Report this model; "
+                "`edgeslm-export intent --train head` trains none."
             )
             raise DivergedError(msg)
         judged = Judged(step=self.progress.step, accuracy=accuracy, surprise=surprise)

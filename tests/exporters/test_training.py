@@ -34,7 +34,7 @@ from exporters.heads.base import Advance
 from exporters.sources import open_source
 from exporters.sources.base import TooLongError
 from exporters.training.batches import SIZE, by_length, deal, most, pad
-from exporters.training.divide import TooFewError, divide
+from exporters.training.divide import TooFewError, Way, divide
 from exporters.training.folder import (
     FACTS,
     HEAD,
@@ -347,11 +347,25 @@ def test_few_examples_of_each_give_a_larger_share() -> None:
     assert division.cautions == []
 
 
-def test_too_few_to_judge_by_are_refused() -> None:
-    with pytest.raises(
-        TooFewError, match=r"240 different texts leave 0 .*take --train few or head"
-    ):
-        divide(rows_of(**{f"label{i}": 3 for i in range(80)}), seed=0)
+@pytest.mark.parametrize(
+    ("way", "instead"), [("full", "few or head"), ("few", "head"), ("static", "head")]
+)
+def test_too_few_to_judge_by_are_refused_in_the_words_of_what_was_asked_for(
+    way: Way, instead: str
+) -> None:
+    rows = rows_of(**{f"label{i}": 3 for i in range(80)})
+    said = rf"^--train {way}: 240 different texts leave 0 .*or take --train {instead}\.$"
+    with pytest.raises(TooFewError, match=said):
+        divide(rows, seed=0, way=way)
+
+
+@pytest.mark.parametrize(("way", "stops"), [("full", True), ("few", False), ("static", False)])
+def test_a_caution_says_of_stopping_only_where_held_out_texts_tell_when(
+    way: Way, *, stops: bool
+) -> None:
+    [caution] = divide(rows_of(start=150, stop=100, rare=3), seed=0, way=way).cautions
+    assert ("when it stops" in caution) == stops
+    assert "calibrated" in caution
 
 
 lengths = st.lists(st.integers(1, 300), min_size=1, max_size=60)
