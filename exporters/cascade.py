@@ -28,7 +28,7 @@ from exporters.folders import beside, check_out, replace_folder
 from exporters.golden import POOL, Judged, Twin, choose, golden_file, pick, strange_rows
 from exporters.handover import HandOver, find
 from exporters.members import Member, member
-from exporters.mlbom import ML_BOM, Origins, ml_bom
+from exporters.mlbom import ML_BOM, Origins, StageOrigin, ml_bom
 from exporters.quality import answer_all, request_of, short, tidy
 from exporters.report import write_reports
 from exporters.report.content import Content, Judgement, Reference
@@ -345,10 +345,8 @@ class _Making:
         )
 
     def _measure(self, rows: Sequence[Row], answers: Sequence[Answer]) -> Metrics:
-        """Return how good answers are; scores of two stages have no order, so p-values stand in."""
-        ordered = [replace(one, score=-float(one.p_value or 0)) for one in answers]
         share = self._second.parameters(self._second.bundle.manifest.variants()[0]).reject_share
-        return self._recipe.measure(rows, ordered, share=share)
+        return self._recipe.measure(rows, answers, share=share)
 
     def _golden(
         self,
@@ -358,18 +356,23 @@ class _Making:
         judged: Sequence[Judged],
         whole: Model,
     ) -> bytes:
-        """Return the golden file: of texts that every device hands over, or that none does."""
+        """Return the golden file: of texts that every device hands over, or that none does.
+
+        Raises:
+            CascadeError: no text is one of these.
+        """
         strange = list(strange_rows([j.row for j in judged]))
         pool = [*judged, *map(Judged, strange, self._ask(whole, strange, "more cases"))]
         allowed = widest(front.tolerance, back.tolerance)
-        own = front.member.parameters(front.variant)
+        own, limits = front.member.parameters(front.variant), front.tolerance
         first = self._ask(front.model, [j.row for j in pool], "more cases of the first stage")
 
         def settled(answer: Answer) -> bool:
-            if abs(answer.confidence - confidence) <= allowed.confidence:
+            # Who answers is up to the first stage, and so to how far a device's may be off.
+            if abs(answer.confidence - confidence) <= limits.confidence:
                 return False
             sure = is_sure(replace(answer, accepted=None), confidence)
-            return not sure or abs(answer.score - own.threshold) > allowed.score
+            return not sure or abs(answer.score - own.threshold) > limits.score
 
         raw = {
             stage: part.member.bundle.of(part.variant).read("parameters")
@@ -380,6 +383,14 @@ class _Making:
             return self._recipe.surety(answer, raw[str(answer.stage)], limits)
 
         certain = [j for j, one in zip(pool, first, strict=True) if settled(one)]
+        if not certain:
+            msg = (
+                f"--first: its confidence in each of {len(pool)} texts is within "
+                f"{limits.confidence:g} of the hand-over, and by so much devices may differ: "
+                "which stage answers could not be proved on them. Give more texts with --data, or "
+                "allow another loss with --lose."
+            )
+            raise CascadeError(msg)
         twins = [Twin(j, j.answer) for j in choose(certain, surety, cases=POOL)]
         return golden_file(pick(twins, surety, allowed=allowed))
 
@@ -389,7 +400,7 @@ class _Making:
         report: dict[str, Any] = {
             "bundle": bundle_hash,
             "task": TASK,
-            "held_out": {"rows": len(rows), "given": True},
+            "held_out": {"rows": len(rows), "given": order.evaluation is not None},
             SECOND.key: judged[0].report[SECOND.key],
             "variants": {one.part.name: one.report for one in judged},
             "cautions": self._cautions,
@@ -404,6 +415,10 @@ class _Making:
             evaluation=None if order.evaluation is None else sha256_of(order.evaluation),
             rows=len(self._examples.unseen),
             held_out=len(rows),
+            stages=(
+                StageOrigin("first", self._first.bundle.manifest, self._first.bundle.hash),
+                StageOrigin("second", self._second.bundle.manifest, self._second.bundle.hash),
+            ),
         )
         (self._out / ML_BOM).write_text(ml_bom(manifest, bundle_hash, report, origins))
         judgements = [one.judgement for one in judged]

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from uuid import NAMESPACE_URL, uuid5
+from uuid import NAMESPACE_URL, UUID, uuid5
 
-from edgeslm.contract.manifest import Artifact, BaseModelInfo, Manifest
+from edgeslm.contract.manifest import Artifact, BaseModelInfo, Manifest, Stage
 from exporters.report.content import FLOAT32
 
 ML_BOM: Final = "bom.cdx.json"
@@ -19,16 +19,43 @@ _KINDS: Final = {"anomaly": "anomaly detection", "intent": "text classification"
 
 
 @dataclass(frozen=True, slots=True)
+class StageOrigin:
+    """An export that is a stage of a cascade, and has a document of its own.
+
+    Args:
+        stage: which.
+        manifest: of its bundle.
+        bundle_hash: SHA-256 of that.
+    """
+
+    stage: Stage
+    manifest: Manifest
+    bundle_hash: str
+
+    @property
+    def ref(self) -> str:
+        """What the document calls it."""
+        return f"stage:{self.stage}"
+
+    @property
+    def base_ref(self) -> str:
+        """What the document calls the model that it was made from."""
+        return f"base-model:{self.stage}"
+
+
+@dataclass(frozen=True, slots=True)
 class Origins:
     """Where a model comes from, besides what its manifest says.
 
     Args:
         base_license: of the base model, in SPDX's terms; None: nobody has said.
         base_supplier: who passes the base model on; None: nobody has said.
-        data: SHA-256 of the training examples.
+        data: SHA-256 of the training examples; of a cascade, of those that its hand-over was found
+            by.
         evaluation: SHA-256 of the examples to judge by; None: some of the former were held out.
         rows: how many it learnt from.
         held_out: by how many it was judged.
+        stages: of a cascade; whose documents say what each learnt from, and under which licence.
     """
 
     base_license: str | None
@@ -37,6 +64,7 @@ class Origins:
     evaluation: str | None
     rows: int
     held_out: int
+    stages: tuple[StageOrigin, ...] = ()
 
 
 def ml_bom(
@@ -52,14 +80,16 @@ def ml_bom(
         report: what `quality.json` says.
         origins: what was said of the base model, and the examples.
     """
-    model, base = manifest.name, manifest.base_model
+    model, stages = manifest.name, origins.stages
     tools = [
         _library(*pin) for pin in (("edgeslm", manifest.exporter), *sorted(manifest.pins.items()))
     ]
+    parts = [_stage(one) for one in stages] or [_base(manifest.base_model, origins)]
+    bases = [_base(one.manifest.base_model, origins, one.base_ref) for one in stages]
     document = {
         "bomFormat": "CycloneDX",
         "specVersion": _SPEC,
-        "serialNumber": f"urn:uuid:{uuid5(NAMESPACE_URL, bundle_hash)}",
+        "serialNumber": f"urn:uuid:{_serial(bundle_hash)}",
         "version": 1,
         "metadata": {
             "component": {
@@ -72,9 +102,10 @@ def ml_bom(
                 "components": [_file(artifact) for artifact in manifest.artifacts],
             }
         },
-        "components": [_base(base, origins), *tools],
+        "components": [*parts, *bases, *tools],
         "dependencies": [
-            {"ref": model, "dependsOn": ["base-model", *(t["bom-ref"] for t in tools)]}
+            {"ref": model, "dependsOn": [part["bom-ref"] for part in (*parts, *tools)]},
+            *({"ref": one.ref, "dependsOn": [one.base_ref]} for one in stages),
         ],
     }
     return json.dumps(document, indent=1) + "\n"
@@ -115,8 +146,9 @@ def _metrics(report: Mapping[str, Any]) -> list[dict[str, str]]:
 def _datasets(origins: Origins) -> list[dict[str, Any]]:
     """Return what it learnt from, and by what it was judged: a file each, or one for both."""
     held_out = origins.evaluation or origins.data
+    learnt = "examples that the hand-over was found by" if origins.stages else "training examples"
     return [
-        _dataset("training examples", origins.rows, origins.data),
+        _dataset(learnt, origins.rows, origins.data),
         _dataset("held-out examples", origins.held_out, held_out),
     ]
 
@@ -127,10 +159,28 @@ def _dataset(name: str, rows: int, sha256: str) -> dict[str, Any]:
     return {"type": "dataset", "name": name, "contents": {"properties": properties}}
 
 
-def _base(base: BaseModelInfo, origins: Origins) -> dict[str, Any]:
+def _stage(origin: StageOrigin) -> dict[str, Any]:
+    manifest = origin.manifest
+    # As CycloneDX's BOM-Link names a document: by its serial number and its version.
+    link = f"urn:cdx:{_serial(origin.bundle_hash)}/1"
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": origin.ref,
+        "name": manifest.name,
+        "version": str(manifest.version),
+        "hashes": [_sha256(origin.bundle_hash)],
+        "externalReferences": [{"type": "bom", "url": link}],
+    }
+
+
+def _serial(bundle_hash: str) -> UUID:
+    return uuid5(NAMESPACE_URL, bundle_hash)
+
+
+def _base(base: BaseModelInfo, origins: Origins, ref: str = "base-model") -> dict[str, Any]:
     found: dict[str, Any] = {
         "type": "machine-learning-model",
-        "bom-ref": "base-model",
+        "bom-ref": ref,
         "name": base.source,
         "hashes": [_sha256(base.sha256)],
     }

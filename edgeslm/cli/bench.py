@@ -157,8 +157,8 @@ def measure(  # noqa: PLR0913 -- by name
         for case in parse_golden(model.files.read("golden"))
     ]
     memory = model.memory()
-    for request in itertools.islice(itertools.cycle(requests), _WARM_UP):
-        model.answer(request, memory)
+    warming = itertools.islice(itertools.cycle(requests), max(_WARM_UP, len(requests)))
+    answers = [model.answer(request, memory) for request in warming][: len(requests)]
     starts = [_start(bundle, requests, options, callers=callers) for _ in range(_STARTS)]
     pss_mb = [start["pss_mb"] for start in starts if start["pss_mb"] is not None]
     cached = load(golden=False)
@@ -166,7 +166,7 @@ def measure(  # noqa: PLR0913 -- by name
         cached.answer(request)
     here, provider = this_device(), providers.load(model.provider)
     per_second = functools.partial(_per_second, requests=requests, seconds=seconds)
-    return {
+    measured: Measurement = {
         "schema": 1,
         "device": device,
         "time": time.time(),
@@ -201,6 +201,10 @@ def measure(  # noqa: PLR0913 -- by name
         "before": before,
         "after": _climate(),
     }
+    if model.handed_over is not None:
+        handed = sum(answer.stage == "second" for answer in answers)
+        measured["handed_over"] = handed / len(answers)
+    return measured
 
 
 def _climate() -> Climate:
@@ -253,10 +257,10 @@ def _latencies(model: Model, requests: list[Request], seconds: float) -> Iterato
         end = time.perf_counter() + seconds
         while time.perf_counter() < end or len(taken) < _WARM_UP:
             start = time.perf_counter()
-            model.answer(request)
+            answer = model.answer(request)
             taken.append((time.perf_counter() - start) * 1e3)
         cuts = statistics.quantiles(taken, n=100, method="inclusive")
-        yield {
+        found: Latency = {
             "tokens": model.tokens(request),
             "bucket": tokens if fixed else None,
             "inferences": len(taken),
@@ -264,6 +268,9 @@ def _latencies(model: Model, requests: list[Request], seconds: float) -> Iterato
             "p95_ms": cuts[94],
             "p99_ms": cuts[98],
         }
+        if answer.stage is not None:
+            found["stage"] = answer.stage
+        yield found
 
 
 def _of_length(model: Model, words: Sequence[str], tokens: int) -> Request:
@@ -365,8 +372,10 @@ def _lines(measured: Measurement) -> Iterator[str]:
         at = f"{row['tokens']} tokens"
         yield (
             f"  {at:<12}  p50 {row['p50_ms']:.2f} ms, p95 {row['p95_ms']:.2f} ms, "
-            f"p99 {row['p99_ms']:.2f} ms"
+            f"p99 {row['p99_ms']:.2f} ms{_by(row)}"
         )
+    if (handed := measured.get("handed_over")) is not None:
+        yield f"  handed over   {handed:.0%} of its golden file's texts, to the second stage"
     yield f"  1 caller      {measured['one_caller_per_s']:.0f} answers/s"
     callers = f"{measured['callers']} callers"
     yield f"  {callers:<12}  {measured['all_callers_per_s']:.0f} answers/s"
@@ -388,3 +397,7 @@ def _lines(measured: Measurement) -> Iterator[str]:
         clock = "unknown clock" if mhz is None else f"{mhz:.0f} MHz"
         degrees = "unknown temperature" if heat is None else f"{heat:.1f} C"
         yield f"  {when:<12}  {clock}, {degrees}"
+
+
+def _by(row: Latency) -> str:
+    return f", by the {row['stage']} stage" if "stage" in row else ""

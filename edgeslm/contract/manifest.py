@@ -16,7 +16,9 @@ Role = Literal[
 Stage = Literal["first", "second"]
 """Of a cascade: who is asked first, and who answers what the first is not sure of."""
 Verified = Literal["silicon", "emulated", "static", "none"]
-"""Where it ran: on such a chip, on its emulator, nowhere but checked node by node, or neither."""
+"""Where it ran: on such a chip, on its emulator, nowhere but checked node by node, or neither.
+
+In this order, the best first."""
 # Features of schema 1 that this build understands; a manifest names those it needs.
 CASCADE = "cascade"
 FEATURES: frozenset[str] = frozenset({"anomaly-memory", CASCADE, "intent-scorer"})

@@ -5,12 +5,12 @@ What a machine cannot tell is null, never a guess.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NotRequired
 
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
 
-from edgeslm.contract.manifest import Verified
+from edgeslm.contract.manifest import Stage, Verified
 from edgeslm.contract.messages import CoverageState, SchemaVersion, UnixTime
 
 _FILE = ConfigDict(extra="ignore", allow_inf_nan=False)
@@ -29,6 +29,9 @@ class Latency(TypedDict):
     p50_ms: Milliseconds
     p95_ms: Milliseconds
     p99_ms: Milliseconds
+    stage: NotRequired[
+        Annotated[Stage, Field(description="Of a cascade alone: which answered the text.")]
+    ]
 
 
 @with_config(_FILE)
@@ -87,6 +90,17 @@ class Measurement(TypedDict):
         ),
     ]
     latency: list[Latency]
+    handed_over: NotRequired[
+        Annotated[
+            float,
+            Field(
+                ge=0,
+                le=1,
+                description="Of a cascade alone: share of the texts asked, those of its golden "
+                "file, that the second stage answers. The state has that of the traffic.",
+            ),
+        ]
+    ]
     one_caller_per_s: float
     callers: int
     all_callers_per_s: float

@@ -11,12 +11,12 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import Field
 
 from edgeslm.contract.base import Typed, parse_json
-from edgeslm.contract.manifest import Stage
+from edgeslm.contract.manifest import Stage, Verified
 from edgeslm.errors import RejectedError
 from edgeslm.ports import Answer, Memory, Prepared, Request
 from edgeslm.runtime.bundle import Bundle
@@ -109,6 +109,7 @@ class Cascade(Model):
         }
         if first.node_share < self.node_share:
             self.coverage, self.node_share = first.coverage, first.node_share
+        self.verified = max(first.verified, self.verified, key=get_args(Verified).index)
 
     @property
     def handed_over(self) -> float | None:

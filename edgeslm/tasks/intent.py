@@ -8,6 +8,7 @@ label has much evidence, and rises where none has, whatever the others say.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,6 +21,7 @@ from pydantic import Field, model_validator
 from edgeslm.contract.base import Typed, parse_json
 from edgeslm.core.memory import TextMemory
 from edgeslm.core.overlay import Lesson
+from edgeslm.errors import UnavailableError
 from edgeslm.ports import Answer, Memory, Prepared, Request, Tensor
 
 LOGITS: Final = "logits"
@@ -34,6 +36,12 @@ Scorer = Literal["softmax", "energy", "knn", "calibrated"]
 
 # Bounded, so that no score overflows.
 Weight = Annotated[float, Field(ge=-1e9, le=1e9)]
+
+
+class NoNumberError(UnavailableError):
+    """The model's outputs for this text are no numbers: it is damaged, or its chip overflows."""
+
+    code = "inference.no_number"
 
 
 class Mixture(Typed):
@@ -161,6 +169,11 @@ class Intent:
         truncated: bool,
         memory: Memory | None = None,
     ) -> Answer:
+        """See `edgeslm.ports.Task`.
+
+        Raises:
+            NoNumberError: the outputs are none, and say nothing.
+        """
         assert outputs is not None  # noqa: S101 -- `prepare` always asks for the model
         logits = outputs[LOGITS].astype(np.float32, copy=False)
         best = int(logits.argmax())
@@ -171,6 +184,9 @@ class Intent:
             top=float(logits[best]),
             distance=float(outputs[DISTANCE]) if self._parameters.needs_distance else None,
         )
+        if not (math.isfinite(free) and math.isfinite(score)):
+            msg = "the graph of this model gave no number; check it with `edgeslm bundle verify`"
+            raise NoNumberError(msg)
         # Share of in-scope texts at least as far out; the text itself counts as one of them.
         behind = len(self._calibration) - bisect_left(self._calibration, score)
         answer = Answer(

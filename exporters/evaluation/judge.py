@@ -87,9 +87,12 @@ def judge(model: Model, rows: Sequence[Row], *, name: str, stage: Stage) -> Judg
 
 
 def described(judged: Judged) -> dict[str, Any]:
-    """Return which bundle it is, and what ran it."""
-    model = judged.model
-    return {**model.ref, "task": model.task, "variant": model.variant, "provider": model.provider}
+    """Return which bundle it is, what ran it, and how much of a cascade's work its second stage."""
+    model, stages = judged.model, [answer.stage for answer in judged.answers]
+    found = {**model.ref, "task": model.task, "variant": model.variant, "provider": model.provider}
+    if any(stages):
+        found["handed_over"] = short(stages.count("second") / len(stages))
+    return found
 
 
 def figures(judged: Judged, *, stage: Stage) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def _lead(report: Mapping[str, Any]) -> str:
         "judged on": f"{data['rows']} rows of {data['file']} ({data['sha256'][:12]})",
         "run by": f"edgeslm {ran['edgeslm']} on {ran['cpu']}",
     }
+    if "handed_over" in bundle:
+        found["second stage"] = f"answers {bundle['handed_over']:.1%} of the rows"
     if (against := report.get("against")) is not None:
         other = against["bundle"]
         found["against"] = (
@@ -133,7 +135,7 @@ def _figures(judged: Judged, against: Judged | None, names: Sequence[str]) -> st
         judged.answers,
         original=names[-1],
     )
-    drawn = [report_plots.scores(shown)]
+    drawn = [report_plots.scores(shown)] if report_plots.has_scale(shown) else []
     if judged.answers[0].accepted is None:
         drawn.append(report_plots.false_alarms(shown, judged.share))
     else:

@@ -100,12 +100,16 @@ def fitter(options: Mapping[str, str]) -> Fitter:
 
 
 def measures(rows: Sequence[Row], answers: Sequence[Answer], *, share: float) -> Measures:
-    """Accuracy in per cent without and with rejection, calibration error, out-of-scope figures."""
+    """Accuracy in per cent without and with rejection, calibration error, out-of-scope figures.
+
+    Scores of a cascade's two stages have no common scale: there, p-values stand in for them.
+    """
     inside = np.array([row.label != OUT_OF_SCOPE for row in rows])
     truth = np.array([str(row.label) for row in rows])
     label = np.array([answer.label for answer in answers])
     accepted = np.array([bool(answer.accepted) for answer in answers])
-    score = np.array([answer.score for answer in answers])
+    staged = any(answer.stage is not None for answer in answers)
+    score = np.array([-(a.p_value or 0.0) if staged else a.score for a in answers])
     confidence = np.array([answer.confidence for answer in answers])[inside]
     right = label == truth
     _, numbers = np.unique(np.concatenate([truth[inside], label[inside]]), return_inverse=True)

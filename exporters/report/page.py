@@ -161,7 +161,7 @@ def _megabytes(content: Content, variant: str) -> float:
 
 def _variant(content: Content, judgement: Judgement) -> str:
     """The section of one variant: its figures, its confusions, its graphs."""
-    drawn = [plots.scores(judgement)]
+    drawn = [plots.scores(judgement)] if plots.has_scale(judgement) else []
     if content.manifest.task == "intent":
         drawn.append(plots.reliability(judgement))
     else:
@@ -186,7 +186,7 @@ def _coverage(graphs: Sequence[Artifact]) -> str:
     whole = table(
         ["graph", "nodes taken", "operations taken", "pieces"],
         lines,
-        caption=f"Coverage on {graphs[0].provider}",
+        caption=f"Coverage on {', '.join(dict.fromkeys(str(g.provider) for g in graphs))}",
     )
     fallen = [
         [_called(graph), f.operator, str(f.count), f.why]

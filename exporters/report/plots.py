@@ -103,6 +103,11 @@ def false_alarms(judgement: Judgement, budget: float) -> Plot:
     return plot
 
 
+def has_scale(judgement: Judgement) -> bool:
+    """Whether all scores can be compared: those of a cascade's two stages cannot."""
+    return all(a.stage is None for a in (*judgement.answers, *judgement.reference))
+
+
 def scores(judgement: Judgement) -> Plot:
     """How far apart the scores of the two kinds lie, and where the line between them is drawn."""
     strange = [row.label in {ANOMALY, OUT_OF_SCOPE} for row in judgement.rows]

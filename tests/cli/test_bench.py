@@ -21,7 +21,7 @@ from edgeslm.ports import Answer, Memory, Request
 from edgeslm.runtime.bundle import MANIFEST
 from edgeslm.runtime.model import Model, load_model
 from tests.cli.conftest import Run
-from tests.runtime import tiny
+from tests.runtime import cascades, tiny
 
 PARAMETERS = {
     "labels": tiny.LABELS,
@@ -61,7 +61,7 @@ def test_measures_every_figure_and_keeps_them_beside_the_bundle(run: Run, intent
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert set(found) == set(Measurement.__annotations__)
+    assert set(found) == set(Measurement.__annotations__) - {"handed_over"}, "it is no cascade"
     MEASUREMENT.validate_python(found, strict=True)
     assert [row["tokens"] for row in found["latency"]] == [8, tiny.MAX_TOKENS]
     for row in found["latency"]:
@@ -186,6 +186,26 @@ def test_clock_and_temperature_before_are_of_a_machine_at_rest(
     monkeypatch.setattr(bench, "load_model", load)
     bench.measure(intent, profile=None, device="d", callers=1, seconds=0.01)
     assert done == ["look", "load", "load", "load", "look"]
+
+
+def test_of_a_cascade_it_says_who_answered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Its answers take as long as who gives them: a time without that says nothing."""
+    monkeypatch.setattr(bench, "_STARTS", 1)
+    folder = cascades.write_cascade(tmp_path / "both")
+    assert bench.main([str(folder), "--seconds", "0.01", "--device", "d"]) == 0
+    [kept] = tmp_path.glob("bench-*-d.json")
+    found = MEASUREMENT.validate_python(json.loads(kept.read_bytes()), strict=True)
+    model = load_model(folder)
+    stages = [model.answer(Request(text)).stage for text in cascades.TEXTS]
+    share = stages.count("second") / len(stages)
+    assert 0 < share < 1
+    assert found["handed_over"] == pytest.approx(share)
+    assert {row["stage"] for row in found["latency"]} <= {"first", "second"}
+    shown = capsys.readouterr().out
+    assert f"handed over   {share:.0%}" in shown
+    assert f", by the {found['latency'][0]['stage']} stage" in shown
 
 
 def test_another_variant_is_measured_and_kept_by_itself(run: Run, intent: Path) -> None:

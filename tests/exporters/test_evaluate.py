@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sklearn.metrics import roc_auc_score
 
+from edgeslm.ports import Request
+from edgeslm.runtime.model import load_model
 from edgeslm.runtime.profiles import detect_profile
 from exporters import cli
 from exporters.commands import evaluate as command
@@ -25,6 +28,7 @@ from exporters.quality import answer_all
 from exporters.recipes import anomaly
 from tests.exporters.conftest import Stages, write_lines
 from tests.exporters.test_report import Page
+from tests.runtime import cascades
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -125,6 +129,31 @@ def test_a_broken_promise_is_told(made: Path, tmp_path: Path, stages: Stages) ->
     words = Page((tmp_path / "out" / "evaluation.html").read_text()).words
     assert "not kept: more are flagged than chance explains" in words
     assert "1, 2, 3, 4, 5" in words, "the first lines of the most frequent mistake"
+
+
+def test_a_cascade_is_judged_by_what_its_stages_have_in_common(
+    tmp_path: Path, stages: Stages
+) -> None:
+    """Their scores have no common scale, and their p-values have."""
+    both = cascades.write_cascade(tmp_path / "both")
+    model = load_model(both)
+    answers = [model.answer(Request(text)) for text in cascades.TEXTS]
+    strange = [i % 3 == 0 for i in range(len(answers))]
+    rows = [
+        {"text": text, "label": "oos" if odd else answer.label}
+        for text, answer, odd in zip(cascades.TEXTS, answers, strange, strict=True)
+    ]
+    data = write_lines(tmp_path / "rows.jsonl", rows)
+    report = evaluate(Job(both, data, tmp_path / "out", against=both), stages)
+    by_p = roc_auc_score(strange, [-(answer.p_value or 0.0) for answer in answers])
+    assert abs(by_p - roc_auc_score(strange, [answer.score for answer in answers])) > 0.01
+    assert report["metrics"]["oos_auroc"]["value"] == pytest.approx(by_p, abs=1e-4)
+    handed = cascades.stages(answers)["second"] / len(answers)
+    assert report["bundle"]["handed_over"] == pytest.approx(handed, abs=1e-4)
+    assert report["against"]["comparison"]["verdicts_differ"] == 0
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert f"answers {handed:.1%} of the rows" in page
+    assert "% of its kind" not in page, "no plot of scores that cannot be compared"
 
 
 def test_two_bundles_are_compared_on_the_same_rows(

@@ -11,7 +11,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from edgeslm.contract.manifest import Artifact, BaseModelInfo, Manifest, Role, Tolerance
-from exporters.mlbom import Origins, ml_bom
+from exporters.mlbom import Origins, StageOrigin, ml_bom
 
 DIGEST = "5a" * 32
 CAUTION = "20 held-out rows are few"
@@ -117,3 +117,25 @@ def test_its_card_has_the_figures_and_the_cautions() -> None:
 def test_the_same_bundle_gives_the_same_bytes() -> None:
     again = ml_bom(MANIFEST, DIGEST, dict(REPORT), ORIGINS)
     assert ml_bom(MANIFEST, DIGEST, REPORT, ORIGINS) == again
+
+
+def test_of_a_cascade_it_names_both_stages_and_where_their_documents_are() -> None:
+    static = MANIFEST.model_copy(update={
+        "name": "small", "base_model": BaseModelInfo(source="package:other", sha256="0b" * 32),
+    })  # fmt: skip
+    large = MANIFEST.model_copy(update={"name": "large"})
+    stages = (StageOrigin("first", static, "f1" * 32), StageOrigin("second", large, "52" * 32))
+    whole = bom(replace(ORIGINS, base_license=None, base_supplier=None, stages=stages))
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(whole)) is None
+    parts = {part["bom-ref"]: part for part in whole["components"]}
+    assert [parts[f"stage:{stage}"]["name"] for stage in ("first", "second")] == ["small", "large"]
+    [link] = parts["stage:first"]["externalReferences"]
+    own = json.loads(ml_bom(static, "f1" * 32, REPORT, ORIGINS))
+    serial = own["serialNumber"].removeprefix("urn:uuid:")
+    assert link == {"type": "bom", "url": f"urn:cdx:{serial}/{own['version']}"}
+    assert parts["base-model:first"]["name"] == "package:other"
+    needs = {one["ref"]: one["dependsOn"] for one in whole["dependencies"]}
+    assert needs["orders"][:2] == ["stage:first", "stage:second"]
+    assert needs["stage:first"] == ["base-model:first"]
+    datasets = whole["metadata"]["component"]["modelCard"]["modelParameters"]["datasets"]
+    assert datasets[0]["name"] == "examples that the hand-over was found by"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,11 +84,11 @@ def write_cascade(
     return folder
 
 
-def golden(folder: Path) -> bytes:
+def golden(folder: Path, texts: Sequence[str] = TEXTS) -> bytes:
     """Return the golden file of what is there."""
     model = load_model(folder, golden=False)
     lines = []
-    for text in TEXTS:
+    for text in texts:
         said = dataclasses.asdict(model.answer(Request(text)))
         keys = ("label", "accepted", "score", "confidence", "p_value", "stage")
         case = {"request": {"text": text}, "expect": {key: said[key] for key in keys}}

@@ -123,6 +123,31 @@ def test_says_what_it_is(both: Path) -> None:
     assert sorted(model.coverages) == ["first/model.onnx", "second/model.onnx"]
 
 
+def test_is_proved_no_better_than_the_worse_of_its_stages(both: Path) -> None:
+    manifest = json.loads((both / MANIFEST).read_text())
+    graphs = {a["stage"]: a for a in manifest["artifacts"] if a["role"] == "graph"}
+    for first, second, whole in (
+        ("silicon", "emulated", "emulated"),
+        ("none", "silicon", "none"),
+        ("silicon", "silicon", "silicon"),
+    ):
+        graphs["first"]["verified"], graphs["second"]["verified"] = first, second
+        (both / MANIFEST).write_text(json.dumps(manifest))
+        assert load_model(both).verified == whole
+
+
+@pytest.mark.parametrize("stage", ["first", "second"])
+def test_a_stage_that_was_damaged_before_it_was_listed_fails_the_golden_file(
+    stage: str, both: Path
+) -> None:
+    """As when a graph is exported, or packed, from a disk that lies."""
+    data = both / stage / "model.onnx.data"
+    data.write_bytes(data.read_bytes()[::-1])
+    cascades.seal(both)
+    with pytest.raises(GoldenFailedError):
+        load_model(both)
+
+
 def test_replays_its_golden_file_while_it_serves(both: Path) -> None:
     model = load_model(both)
     model.answer_all(ASKED)
