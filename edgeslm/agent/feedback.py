@@ -91,6 +91,10 @@ class Pupil(Protocol):
     def alerts(self) -> bool:
         """Whether all its results are alerts, by a route."""
 
+    @property
+    def silences(self) -> Callable[[Lesson], bool]:
+        """Tells whether what its bundle knows as a fault would be none any more by a lesson."""
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:
@@ -250,7 +254,7 @@ class Teacher:
             if digest and before is None:
                 log.heed(digest, same.id)
             reply = self._reply("known", wall, said) | {"model": model, "lesson": same.id}
-            return Heard(_flagged(reply, _flags(lesson, None, over), over))
+            return Heard(_flagged(reply, _flags(None, over), over))
         if before is not None:
             msg = (
                 f"it was heeded before, as lesson {before}, which counts no more, or is of another "
@@ -258,7 +262,13 @@ class Teacher:
             )
             raise FeedbackReplayedError(msg)
         against = over or overlay.contradicted(lesson)
-        flags = _flags(lesson, against, over)
+        flags = _flags(against, over)
+        if (
+            lesson.kind == "normal"
+            and over is None
+            and (against is not None or pupil.silences(lesson))
+        ):
+            flags.append("known_fault")
         taught, gone = log.add(
             Taught(
                 model,
@@ -401,17 +411,16 @@ def _is_alarm(said: Feedback, about: Said | None, pupil: Pupil) -> bool:
     return said.kind == "normal" or pupil.alerts or (about is not None and about.alert)
 
 
-def _flags(lesson: Lesson, against: Lesson | None, over: Lesson | None) -> list[Flag]:
+def _flags(against: Lesson | None, over: Lesson | None) -> list[Flag]:
     if over is not None:
         return ["overruled"]
-    if against is None:
-        return []
-    return ["contradicts", "known_fault"] if lesson.kind == "normal" else ["contradicts"]
+    return [] if against is None else ["contradicts"]
 
 
 def _flagged(reply: FeedbackReply, flags: list[Flag], against: Lesson | None) -> FeedbackReply:
-    if against is not None:
+    if flags:
         reply["flags"] = flags
+    if against is not None:
         reply["contradicts"] = against.id
     return reply
 

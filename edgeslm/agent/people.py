@@ -28,6 +28,7 @@ from edgeslm.contract.settings import AgentSettings
 from edgeslm.core.delivery import Parcel
 from edgeslm.core.learning import FEWEST, Began, Learnt, School
 from edgeslm.core.operators import Where
+from edgeslm.core.overlay import Lesson
 from edgeslm.logs import Log
 from edgeslm.ports import (
     Arrived,
@@ -88,6 +89,7 @@ class Voices:
 class _Pupil:
     memory: Memory | None
     alerts: bool
+    silences: Callable[[Lesson], bool]
 
 
 class People:
@@ -353,13 +355,13 @@ class People:
             self._made_log().keep(name, learnt)
 
     def _pupils(self) -> dict[str, _Pupil]:
-        return {
-            name: _Pupil(
-                None if slot.responder is None else slot.responder.memory,
-                "alert" in slot.session.lanes,
-            )
-            for name, slot in self._slots().items()
-        }
+        pupils = {}
+        for name, slot in self._slots().items():
+            responder = slot.responder
+            memory = None if responder is None else responder.memory
+            silences = _nothing if responder is None else responder.model.silences
+            pupils[name] = _Pupil(memory, "alert" in slot.session.lanes, silences)
+        return pupils
 
     # What is on disk.
 
@@ -409,6 +411,11 @@ class People:
 def _where(settings: AgentSettings) -> Where:
     told = settings.feedback or FeedbackSettings()
     return Where(settings.device_id, settings.tags, told.keys, frozenset(told.revoked))
+
+
+def _nothing(lesson: Lesson) -> bool:
+    del lesson
+    return False
 
 
 def _end(memory: Memory, *, source: str) -> None:

@@ -12,6 +12,7 @@ from edgeslm.agent.sequencer import Sequencer
 from edgeslm.agent.session import MAX_KILLS, Job
 from edgeslm.contract.manifest import Coverage, Verified
 from edgeslm.contract.messages import ModelRef, Result, encode, stamp
+from edgeslm.core import overlay
 from edgeslm.core.delivery import NO_PROPERTIES, Parcel
 from edgeslm.errors import EdgeSLMError, UnavailableError
 from edgeslm.logs import Log
@@ -56,6 +57,7 @@ class Model(Protocol):
     @property
     def cache_misses(self) -> int: ...
     def memory(self) -> Memory | None: ...
+    def silences(self, lesson: overlay.Lesson) -> bool: ...
     def answer_all(
         self, requests: Sequence[Request], memory: Memory | None
     ) -> list[Answer | Exception]: ...
@@ -97,6 +99,11 @@ class AbsentModel:
 
     def memory(self) -> None:
         """It needs none."""
+
+    def silences(self, lesson: overlay.Lesson) -> bool:
+        """It knows nothing."""
+        del lesson
+        return False
 
     def answer_all(
         self, requests: Sequence[Request], memory: Memory | None = None

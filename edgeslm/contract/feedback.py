@@ -129,8 +129,9 @@ class FeedbackReply(Timed):
             list[Flag],
             Field(
                 description="`contradicts`: an earlier lesson said otherwise, and this one counts; "
-                "`known_fault`: what was known as an anomaly is normal from now on; `overruled`: "
-                "one that was signed, or is of a later time, says otherwise, and counts instead."
+                "`known_fault`: what an earlier lesson, or the bundle's golden file, has as an "
+                "anomaly is normal from now on; `overruled`: one that was signed, or is of a later "
+                "time, says otherwise, and counts instead."
             ),
         ]
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import or_
 from typing import Final, NamedTuple
 
 from edgeslm.core.learning import Learnt
@@ -52,15 +53,18 @@ class Scores(NamedTuple):
     text: float
     """0 where this source is known to use the template; else 0 < text < 4."""
     number: float
-    """Surprise of the numbers, nats, 0 <= number <= `numbers.LIMIT`; 0 for a new template."""
+    """Surprise of the numbers, nats, 0 <= number <= `numbers.LIMIT`; 0 for a new template that no
+    lesson covers."""
     line: Line | None
-    """The histories that the numbers were held against, if there are any."""
+    """The histories that the numbers were held against, if there are any; of a new template those
+    that were gathered since an operator called it normal."""
     unseen: str
     """What is new: a word, a pair of words, or a template that its source never used."""
     template: int | None
     """Index of the known template that it is; None if it is new."""
     values: Sequence[float] = ()
-    """The numbers in its slots, NaN where there is none; empty for a new template."""
+    """The numbers in its slots, NaN where there is none; empty for a new template that no lesson
+    covers."""
     covered: Covered | None = None
     """What lessons say of it; None: nothing."""
 
@@ -151,8 +155,16 @@ class Detector:
                 line = speaker.lines.get(index) or self._everyone.lines[index]
                 values = [number(slot) for slot in slots]
         if memory is not None and (entry := memory.overlay.at(template)) is not None:
+            gathered = None
+            if index is None:
+                values = [number(slot) for slot in slots]
+                gathered = memory.gathering.at(source, self.name(template), len(values))
+                line = None if gathered is None else gathered.line
             seen = () if line is None else line.seen
             covered = entry.covers(slots, source, known=index is not None, seen=seen)
+            if gathered is not None:
+                near = gathered.near(values, covered.confirmed)
+                covered = covered._replace(quiet=tuple(map(or_, covered.quiet, near)))
             normal = covered.words is not None and covered.words.kind == "normal"
             surprise = 0.0 if line is None else line.score_without(values, covered.quiet)
             text = 0.0 if normal else text

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Final, Generic, TypeVar
 
-from edgeslm.core.learning import Learnt, School
+from edgeslm.core.learning import Gathering, Learnt, School
 from edgeslm.core.overlay import Kind, Overlay
 from edgeslm.core.template import canonical
 
@@ -62,6 +62,7 @@ class LineMemory(Generic[S]):
     def __init__(self, name: Callable[[str], str] = canonical) -> None:
         self.overlay = Overlay(by_template=True, name=name)
         self.school = School()
+        self.gathering = Gathering()
         self._speakers: dict[str, tuple[Learnt, S]] = {}
 
     @staticmethod
@@ -82,6 +83,7 @@ class LineMemory(Generic[S]):
             "lessons": len(self.overlay),
             "sources_learning": len(school.learning),
             "sources_refused": school.refused,
+            "numbers_refused": self.gathering.refused,
         }
 
     def speaker(self, source: str) -> tuple[Learnt, S | None] | None:

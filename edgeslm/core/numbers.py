@@ -159,9 +159,19 @@ class Line:
                 total += math.expm1(slot.surprise(value))
         return min(LIMIT, math.log1p(total / self._varying))
 
-    def worst(self, values: Sequence[float]) -> tuple[int, str]:
-        """Return the index of the most surprising slot, and the range it held in training."""
-        surprises = [slot.surprise(v) for slot, v in zip(self._slots, values, strict=True)]
+    def worst(self, values: Sequence[float], quiet: Sequence[bool] = ()) -> tuple[int, str]:
+        """Return the index of the most surprising slot, and the range it held in training.
+
+        Args:
+            values: of the slots; NaN where there is none.
+            quiet: slots that are known to be in order; none: no slot is.
+        """
+        surprises = [
+            0.0 if known else slot.surprise(v)
+            for slot, v, known in zip(
+                self._slots, values, quiet or [False] * len(values), strict=True
+            )
+        ]
         index = surprises.index(max(surprises))
         return index, self._slots[index].expected
 

@@ -97,6 +97,15 @@ class _Values(NamedTuple):
         )
 
 
+class _Ranges(NamedTuple):
+    """Of each slot, where its ordinary values lie: beyond begins what is confirmed."""
+
+    normal: Sequence[Range]
+    """To lessons that say that it is normal."""
+    anomaly: Sequence[Range]
+    """To those that say that it is none."""
+
+
 class _Run(NamedTuple):
     """Lessons of one source that follow each other and say the same."""
 
@@ -112,11 +121,13 @@ class Covered(NamedTuple):
     words: Lesson | None
     """The last of those that say something of its words."""
     quiet: tuple[bool, ...]
-    """Of each slot: its value was confirmed to be normal."""
+    """Of each slot: its value was confirmed to be normal, or needs no test."""
     fault: Lesson | None
     """The last of those that say that it is an anomaly, unless a later one says otherwise."""
     silenced: frozenset[str]
     """Channels of more than the line that make no alarm of it."""
+    confirmed: tuple[Range, ...] = ()
+    """Of each slot, the least and the greatest number that was confirmed to be normal."""
 
 
 class Entry:
@@ -156,8 +167,8 @@ class Entry:
             slots: what stands in it.
             source: who says it.
             known: the bundle has the template.
-            seen: of each slot, the least and the greatest number of training; none where there
-                was no training of it.
+            seen: of each slot, the least and the greatest number of training; where the bundle
+                does not have it, of what came since. None where there was nothing.
         """
         said = self._always if known else self._unless_known
         words = max(
@@ -169,7 +180,9 @@ class Entry:
         if len(slots) != self._width:
             runs = ()
         values = [number(slot) for slot in slots]
-        ranges = seen or [_normal_range(runs, i) for i in range(len(slots))]
+        confirmed = [_normal_range(runs, i) for i in range(len(slots))]
+        # What came since was confirmed by nobody, so it makes no fault smaller.
+        ranges = _Ranges(seen or confirmed, seen if known and seen else confirmed)
         quiet = [False] * len(slots)
         fault = words if words is not None and words.kind == "anomaly" else None
         if runs:
@@ -177,14 +190,14 @@ class Entry:
             if said_here is not None and (fault is None or said_here.order > fault.order):
                 fault = said_here
         silenced = self._channels.get(source, self._channels.get(None, frozenset()))
-        return Covered(words, tuple(quiet), fault, silenced)
+        return Covered(words, tuple(quiet), fault, silenced, tuple(confirmed))
 
 
 def _numbers_say(
     runs: Sequence[_Run],
     slots: Sequence[str],
     values: Sequence[float],
-    ranges: Sequence[Range],
+    ranges: _Ranges,
     quiet: list[bool],
 ) -> Lesson | None:
     """Note in `quiet` which slots are confirmed; return what says that one of them is a fault."""
@@ -197,8 +210,10 @@ def _numbers_say(
             for i in open_:
                 quiet[i] = True
             return None
-        covers = _Values.lead_to if run.kind == "normal" else _Values.lie_before
-        met = {i for i in open_ if covers(run.slots[i], values[i], ranges[i])}
+        if run.kind == "normal":
+            met = {i for i in open_ if run.slots[i].lead_to(values[i], ranges.normal[i])}
+        else:
+            met = {i for i in open_ if run.slots[i].lie_before(values[i], ranges.anomaly[i])}
         if met and run.kind == "anomaly":
             return run.last
         for i in met:

@@ -15,6 +15,7 @@ from edgeslm.contract.golden import GoldenCase
 from edgeslm.contract.manifest import Coverage, Stage
 from edgeslm.contract.messages import ModelRef
 from edgeslm.contract.profile import DeviceProfile
+from edgeslm.core.overlay import Lesson
 from edgeslm.ports import Answer, Memory, Prepared, Request, Session, Task, Tensor
 from edgeslm.runtime.batches import MASK, groups, stack
 from edgeslm.runtime.buckets import LENGTH_FROM, Buckets
@@ -22,11 +23,12 @@ from edgeslm.runtime.bundle import Bundle, BundleTamperedError, VariantFiles, op
 from edgeslm.runtime.cache import Cache
 from edgeslm.runtime.coverage import check, coverage, open_graph, read_costs, share
 from edgeslm.runtime.device import this_device
-from edgeslm.runtime.golden import Verdicts, parse_golden, replay
+from edgeslm.runtime.golden import Verdicts, faults, parse_golden, replay
 from edgeslm.runtime.tokenizer import INPUTS, Tokenizer
 from edgeslm.runtime.variants import ANY_LENGTH, CPU, Variant, choose_variant, fixed_length
 
 Row = tuple[dict[str, Tensor], bool]  # outputs without the batch axis; truncated
+Silences = Callable[[Lesson, Sequence[Request]], bool]  # of a task that can be taught so
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -53,6 +55,7 @@ class Model:
         passed_over: variants before it that this device cannot run, and why.
         supported_until: last day on which somebody mends it; None: nothing was promised.
         new_rate: share of new templates that it was trained to expect; None: it knows none.
+        faults: what its golden file has as an anomaly; none where it was loaded without.
         coverages: what the provider took, by file name of the graph.
         coverage: of several graphs, that of which it took least.
         node_share: share of the graph's nodes on it, in [0, 1].
@@ -86,6 +89,8 @@ class Model:
         self.passed_over = variant.passed_over
         self.supported_until = manifest.supported_until
         self.new_rate: float | None = getattr(task, "new_rate", None)
+        self.faults: tuple[Request, ...] = ()
+        self._silences: Silences | None = getattr(task, "silences", None)
         self.coverages = coverages
         self.coverage = min(coverages.values(), key=share)
         self.node_share = share(self.coverage)
@@ -114,6 +119,10 @@ class Model:
     def memory(self) -> Memory | None:
         """Return a memory of nothing yet; None: no answer depends on what was asked before."""
         return self._memory()
+
+    def silences(self, lesson: Lesson) -> bool:
+        """Whether what the golden file has as an anomaly would be none any more by a lesson."""
+        return self._silences is not None and self._silences(lesson, self.faults)
 
     def answer(self, request: Request, memory: Memory | None = None) -> Answer:
         """Return what the model says of `request`.
@@ -305,8 +314,8 @@ def load_model(  # noqa: PLR0913 -- by name
     *_, stage = manifest.stages()
     chosen = choose(variant=variant, stage=stage)
     files = opened.of(chosen.name)
-    if golden:  # before the graph, whose loading takes longer
-        parse_golden(files.read("golden"))
+    # Before the graph, whose loading takes longer.
+    cases = parse_golden(files.read("golden")) if golden else []
 
     def part(chosen: Variant, stage: Stage | None) -> Part:
         files = opened.of(chosen.name, stage)
@@ -324,6 +333,7 @@ def load_model(  # noqa: PLR0913 -- by name
     if make_room is not None:
         make_room(opened.hash)
     model = load()
+    model.faults = faults(cases)
     provider = chosen.provider
     verdicts = Verdicts(
         verdict_dir,

@@ -23,7 +23,7 @@ and goes on where that ends. `confidence` is how far a line is from the alarm li
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -35,6 +35,7 @@ from edgeslm.core.detector import Detector, Scores
 from edgeslm.core.learnt import Parameters, TailParameters
 from edgeslm.core.memory import LineMemory
 from edgeslm.core.numbers import LIMIT
+from edgeslm.core.overlay import Lesson
 from edgeslm.core.series import Series
 from edgeslm.core.sessions import NONE, Oddness, Sessions
 from edgeslm.core.template import WILD, Split, readable, split
@@ -161,6 +162,8 @@ class Anomaly:
         if covered is not None and covered.fault is not None:
             p, score, channel = min(p, math.exp(-CONFIRMED)), max(score, CONFIRMED), FEEDBACK
         anomalous = p <= budget
+        if covered is not None and scores.template is None and not anomalous:
+            past.gathering.take(source, self._name(parts, scores), scores.values)
         cause: tuple[Cause, ...] = ()
         if anomalous:
             cause = (self._cause(request, parts, scores, channel, past, odd),)
@@ -180,6 +183,34 @@ class Anomaly:
         )
         known = memory is None or answer.source_known
         return answer if known else self._of_newcomer(answer, parts, source, past)
+
+    def silences(self, lesson: Lesson, faults: Sequence[Request]) -> bool:
+        """Whether one of these lines, which are alarms, would be none any more by this lesson.
+
+        The model is not asked: a lesson counts only where it covers the template, and nothing of
+        such a line depends on what the model says.
+        """
+        taught = LineMemory[Any](self._detector.name)
+        taught.overlay.learn(lesson)
+        return any(self._is_silent(fault, taught) for fault in faults)
+
+    def _is_silent(self, fault: Request, taught: LineMemory[Any]) -> bool:
+        parts = split(fault.text)
+        if taught.overlay.at(parts.template) is None:
+            return False
+        scores = self._detector.scores(parts, fault.source, 0.0, memory=taught)
+        covered = scores.covered
+        if covered is None or covered.words is None or self._is_odd(scores):
+            return False
+        if scores.template is None:
+            return True
+        # What is no alarm by itself is one of a window or a session.
+        alone = self._is_odd(self._detector.scores(parts, fault.source, 0.0))
+        return alone or bool(covered.silenced)
+
+    def _is_odd(self, scores: Scores) -> bool:
+        """Whether a line is an alarm by its words and numbers."""
+        return self._fusion.verdict(Said(scores.text, scores.number)).p_value <= self._budget
 
     def _of_newcomer(self, answer: Answer, parts: Split, source: str, past: Past) -> Answer:
         """Let a source that was not in training learn; return the answer with how far it is."""
@@ -207,7 +238,8 @@ class Anomaly:
         if channel == FEEDBACK:
             return {"channel": channel}
         if channel == NUMBER and scores.line is not None:
-            slot, expected = scores.line.worst(scores.values)
+            quiet = () if scores.covered is None else scores.covered.quiet
+            slot, expected = scores.line.worst(scores.values, quiet)
             value = parts.slots[slot][:LONGEST_QUOTE]
             return {"channel": channel, "slot": slot, "value": value, "expected": expected}
         if channel == WINDOW and past.series and scores.template is not None:

@@ -33,6 +33,8 @@ PARAMETERS: Final[dict[str, Any]] = {
     "log_p_above": [-0.1, -5.7]}, "fused": {**TAIL, "scores": [-0.1]},
 }  # fmt: skip
 """Two sources that say two things, one of them with a temperature of 70 to 72."""
+FAULT: Final = "bearing seized at 3"
+"""What the golden file has as an anomaly."""
 FAR: Final = 0.5
 """What the graph says of every template."""
 
@@ -58,12 +60,14 @@ def graph() -> onnx.ModelProto:
 def bundle(folder: Path, *, parameters: dict[str, Any] | None = None, **manifest: Any) -> Path:
     """Write a bundle that judges by `parameters`, or by `PARAMETERS`."""
     raw = json.dumps(parameters or PARAMETERS).encode()
-    task, text = load(raw), "motor temp=71 C"
-    prepared = task.prepare(Request(text, "in/a"))
-    answer = task.finish(prepared, {DISTANCE: np.array(FAR, np.float32)}, truncated=False)
-    expect = {"label": answer.label, "score": answer.score, "confidence": answer.confidence}
-    case = {"request": {"text": text, "source": "in/a"}, "expect": expect}
-    files = {"parameters.json": raw, "golden.jsonl": json.dumps(case).encode() + b"\n"}
+    task, cases = load(raw), []
+    for text in ("motor temp=71 C", FAULT):
+        prepared = task.prepare(Request(text, "in/a"))
+        answer = task.finish(prepared, {DISTANCE: np.array(FAR, np.float32)}, truncated=False)
+        expect = {"label": answer.label, "score": answer.score, "confidence": answer.confidence}
+        case = {"request": {"text": text, "source": "in/a"}, "expect": expect}
+        cases.append(json.dumps(case).encode() + b"\n")
+    files = {"parameters.json": raw, "golden.jsonl": b"".join(cases)}
     fields = {"task": "anomaly", "name": "lines", **manifest}
     return tiny.write_bundle(folder, model=graph(), files=files, **fields)
 

@@ -151,6 +151,18 @@ def test_what_an_operator_says_is_learnt_lasts_and_can_be_taken_back(  # noqa: P
     back = operator.says(kind="normal", text=ODD, model="m", source="in/a", token=token)
     assert back["flags"] == ["contradicts", "known_fault"]
     assert operator.asks("in/a", ODD)["label"] == "normal"
+
+    # So is what the bundle itself has as a fault; it is kept, told to the fleet, and undone.
+    alike = lines.FAULT.replace("3", "9")
+    agent.mark()
+    fault = operator.says(kind="normal", text=alike, model="m", source="in/a", token=token)
+    assert (fault["status"], fault["flags"]) == ("learnt", ["known_fault"])
+    assert agent.wait_for("feedback_learnt", lesson=fault["lesson"])["flags"] == "known_fault"
+    assert operator.asks("in/a", lines.FAULT)["label"] == "normal"
+    listed = [json.loads(line) for line in command(agent, "list", "--json").splitlines()]
+    assert {x["lesson"]: x["flags"] for x in listed}[fault["lesson"]] == ["known_fault"]
+    operator.says(kind="undo", lesson=fault["lesson"], token=token)
+    assert operator.asks("in/a", lines.FAULT)["label"] == "anomaly"
     agent.stop()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from edgeslm.contract.feedback import FEEDBACK_REPLY
 from edgeslm.contract.learning import FeedbackSettings
 from edgeslm.core.memory import LineMemory, TextMemory
 from edgeslm.core.operators import Where
+from edgeslm.core.overlay import Lesson
 from edgeslm.ports import Memory
 from tests.agent.lines import Signer
 
@@ -24,10 +26,16 @@ SIGNER = Signer()
 NOW = 1_800_000_000.0
 
 
+def nothing(lesson: Lesson) -> bool:
+    del lesson
+    return False
+
+
 @dataclass
 class Pupil:
     memory: Memory | None
     alerts: bool = False
+    silences: Callable[[Lesson], bool] = nothing
 
 
 class Device:
@@ -232,6 +240,25 @@ def test_a_window_that_alarms_of_a_text_is_silenced_though_the_text_is_known(
     entry = device.lines.overlay.at("temp=¤ C")
     assert entry is not None
     assert not entry.covers(["70"], "a", known=True, seen=[(0, 80)]).silenced
+
+
+def test_what_the_bundle_knows_as_a_fault_is_kept_and_flagged(device: Device) -> None:
+    """Nobody has said so before: there is no lesson that it contradicts."""
+    asked: list[Lesson] = []
+
+    def silences(lesson: Lesson) -> bool:
+        asked.append(lesson)
+        return lesson.text == "pump stuck"
+
+    device.pupils["lines"].silences = silences
+    token = SIGNER.token()
+    stuck = device.hears(kind="normal", text="pump stuck", model="lines", token=token)
+    assert (stuck["status"], stuck["flags"]) == ("learnt", ["known_fault"])
+    assert "contradicts" not in stuck
+    assert device.log.all()[-1].flags == ("known_fault",)
+    assert "flags" not in device.hears(kind="normal", text="pump on", model="lines", token=token)
+    assert "flags" not in device.hears(kind="anomaly", text="valve stuck", model="lines")
+    assert [lesson.text for lesson in asked] == ["pump stuck", "pump on"]
 
 
 def test_the_same_again_is_known_and_does_not_grow_the_log(device: Device) -> None:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from edgeslm.core.learning import SOURCES, Began, Learnt, School
+import math
+
+from edgeslm.core.learning import (
+    FEWEST,
+    GATHERED,
+    MAX_SLOTS,
+    PLACES,
+    SOURCES,
+    Began,
+    Gathering,
+    Learnt,
+    School,
+)
 
 
 def test_it_begins_tells_how_far_it_is_and_ends() -> None:
@@ -64,3 +76,69 @@ def test_what_was_learnt_before_is_taken_up() -> None:
 def test_words_are_a_sources_own_where_another_new_one_is_rarer_than_the_budget() -> None:
     assert Learnt("a", 1000, 3, frozenset(), {}).settled(0.01)
     assert not Learnt("a", 1000, 30, frozenset(), {}).settled(0.01)
+
+
+NONE = (math.inf, -math.inf)
+"""Range of nothing."""
+
+
+def gathered(lines: int, *, source: str = "a") -> Gathering:
+    """Numbers of `lines` lines with a temperature of 20.0 to 20.9, and a name."""
+    gathering = Gathering()
+    for i in range(lines):
+        gathering.take(source, "temp=¤ of ¤", [20 + (7 * i % 10) / 10, math.nan])
+    return gathering
+
+
+def test_numbers_are_tested_as_soon_as_enough_have_come() -> None:
+    assert gathered(FEWEST - 1).at("a", "temp=¤ of ¤", 2) is None
+    found = gathered(FEWEST).at("a", "temp=¤ of ¤", 2)
+    assert found is not None
+    assert found.line.seen[0] == (20.0, 20.9)
+    assert found.line.score([2000.0, math.nan]) > 6
+    assert gathered(FEWEST).at("b", "temp=¤ of ¤", 2) is None, "of another source"
+    assert gathered(FEWEST).at("a", "temp=¤ of ¤", 1) is None, "of another width"
+
+
+def test_what_is_near_needs_no_test() -> None:
+    found = gathered(FEWEST).at("a", "temp=¤ of ¤", 2)
+    assert found is not None
+    numbers = (19.0, 19.2, 20.4, 21.7, 21.9, math.nan)
+    near = [found.near([v, math.nan], [NONE, NONE]) for v in numbers]
+    assert [one[0] for one in near] == [False, True, True, True, False, False]
+    constant = Gathering()
+    for _ in range(FEWEST):
+        constant.take("a", "level ¤", [50.0])
+    level = constant.at("a", "level ¤", 1)
+    assert level is not None
+    assert [level.near([v], [NONE]) for v in (54.0, 56.0)] == [(True,), (False,)], "a tenth"
+
+
+def test_what_was_confirmed_is_as_good_as_what_was_seen() -> None:
+    found = gathered(FEWEST).at("a", "temp=¤ of ¤", 2)
+    assert found is not None
+    near = [found.near([v, math.nan], [(30.0, 40.0), NONE])[0] for v in (59.0, 61.0, 1.0, -1.0)]
+    assert near == [True, False, True, False]
+
+
+def test_they_are_tested_better_the_more_have_come_and_then_stay() -> None:
+    found = [gathered(n).at("a", "temp=¤ of ¤", 2) for n in (FEWEST, 2 * FEWEST, GATHERED)]
+    scores = [one.line.score([30.0, math.nan]) for one in found if one is not None]
+    assert len(scores) == 3
+    assert scores == sorted(set(scores))
+    gathering = gathered(GATHERED)
+    settled = gathering.at("a", "temp=¤ of ¤", 2)
+    for _ in range(2 * GATHERED):
+        gathering.take("a", "temp=¤ of ¤", [30.0, math.nan])
+    assert gathering.at("a", "temp=¤ of ¤", 2) is settled
+
+
+def test_what_is_gathered_is_bounded() -> None:
+    gathering = Gathering()
+    for i in range(PLACES + 5):
+        gathering.take(f"s{i}", "temp=¤", [1.0])
+    assert gathering.refused == 5
+    for values in ([], [0.0] * (MAX_SLOTS + 1)):
+        for _ in range(FEWEST):
+            gathering.take("s0", "x", values)
+        assert gathering.at("s0", "x", len(values)) is None

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeslm.core.learning import FEWEST
+from edgeslm.core.overlay import Lesson
 from edgeslm.core.template import MAX_CHARS
 from edgeslm.errors import InvalidFileError
 from edgeslm.ports import Request
-from edgeslm.tasks.anomaly import Anomaly, load
+from edgeslm.tasks.anomaly import FEEDBACK, Anomaly, Past, load
 
 HISTORY = {
     "values": [70.0, 71.0, 72.0], "counts": [100, 200, 300], "once": 0, "others": 0,
@@ -155,3 +157,92 @@ def test_truncation_is_passed_on() -> None:
 def test_a_graph_of_another_task_is_a_clear_fault(outputs: Any) -> None:
     with pytest.raises(ValueError, match="no output 'distance'"):
         TASK.finish(TASK.prepare(Request("x")), outputs, truncated=False)
+
+
+class Stream:
+    """Lines of a source, and what an operator says of them."""
+
+    def __init__(self, *lessons: Lesson) -> None:
+        self.past: Past = TASK.memory()
+        self.past.overlay.learn(*lessons)
+
+    def hears(self, text: str, source: str = "") -> Any:
+        prepared = TASK.prepare(Request(text, source))
+        outputs = {"distance": np.array(0.5, np.float32)}
+        return TASK.finish(prepared, outputs, truncated=False, memory=self.past)
+
+
+FLOW = Lesson(1, "normal", "flow 20.4 l")
+
+
+def test_numbers_of_a_new_template_are_tested_once_enough_of_them_have_come() -> None:
+    """A lesson silences its words for good, and its numbers only as long as nothing is known."""
+    stream = Stream(FLOW)
+    assert stream.hears("flow 900 l").label == "normal"
+    stream = Stream(FLOW)
+    for i in range(FEWEST):
+        assert stream.hears(f"flow {20 + (7 * i % 10) / 10} l").label == "normal"
+    assert stream.hears("flow 20.4 l").label == "normal"
+    wild = stream.hears("flow 900 l")
+    assert (wild.label, wild.lesson) == ("anomaly", FLOW.id)
+    cause = wild.explanation[0]
+    assert (cause["channel"], cause["expected"]) == ("number", "20 to 20.9")
+    assert stream.hears("flow 900 l", source="else").label == "normal", "nothing is known of it"
+
+    # What an operator then confirms is covered, and so is the way there; no further.
+    stream.past.overlay.learn(Lesson(2, "normal", "flow 900 l"))
+    said = {n: stream.hears(f"flow {n} l").label for n in (500, 900, 5000)}
+    assert said == {500: "normal", 900: "normal", 5000: "anomaly"}
+    stream.past.overlay.learn(Lesson(3, "anomaly", "flow 500 l"))
+    assert stream.hears("flow 700 l").explanation[0]["channel"] == FEEDBACK
+
+
+def test_alarms_of_a_new_template_teach_nothing() -> None:
+    stream = Stream(FLOW)
+    for i in range(FEWEST):
+        stream.hears(f"flow {20 + (7 * i % 10) / 10} l")
+    for _ in range(4 * FEWEST):
+        assert stream.hears("flow 900 l").label == "anomaly"
+
+
+def test_what_came_since_makes_no_confirmed_fault_smaller() -> None:
+    """Lines of 30 have come before somebody said that 25 is a fault: 30 is one, too."""
+    stream = Stream(FLOW)
+    for i in range(FEWEST):
+        stream.hears(f"flow {20 + i % 11} l")
+    stream.past.overlay.learn(Lesson(2, "anomaly", "flow 25 l"))
+    assert stream.hears("flow 30 l").label == "anomaly"
+
+
+FAULTS = [Request("valve stuck at 7"), Request("motor temp=90 C")]
+
+
+@pytest.mark.parametrize(
+    ("text", "whole", "silent"),
+    [
+        ("valve stuck at 9", True, True),  # of new words: the template
+        ("valve stuck at ¤", False, True),
+        ("valve stuck", True, False),
+        ("motor temp=95 C", True, True),  # beyond that fault
+        ("motor temp=90 C", True, True),
+        ("motor temp=80 C", True, False),  # not as far
+        ("motor temp=60 C", True, False),  # the other way
+        ("motor temp=¤ C", False, False),  # says nothing of numbers
+    ],
+)
+def test_tells_which_lesson_would_silence_a_known_fault(
+    text: str, *, whole: bool, silent: bool
+) -> None:
+    assert {answered(TASK, fault.text).label for fault in FAULTS} == {"anomaly"}
+    assert TASK.silences(Lesson(1, "normal", text, whole), FAULTS) == silent
+    assert not TASK.silences(Lesson(1, "anomaly", text, whole), FAULTS)
+
+
+def test_a_fault_of_a_window_is_silenced_by_what_silences_windows() -> None:
+    fault = [Request("motor temp=71 C")]  # no alarm by itself
+    assert answered(TASK, fault[0].text).label == "normal"
+    said = {
+        channel: TASK.silences(Lesson(1, "normal", "motor temp=71 C", channel=channel), fault)
+        for channel in ("number", "window", "session")
+    }
+    assert said == {"number": False, "window": True, "session": True}
