@@ -9,6 +9,8 @@ SHELL := /bin/bash
 export EDGESLM_CACHE ?= $(CURDIR)/.cache
 # mosquitto lives in /usr/sbin, which is not on everybody's path.
 export PATH := $(PATH):/usr/sbin
+# Tests start hundreds of processes: where this is set, each compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 # Three at a time: many tests wait more than they compute. A file's tests stay together, and files
