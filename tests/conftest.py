@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -78,13 +79,26 @@ def exported(task: str, data: str) -> Path:
             *("--out", str(folder / "export")),
         )
 
-    folder = kept("tests", key, make)
+    with _alone():
+        folder = kept("tests", key, make)
     os.utime(folder)
     with contextlib.suppress(FileNotFoundError):  # another run of the tests tidies up too
         by_age = sorted(folder.parent.iterdir(), key=lambda path: -path.stat().st_mtime)
         for old in by_age[_KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
     return folder / "export" / "bundle"
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One export at a time: what another worker of this run makes, or half of it, is found then."""
+    from exporters.cache import cache_folder  # noqa: PLC0415 -- as above
+
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def run_exporter(*args: str) -> None:
