@@ -36,10 +36,8 @@ def test_every_target_is_held_to_it() -> None:
         assert load_profile(profile).providers[0] == provider
 
 
-@pytest.mark.parametrize(
-    "provider",
-    [p if p == "cpu" else pytest.param(p, marks=pytest.mark.slow) for p in PROFILES],
-)
+@pytest.mark.slow  # test_export and test_tune hold it in one process
+@pytest.mark.parametrize("provider", PROFILES)
 def test_two_exports_with_one_lock_file_are_the_same_bytes(
     provider: str, toy_model: Path, orders: Path, tmp_path: Path
 ) -> None:

@@ -16,12 +16,13 @@ from onnx import numpy_helper
 from edgeslm.providers.cpu import settings
 from edgeslm.runtime.tokenizer import Tokenizer
 from exporters.batches import disproof, sum_in_order
+from exporters.export import exported
 from exporters.heads.base import embedder
 from exporters.lean import NotLeanError, rewrite
 from exporters.qoperators import static_operators
 from exporters.quantize import quantizable
 from exporters.sources import open_source
-from exporters.sources.base import Encoder, read_encoder
+from exporters.sources.base import Encoder
 from exporters.targets.base import Feeds
 from exporters.targets.cpu import GRAPH, save
 from tests.conftest import WEIGHTS
@@ -32,11 +33,9 @@ WORDS = ("pump", "pressure", "bearing", "hot", "valve", "line", "two", "stopped"
 
 
 @pytest.fixture(scope="module")
-def encoder(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+def encoder(minilm: Path) -> Encoder:
     assert minilm.is_dir()
-    folder = tmp_path_factory.mktemp("minilm")
-    open_source(f"package:{WEIGHTS}", tokenizer=None).export(folder)
-    return read_encoder(folder)
+    return exported(open_source(f"package:{WEIGHTS}", tokenizer=None))
 
 
 @pytest.fixture(scope="module")

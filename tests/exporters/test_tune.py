@@ -158,24 +158,15 @@ def test_a_tuned_export_can_be_had_again_from_its_lock(
         export(again, Stages())
 
 
-def test_what_was_tried_once_is_known(job: Job) -> None:
-    job = dataclasses.replace(job, tune_minutes=2.0)  # enough for all there is to try
-    export(job, Stages())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Lab, "_measure", lambda *_: pytest.fail("tried twice"))
-        patch.setattr(Lab, "_judge", lambda *_: pytest.fail("looked into twice"))
-        report = export(job, Stages())
-    assert report["tuned"]
-
-
 def test_what_was_tried_is_tried_again_where_the_runtime_has_changed() -> None:
     """Answers and batches are its."""
     runtime = Path(edgeslm.__file__).parent / "runtime" / "batches.py"
     assert {runtime.read_bytes(), Path(trial.__file__).read_bytes()} <= set(trial.code())
 
 
-def test_a_report_shows_what_int8_costs_in_points_and_in_error(job: Job) -> None:
-    export(dataclasses.replace(job, tune_minutes=2.0), Stages())
+def test_a_search_tells_what_int8_costs_and_tries_nothing_twice(job: Job) -> None:
+    job = dataclasses.replace(job, tune_minutes=2.0)  # enough for all there is to try
+    export(job, Stages())
     [found] = json.loads((job.out / "tune.json").read_bytes())["searches"]
     assert found["whole"]
     precision = {one["name"]: one["precision"] for one in found["trials"]}
@@ -185,6 +176,11 @@ def test_a_report_shows_what_int8_costs_in_points_and_in_error(job: Job) -> None
         assert {"points_with", "points_without", "error_with", "error_without"} <= one.keys()
         assert min(one["points_with"], one["points_without"]) >= 0
     assert "What int8 costs" in (job.out / "report.html").read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Lab, "_measure", lambda *_: pytest.fail("tried twice"))
+        patch.setattr(Lab, "_judge", lambda *_: pytest.fail("looked into twice"))
+        report = export(job, Stages())
+    assert report["tuned"]
 
 
 _PROFILE = """\
