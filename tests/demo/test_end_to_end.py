@@ -18,6 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
+from edgeslm.cli import demo as cli
+from edgeslm.demo import bundles
 from edgeslm.demo.broker import find_mosquitto
 
 pytestmark = pytest.mark.broker
@@ -66,6 +68,27 @@ def counted(env: dict[str, str], *args: str) -> dict[str, Any]:
     return summary
 
 
+def test_all_its_parts_play_together(
+    anomaly_bundle: Path,
+    intent_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With other models than its own, which are there already: what they say is not judged."""
+    if not find_mosquitto():
+        pytest.skip("no mosquitto")
+    there = {"anomaly": anomaly_bundle, "intent": intent_bundle}
+    monkeypatch.setattr(bundles, "find", lambda wanted, *_: there[wanted.task])
+    cli.main(["--json", "--messages", "100", "--broker", "mosquitto"])
+    s = json.loads(capsys.readouterr().out)
+    assert (s["sent"], s["answered"]) == (100, 100)
+    assert (s["lost"], s["duplicates"], s["errors"]) == (0, 0, 0)
+    assert s["intents"] > 0
+    assert 0 < s["p50_ms"] <= s["p99_ms"]
+    assert s["pss_mb"] > 20
+
+
+@pytest.mark.slow  # its two exports
 @pytest.mark.parametrize("broker", ["mosquitto", "embedded"])
 def test_every_message_is_answered_and_faults_are_caught(
     scratch: dict[str, str], broker: str
@@ -86,6 +109,7 @@ def test_every_message_is_answered_and_faults_are_caught(
     assert s["pss_mb"] > 20
 
 
+@pytest.mark.slow
 def test_piped_it_prints_lines_and_a_summary(scratch: dict[str, str]) -> None:
     done = subprocess.run(
         demo("--seconds", "6", "--rate", "40"),
@@ -99,6 +123,7 @@ def test_piped_it_prints_lines_and_a_summary(scratch: dict[str, str]) -> None:
     assert "\x1b" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_sums_up_and_ends_all_it_started(
     scratch: dict[str, str], number: signal.Signals
@@ -117,6 +142,7 @@ def test_interrupted_it_sums_up_and_ends_all_it_started(
     assert "0 lost" in rest
 
 
+@pytest.mark.slow
 def test_on_a_terminal_it_draws_and_leaves_the_summary(scratch: dict[str, str]) -> None:
     pytest.importorskip("rich")
     ours, theirs = pty.openpty()
