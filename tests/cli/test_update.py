@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from edgeslm import logs
 from edgeslm.adapters.slot_store import FileSlotStore, ReadOnlySlots
 from edgeslm.contract.slots import Bad, ModelSlots, SlotTable
 from edgeslm.runtime.slot import whole_slot
+from tests.commands import here
 from tests.runtime import tiny
 from tests.updater.whole import MODEL, Fleet
 
@@ -36,9 +37,13 @@ def config(fleet: Fleet, tmp_path: Path) -> Path:
     return written
 
 
+@pytest.fixture(autouse=True)
+def _no_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "configure", lambda **_: None)
+
+
 def edgeslm(command: str, config: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "edgeslm", command, "--config", str(config), *words]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    return here(command, "--config", str(config), *words)
 
 
 def remember(config: Path) -> None:

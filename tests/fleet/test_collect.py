@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from edgeslm.fleet.passphrases import Passphrases
 from edgeslm.fleet.repository import init_repository
 from edgeslm.runtime.device import platform_of, this_device
 from edgeslm.runtime.profiles import detect_profile
+from tests.commands import here
 from tests.conftest import DATA, WEIGHTS, run_exporter
 from tests.fleet import kit
 
@@ -73,10 +73,8 @@ class Fleet:
             assert evidence.judge(conn, f"{device}/{number}", label, by="ann", now=6000.0)
 
     def run(self, word: str, *more: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "edgeslm", "fleet", word, *more]
-        argv += ["--repository", str(self.folder / "fleet")]
-        argv += ["--passphrase-file", str(self.folder / "passphrase")]
-        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+        at = ("--repository", str(self.folder / "fleet"))
+        return here("fleet", word, *more, *at, "--passphrase-file", str(self.folder / "passphrase"))
 
     def collect(self, *more: str) -> tuple[list[dict[str, Any]], str]:
         self.out.unlink(missing_ok=True)

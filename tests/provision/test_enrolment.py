@@ -20,7 +20,9 @@ from edgeslm.fleet.database.engine import reading
 from edgeslm.fleet.database.schema import identities
 from edgeslm.fleet.enrolment import BatchError, EnrolledError, Wanted, read_batch, read_tokens
 from edgeslm.fleet.repository import Repository
-from tests.provision.kit import WE, Fleet, edgeslm
+from tests.commands import here
+from tests.fleet import kit as fleet_kit
+from tests.provision.kit import WE, Fleet
 
 KEY = "ab" * 32
 
@@ -171,30 +173,33 @@ def test_a_file_that_holds_no_tokens_is_left_alone(fleet: Fleet, tmp_path: Path)
     assert rows(fleet) == []
 
 
-def test_the_command(repository: Repository, tmp_path: Path) -> None:
+def test_the_command(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGESLM_FLEET_PASSPHRASE", fleet_kit.PASSPHRASE)
     at = ("--repository", str(repository.folder))
     batch, to = tmp_path / "b.csv", tmp_path / "tokens.csv"
     batch.write_text(f"device,factory_key\npress-1,\npress-2,{KEY}\n")
-    done = edgeslm("fleet", "enroll", *at, "--csv", str(batch))
+    done = here("fleet", "enroll", *at, "--csv", str(batch))
     assert (done.returncode, "--to" in done.stderr) == (65, True)
-    done = edgeslm("fleet", "enroll", *at, "--csv", str(batch), "--to", str(to))
+    done = here("fleet", "enroll", *at, "--csv", str(batch), "--to", str(to))
     assert (done.returncode, "2 devices enrolled" in done.stdout) == (0, True), done.stderr
     assert "authority" in done.stderr
     token = read_tokens(to)["press-1"]
     assert token not in done.stdout + done.stderr
-    done = edgeslm("fleet", "enroll", *at, "--list", "--json")
+    done = here("fleet", "enroll", *at, "--list", "--json")
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(each["device"], each["state"]) for each in found] == [
         ("press-1", "waiting"),
         ("press-2", "waiting"),
     ]
-    done = edgeslm("fleet", "revoke", *at, "press-1", "nobody")
+    done = here("fleet", "revoke", *at, "press-1", "nobody")
     assert (done.returncode, "[fleet.unknown_device]" in done.stderr) == (65, True)
-    assert edgeslm("fleet", "revoke", *at, "press-1").returncode == 0
-    done = edgeslm("fleet", "broker-config", *at)
+    assert here("fleet", "revoke", *at, "press-1").returncode == 0
+    done = here("fleet", "broker-config", *at)
     assert "user press-1\ntopic deny #" in done.stdout
     for option in ("--viewer", "--service"):
-        done = edgeslm("fleet", "broker-config", *at, option, "press-2")
+        done = here("fleet", "broker-config", *at, option, "press-2")
         assert (done.returncode, "press-2: an enrolled device" in done.stderr) == (65, True)
     for kind, head in (("ca", "-----BEGIN CERTIFICATE"), ("crl", "-----BEGIN X509 CRL")):
-        assert edgeslm("fleet", "broker-config", *at, "--kind", kind).stdout.startswith(head)
+        assert here("fleet", "broker-config", *at, "--kind", kind).stdout.startswith(head)
