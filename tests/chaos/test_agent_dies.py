@@ -20,7 +20,7 @@ def agent(make_agent: MakeAgent, brittle: Path) -> AgentProcess:
     return make_agent(models={"m": {"bundle": brittle, "workers": 2}}, routes={"r": ROUTE})
 
 
-@pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_kill_9_in_full_flow_loses_nothing(agent: AgentProcess, plant: Plant, kills: int) -> None:
     rng = random.Random(1)  # noqa: S311 -- when to kill
     agent.start()

@@ -16,7 +16,7 @@ from tests.updater.scripted import ScriptedAgent
 from tests.updater.whole import MODEL, Fleet, comes_up, command
 
 TASKS = Path(__file__).parents[1] / "agent" / "tasks"
-QUICK = 4
+QUICK = 2
 ENV = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
 
 

@@ -52,8 +52,11 @@ def refuse(postgresql: Postgresql, url: str) -> Callable[[], None]:
 
 @pytest.mark.parametrize(
     ("goes", "letting_go"),
-    [(kill, False), (refuse, False), (kill, True)],
-    ids=["killed", "refusing", "killed-letting-go"],
+    [
+        pytest.param(kill, False, id="killed"),
+        pytest.param(refuse, False, id="refusing", marks=pytest.mark.slow),
+        pytest.param(kill, True, id="killed-letting-go"),
+    ],
 )
 def test_a_leader_waits_for_its_database_and_completes_its_rollout(  # noqa: PLR0913 -- fixtures
     *,

@@ -47,6 +47,12 @@ class Worker:
         assert self.process.wait(10) == 0
 
 
+@pytest.mark.parametrize(
+    "database_url",
+    # Of PostgreSQL, test_of_two_workers_the_one_that_leads_is_killed_in_a_rollout.
+    ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)],
+    indirect=True,
+)
 def test_nothing_is_lost_or_done_twice_at_a_few_writes(
     repository: Repository, database_url: str, mosquitto: Mosquitto, tmp_path: Path
 ) -> None:

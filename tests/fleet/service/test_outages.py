@@ -79,6 +79,7 @@ def test_a_broker_that_restarts_five_times_holds_up_a_rollout_and_does_not_spoil
     assert all(devices.seqs(name) == [1] for name in NAMES)
 
 
+@pytest.mark.slow  # that such time is no soak, tests/core/test_rollout.py shows without a clock
 def test_a_wave_does_not_soak_while_the_broker_is_away(
     repository: Repository, running: kit.Running, devices: kit.Devices, mosquitto: Mosquitto
 ) -> None:
