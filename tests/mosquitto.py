@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-START_S = 10.0
+START_S = 30.0
 CONF = """\
 listener {port} 127.0.0.1
 set_tcp_nodelay true
@@ -72,7 +72,7 @@ class Mosquitto:
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(how)
-            self._process.wait(10)
+            self._process.wait(START_S)
             self._process = None
 
 

@@ -25,7 +25,7 @@ from edgeslm.contract.feedback import FEEDBACK_REPLY
 from edgeslm.contract.messages import ADAPTERS
 from tests.runtime import tiny
 
-WAIT_S = 30.0
+WAIT_S = 90.0  # a machine that is busy with other things is no failure
 _ADAPTERS = {**ADAPTERS, "feedback": FEEDBACK_REPLY}
 BASE = "edgeslm/v1/dev1"
 
