@@ -357,7 +357,7 @@ def test_kill_9_at_any_call_that_writes_keeps_what_was_flushed(tmp_path: Path, c
         argv = [
             *("strace", "-f", "-qq", "-o", "/dev/null"),
             *("-e", f"inject={call}:signal=KILL:when={number}"),
-            *(sys.executable, "-m", "tests.adapters.put_blocks", str(folder), str(whole)),
+            *(sys.executable, "-B", "-m", "tests.adapters.put_blocks", str(folder), str(whole)),
         ]
         try:
             done = subprocess.run(argv, check=False, capture_output=True, cwd=ROOT, timeout=60)
