@@ -1,10 +1,13 @@
-"""Intent head: a linear layer on the pooled embedding, calibrated on texts it was not fitted on."""
+"""Intent head: a linear layer on the pooled embedding, calibrated on texts it was not fitted on.
+
+The out-of-scope score is chosen on such texts, too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import onnx
@@ -20,7 +23,8 @@ from edgeslm.tasks.intent import (
 )
 from exporters.data import OUT_OF_SCOPE, Row, spread
 from exporters.heads.base import Advance, Embed, Tail
-from exporters.heads.linear import Floats, Layer, surprise, temperature_of
+from exporters.heads.linear import Floats, Layer, Linear, surprise, temperature_of
+from exporters.heads.scorer import Choice, Evidence, choose, nearest, references
 
 _FOLDS: Final = 5
 # Inverse strength of the L2 penalty, on centred embeddings of unit mean variance, weakest last.
@@ -104,47 +108,78 @@ class IntentHead:
 
 def steps(rows: Sequence[Row]) -> int:
     """By how much `fit` advances: once per text, once per layer fitted."""
-    return sum(row.label != OUT_OF_SCOPE for row in rows) + len(_GRID) + _FOLDS
+    return len(rows) + len(_GRID) + _FOLDS
 
 
 def fit(
     rows: Sequence[Row], embed: Embed, *, reject_share: float, seed: int, advance: Advance
 ) -> IntentHead:
-    """Fit and calibrate a head on labelled `rows`; those labelled `oos` are left out.
+    """Fit and calibrate a head on labelled `rows`; of those labelled `oos` no layer learns.
 
-    Temperature, threshold and p-values come from logits that each text got from a layer fitted
-    on the other folds.
+    Temperature, threshold, p-values and the choice of the score come from what each text got of a
+    layer, and of references, that were fitted on the other folds.
 
     Args:
         rows: checked by `exporters.labels.check_intent`.
         embed: of the encoder that the head will ship with.
         reject_share: share of in-scope texts to reject, in (0, 1).
-        seed: of the deal into folds.
+        seed: of the deal into folds, and of references.
         advance: moved by `steps(rows)` in all.
     """
     known = [row for row in rows if row.label != OUT_OF_SCOPE]
+    strange = [row.text for row in rows if row.label == OUT_OF_SCOPE]
     labels = sorted({str(row.label) for row in known})
     index = {label: i for i, label in enumerate(labels)}
     y = np.array([index[str(row.label)] for row in known])
     x = embed_all([row.text for row in known], embed, advance)
+    # Of no rows there are no embeddings either.
+    far = embed_all(strange, embed, advance) if strange else x[:0]
     folds = np.array(spread(known, _FOLDS, seed=seed))
-    strength, first = _choose(x, y, folds, advance)
-    held_out = np.empty((len(y), len(labels)))
-    held_out[folds == 0] = first
-    for fold in range(1, _FOLDS):
-        if (here := folds == fold).any():
-            layer = Layer(len(labels)).fit(x[~here], y[~here], strength)
-            held_out[here] = layer(x[here])
-        advance(1)
+    strength, layers = _cross_fitted(x, y, folds, advance)
+    inside, outside = _Heard.none(len(x), len(labels)), _Heard.none(len(far), len(labels))
+    dealt = np.arange(len(far)) % len(layers)
+    for fold, layer in enumerate(layers):
+        here, there = folds == fold, dealt == fold
+        vectors, owners = references(x[~here], y[~here], seed=seed)
+        for heard, points, some in ((inside, x, here), (outside, far, there)):
+            heard.logits[some] = layer(points[some])
+            heard.cosines[some] = nearest(points[some] @ vectors.T, owners, len(labels))
     final = Layer(len(labels)).fit(x, y, strength)
     advance(1)
-    settings = settle(labels, held_out, y, reject_share=reject_share)
+    settings = settle(labels, inside.logits, y, reject_share=reject_share)
+    evidence = inside.evidence(settings.temperature)
+    choice = choose(
+        evidence, y, outside.evidence(settings.temperature), np.arange(len(labels)), seed=seed
+    )
+    settings = scored(settings, choice, evidence)
     return IntentHead(
         (final.weight / settings.temperature).astype(np.float32),
         (final.bias / settings.temperature).astype(np.float32),
         settings,
-        opinions=_opinions(known, labels, held_out / settings.temperature, y),
+        references(x, y, seed=seed)[0] if settings.needs_distance else None,
+        opinions=_opinions(known, labels, inside.logits / settings.temperature, y),
     )
+
+
+class _Heard(NamedTuple):
+    """What texts got of layers and references that were not fitted on them.
+
+    Args:
+        logits: float64 [texts, labels], at temperature 1.
+        cosines: float32 [texts, labels], to the nearest reference of each.
+    """
+
+    logits: NDArray[np.float64]
+    cosines: Floats
+
+    @classmethod
+    def none(cls, texts: int, labels: int) -> _Heard:
+        """Return room for so many."""
+        return cls(np.empty((texts, labels)), np.empty((texts, labels), np.float32))
+
+    def evidence(self, temperature: float) -> Evidence:
+        """Return it as a graph would give it."""
+        return Evidence((self.logits / temperature).astype(np.float32), self.cosines)
 
 
 def _opinions(
@@ -169,11 +204,11 @@ def settle(
     *,
     reject_share: float,
 ) -> IntentParameters:
-    """Return the parameters that logits ask for, of texts that they were not fitted on.
+    """Return the parameters that logits ask for, scored by their energy.
 
     Args:
         labels: in the logits' order.
-        logits: float64 [texts, labels], of texts in scope, at temperature 1.
+        logits: float64 [texts, labels], of texts in scope, not fitted on, at temperature 1.
         y: the right one of each.
         reject_share: share of texts in scope to reject, in (0, 1).
     """
@@ -186,6 +221,21 @@ def settle(
         reject_share=reject_share,
         temperature=_rounded(temperature),
         calibration=calibration,
+    )
+
+
+def scored(settings: IntentParameters, choice: Choice, inside: Evidence) -> IntentParameters:
+    """Return the same with the score that was chosen, calibrated on texts in scope."""
+    if choice.scorer == settings.scorer:
+        return settings
+    threshold, calibration = ranks(choice.scores(settings, inside), settings.reject_share)
+    return settings.model_copy(
+        update={
+            "threshold": threshold,
+            "calibration": calibration,
+            "scorer": choice.scorer,
+            "mixture": choice.mixture,
+        }
     )
 
 
@@ -209,26 +259,40 @@ def embed_all(texts: Sequence[str], embed: Embed, advance: Advance) -> Floats:
     return np.concatenate(rows)
 
 
+def _cross_fitted(
+    x: Floats, y: NDArray[np.int64], folds: NDArray[np.int64], advance: Advance
+) -> tuple[float, list[Linear]]:
+    """Return the strength that is best, and for each fold a layer fitted on the others."""
+    strength, first = _choose(x, y, folds, advance)
+    layers, labels = [first], int(y.max()) + 1
+    for fold in range(1, _FOLDS):
+        if (here := folds == fold).any():  # the last ones are empty where each label has few texts
+            layers.append(Layer(labels).fit(x[~here], y[~here], strength))
+        advance(1)
+    return strength, layers
+
+
 def _choose(
     x: Floats, y: NDArray[np.int64], folds: NDArray[np.int64], advance: Advance
-) -> tuple[float, NDArray[np.float64]]:
+) -> tuple[float, Linear]:
     """Try weaker and weaker penalties on all folds but the first, while they explain that better.
 
     Returns:
-        The best strength, and the first fold's logits by the layer fitted with it.
+        The best strength, and the layer fitted with it.
     """
     labels = int(y.max()) + 1
     test = folds == 0
     layer = Layer(labels)
-    best: tuple[float, float, NDArray[np.float64]] | None = None
+    best: tuple[float, float, Linear] | None = None
     for tried, strength in enumerate(_GRID, 1):
-        logits = layer.fit(x[~test], y[~test], strength)(x[test])
+        fitted = layer.fit(x[~test], y[~test], strength)
         advance(1)
+        logits = fitted(x[test])
         loss = surprise(logits / temperature_of(logits, y[test]), y[test])
         if best is not None and loss >= best[0]:
             advance(len(_GRID) - tried)
             break
-        best = loss, strength, logits
+        best = loss, strength, fitted
     assert best is not None  # noqa: S101 -- the grid is not empty
     return best[1], best[2]
 

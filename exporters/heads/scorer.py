@@ -107,13 +107,13 @@ def references(x: Floats, y: NDArray[np.int64], *, seed: int) -> tuple[Floats, N
 
     Args:
         x: float32 [texts, dim], of length 1.
-        y: label of each, from 0, all of them there.
+        y: label of each.
         seed: of their choice.
     """
-    labels = int(y.max()) + 1
-    each = max(1, REFERENCES // labels)
+    labels = np.unique(y).tolist()
+    each = max(1, REFERENCES // len(labels))
     found, owners = [], []
-    for label in range(labels):
+    for label in labels:
         here = x[y == label]
         number = min(each, len(np.unique(here, axis=0)))
         if number == 1:
@@ -126,6 +126,20 @@ def references(x: Floats, y: NDArray[np.int64], *, seed: int) -> tuple[Floats, N
     vectors = np.concatenate(found)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return vectors.astype(np.float32), np.array(owners)
+
+
+def nearest(cosines: Floats, owners: NDArray[np.int64], labels: int) -> Floats:
+    """Return the cosine to the nearest reference of each label, float32 [texts, labels].
+
+    Args:
+        cosines: float32 [texts, references].
+        owners: label of each reference, ascending.
+        labels: how many there are; of one without a reference it is -1, the farthest.
+    """
+    found = np.full((len(cosines), labels), -1, np.float32)
+    own, first = np.unique(owners, return_index=True)
+    found[:, own] = np.maximum.reduceat(cosines, first, axis=1)
+    return found
 
 
 def _by_strangers(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from exporters.data import Row
 from exporters.heads.base import Advance, Embed
-from exporters.heads.intent import IntentHead, embed_all, ranks, settle
+from exporters.heads.intent import IntentHead, embed_all, scored, settle
 from exporters.heads.linear import Floats, Layer, Linear, surprise, temperature_of
 from exporters.heads.scorer import Evidence, choose, references
 
@@ -87,15 +87,7 @@ class TrainedFitter:
         # Of no rows there are no embeddings either.
         far = read(self.outside)[0] if self.outside else near[:0]
         choice = choose(inside, right, evidence(far), owners, seed=seed)
-        threshold, calibration = ranks(choice.scores(settings, inside), share)
-        settings = settings.model_copy(
-            update={
-                "threshold": threshold,
-                "calibration": calibration,
-                "scorer": choice.scorer,
-                "mixture": choice.mixture,
-            }
-        )
+        settings = scored(settings, choice, inside)
         if self.whole:
             last = Layer(len(self.labels)).fit(
                 np.concatenate([x, near]), np.concatenate([y, right]), strength
