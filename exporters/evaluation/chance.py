@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 CONFIDENCE: Final = 0.95
 """Of every interval."""
 RESAMPLES: Final = 2000
+LEAST: Final = 10
+"""Rows of either kind that a comparison of AUROCs needs. Between scores that are equally good it
+tells a difference at .05 in up to 80 % of all cases from one positive, 13 % from 5, 8 % from 10."""
 SEED: Final = 0
 """Of every resampling: the same rows give the same interval."""
 _Z: Final = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
@@ -30,6 +33,10 @@ Shape = Literal["percentile", "basic"]
 METHODS: Final = {
     "wilson": "Wilson 1927, J. Am. Stat. Assoc. 22:209: score interval of a share",
     "newcombe": "Newcombe 2006, Stat. Med. 25:559, method 5: score interval of an AUROC",
+    "f_star": (
+        "Hand, Christen & Kirielle 2021, Mach. Learn. 110:451: F1 is 2 s / (1 + s), where of the "
+        "rows that are of a label or said to be the share s are both; Wilson's interval of that"
+    ),
     "percentile": f"Efron & Tibshirani 1993, ch. 13: bootstrap, {RESAMPLES} resamples of rows",
     "basic": f"Davison & Hinkley 1997, eq. 5.6: basic bootstrap, {RESAMPLES} resamples of rows",
     "paired": (
@@ -73,6 +80,17 @@ def wilson(hits: int, of: int) -> Interval:
     low, high = (centre - reach) / (1 + z2 / of), (centre + reach) / (1 + z2 / of)
     # Of none and of all one end is exact; rounding must not leave [0, 1] nor the share outside.
     return Interval(min(share, max(0.0, low)), max(share, min(1.0, high)), "wilson")
+
+
+def f1(both: int, either: int) -> Interval:
+    """Return the interval of an F1, also of one that is 0 or 1.
+
+    Args:
+        both: rows that are of the label and said to be.
+        either: rows that are, or said to be, at least one.
+    """
+    low, high, _ = wilson(both, either)
+    return Interval(2 * low / (1 + low), 2 * high / (1 + high), "f_star")
 
 
 def auroc(scores: Floats, positive: Bools) -> float:
@@ -119,7 +137,8 @@ def delong(first: Floats, second: Floats, positive: Bools) -> Difference:
     Args:
         first: finite.
         second: finite.
-        positive: at least one is, and at least one is not.
+        positive: at least `LEAST` are, and as many are not: of fewer the variance of so few ranks
+            is too small, and chance is told as a difference.
     """
     areas, variance = np.zeros(2), 0.0
     of_positives, of_negatives = [], []

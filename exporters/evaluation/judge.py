@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,16 @@ from exporters import recipes
 from exporters.bundle import MANIFEST
 from exporters.data import OUT_OF_SCOPE, Row
 from exporters.evaluation import chance, confusion, promise
-from exporters.evaluation.measures import POINTS, Area, Given, Measure, Measures, Share
+from exporters.evaluation.measures import (
+    POINTS,
+    Area,
+    Computed,
+    Given,
+    Measure,
+    Measures,
+    Overlap,
+    Share,
+)
 from exporters.quality import answer_all, short
 from exporters.recipes.base import Recipe
 from exporters.workbench import Stage
@@ -28,6 +37,9 @@ PAIRS: Final = 30
 """Mistakes that are listed, the most frequent first."""
 BINS: Final = 10
 """Of confidence, each with the share that is right."""
+RESAMPLED: Final = 100
+"""Sources, those with most rows, whose every metric has an interval. Of the others what takes
+thousands of resamples has none: about a tenth of a second for each."""
 LEVELS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 """p-values at which the share of normal lines is looked at."""
 _EXPORT: Final = "bundle"  # folder of an export's output that a device takes
@@ -102,12 +114,13 @@ def figures(judged: Judged, *, stage: Stage) -> dict[str, Any]:
         for name, measure in judged.measures.items():
             metrics[name] = shown(measure)
             advance(1)
+    own = sources(judged, stage=stage)
     return {
         "metrics": metrics,
         "promise": promised(judged),
         "calibration": calibration(judged),
         "classes": classes(judged),
-        "sources": sources(judged),
+        "sources": own,
         "confusions": [
             pair._asdict() for pair in confusion.worst(judged.rows, judged.answers, pairs=PAIRS)
         ],
@@ -126,7 +139,7 @@ def shown(measure: Measure, *, resampled: bool = True) -> dict[str, Any]:
     if measure.rows is None:
         return found
     found["rows"] = measure.rows
-    if not resampled and not isinstance(measure, Share | Area):
+    if not resampled and isinstance(measure, Computed):
         return found
     if (interval := measure.interval()) is not None:
         found |= {"low": short(interval.low), "high": short(interval.high)}
@@ -196,7 +209,7 @@ def _normal(judged: Judged) -> chance.Bools:
 
 
 def classes(judged: Judged) -> dict[str, Any]:
-    """Return recall and precision of each label, of the rows that are not rejected."""
+    """Return recall, precision and F1 of each label, of the rows that are not rejected."""
     both = list(zip(judged.rows, judged.answers, strict=True))
     said = np.array([confusion.said_of(answer) for _, answer in both])
     truth = np.array([confusion.truth_of(row, answer) for row, answer in both])
@@ -204,38 +217,78 @@ def classes(judged: Judged) -> dict[str, Any]:
     for label in sorted(set(truth.tolist())):
         is_it = truth == label
         verdict = said == (confusion.REJECTED if label == OUT_OF_SCOPE else label)
-        recall, precision = Share(verdict, is_it), Share(is_it, verdict)
-        total = int(is_it.sum() + verdict.sum())
         found[label] = {
             "rows": int(is_it.sum()),
-            "recall": shown(recall),
-            "precision": shown(precision),
-            "f1": short(POINTS * 2 * recall.count / total),
+            "recall": shown(Share(verdict, is_it)),
+            "precision": shown(Share(is_it, verdict)),
+            "f1": shown(Overlap(is_it, verdict)),
         }
     return found
 
 
-def sources(judged: Judged) -> dict[str, Any]:
+def sources(judged: Judged, *, stage: Stage) -> dict[str, Any]:
     """Return the metrics of each source's own rows, if the rows are of more than one."""
+    places = _places(judged)
+    if len(places) == 1:
+        return {}
+    whole = set(_by_rows(places)[:RESAMPLED])
+    found = {}
+    with stage("resampling sources", len(places)) as advance:
+        for source in sorted(places):
+            found[source] = _of(judged, places[source], resampled=source in whole)
+            advance(1)
+    return found
+
+
+def _places(judged: Judged) -> Mapping[str, Sequence[int]]:
+    """Return where the rows of each source are."""
     places: defaultdict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(judged.rows):
         places[row.source].append(i)
-    if len(places) == 1:
-        return {}
-    return {source: _of(judged, places[source]) for source in sorted(places)}
+    return places
 
 
-def _of(judged: Judged, places: Sequence[int]) -> dict[str, Any]:
+def _by_rows(places: Mapping[str, Sequence[int]]) -> list[str]:
+    """Return the sources, those with most rows first."""
+    return sorted(places, key=lambda source: (-len(places[source]), source))
+
+
+def _of(judged: Judged, places: Sequence[int], *, resampled: bool) -> dict[str, Any]:
     rows = [judged.rows[i] for i in places]
     answers = [judged.answers[i] for i in places]
     measures = judged.recipe.measures(rows, answers, share=judged.share)
     found: dict[str, Any] = {
-        name: shown(measure, resampled=False)
+        name: shown(measure, resampled=resampled)
         for name, measure in measures.items()
         if not isinstance(measure, Given) and measure.value is not None
     }
     known = {answer.source_known for answer in answers} - {None}
     return {"rows": len(rows), **({"known": known == {True}} if known else {}), **found}
+
+
+def left_out(judged: Judged, *, compared: bool) -> list[str]:
+    """Say which figures have no interval, or no test, though there are rows to count.
+
+    Args:
+        judged: of whose rows.
+        compared: with another bundle.
+    """
+    found = []
+    names = [name for name, one in judged.measures.items() if isinstance(one, Computed)]
+    beyond = _by_rows(_places(judged))[RESAMPLED:]
+    if names and beyond:
+        named = " and ".join(name.replace("_", " ") for name in names)
+        found.append(
+            f"{len(beyond)} sources, all but the {RESAMPLED} with most rows, have no interval of "
+            f"{named}: it takes thousands of resamples each; evaluate their rows by themselves"
+        )
+    for name, one in judged.measures.items():
+        if compared and isinstance(one, Area) and one.told and one.few is not None:
+            found.append(
+                f"{name.replace('_', ' ')}: the two are not compared, since {one.few} rows are of "
+                f"the rarer kind and the test is too sure of fewer than {chance.LEAST}; give more"
+            )
+    return found
 
 
 def compared(first: Judged, second: Judged, *, stage: Stage) -> dict[str, Any]:

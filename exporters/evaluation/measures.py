@@ -143,11 +143,62 @@ class Area:
         found = chance.newcombe(area, positives, self.rows - positives)
         return _scaled(found, self.unit)
 
+    @property
+    def few(self) -> int | None:
+        """How many are of the rarer kind, where these are too few for a test; else None."""
+        rarer = min(int(self.positive.sum()), int((~self.positive).sum()))
+        return rarer if rarer < chance.LEAST else None
+
     def against(self, first: Measure) -> Difference | None:
-        """Test of DeLong and others."""
-        if not isinstance(first, Area) or not self.told:
+        """Test of DeLong and others; None where too few are of either kind."""
+        if not isinstance(first, Area) or self.few is not None:
             return None
         return _enlarged(chance.delong(first.scores, self.scores, self.positive), self.unit)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Overlap:
+    """F1 of a label: how far the rows that are of it and those said to be are the same.
+
+    Args:
+        is_it: which are; bool [rows].
+        said: which are said to be; bool [rows].
+        unit: what 1 is.
+    """
+
+    is_it: Bools
+    said: Bools
+    unit: float = POINTS
+
+    @property
+    def rows(self) -> int:
+        return int((self.is_it | self.said).sum())
+
+    @property
+    def value(self) -> float | None:
+        if not self.is_it.any():
+            return None
+        return self.unit * self.ratio(np.arange(len(self.is_it)))
+
+    def interval(self) -> Interval | None:
+        if not self.is_it.any():
+            return None
+        both = int((self.is_it & self.said).sum())
+        return _scaled(chance.f1(both, self.rows), self.unit)
+
+    def against(self, first: Measure) -> Difference | None:
+        """Paired bootstrap."""
+        if not isinstance(first, Overlap) or self.value is None:
+            return None
+        found = chance.paired(first.ratio, self.ratio, len(self.is_it))
+        return None if found is None else _enlarged(found, self.unit)
+
+    def ratio(self, rows: Indices) -> float:
+        """Return the F1 among `rows`, in [0, 1]; nan where none is of the label."""
+        is_it, said = self.is_it[rows], self.said[rows]
+        if not is_it.any():
+            return float("nan")
+        return float(2 * (is_it & said).sum() / (is_it.sum() + said.sum()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -165,10 +165,9 @@ def _classes(report: Mapping[str, Any]) -> str:
     recalls = {name: one["recall"] for name, one in found.items()}
     drawn = plots.ranges("Found of each, the worst first", recalls, worst_high=False)
     lines = [
-        [name, str(one["rows"]), *map(_with_interval, (one["recall"], one["precision"])),
-         number(one["f1"])]
+        [name, str(one["rows"]), *(_with_interval(one[m]) for m in ("recall", "precision", "f1"))]
         for name, one in _first(found)
-    ]  # fmt: skip
+    ]
     head = ["", "rows", "found, %", "right where said, %", "F1, %"]
     return f"<h2>By class</h2>{figures([drawn])}{table(head, lines, caption=_cut(found))}"
 

@@ -110,7 +110,11 @@ def _report(
         "seed": chance.SEED,
         **judge.figures(judged, stage=stage),
     }
-    notes = [*cautions, *_broken(found["promise"], found["bundle"])]
+    notes = [
+        *cautions,
+        *judge.left_out(judged, compared=against is not None),
+        *_broken(found["promise"], found["bundle"]),
+    ]
     if against is not None:
         other = judge.figures(against, stage=stage)
         bundle = judge.described(against)

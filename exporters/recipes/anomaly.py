@@ -16,14 +16,13 @@ from edgeslm.core.learnt import Parameters
 from edgeslm.ports import Answer
 from exporters.data import ANOMALY, DataError, Row, Split, last_fifth, read_rows
 from exporters.evaluation import promise
-from exporters.evaluation.chance import Indices
 from exporters.evaluation.measures import (
     POINTS,
     Area,
-    Computed,
     Given,
     Measures,
     Metrics,
+    Overlap,
     Share,
     values,
 )
@@ -122,13 +121,6 @@ def measures(rows: Sequence[Row], answers: Sequence[Answer], *, share: float) ->
     bad = np.array([row.label == ANOMALY for row in rows])
     alarm = np.array([answer.label == ANOMALY for answer in answers])
     score = np.array([answer.score for answer in answers])
-
-    def f1(chosen: Indices) -> float:
-        is_bad, said = bad[chosen], alarm[chosen]
-        if not is_bad.any():
-            return float("nan")
-        return float(2 * (is_bad & said).sum() / (is_bad.sum() + said.sum()))
-
     return {
         "normal": Given(int((~bad).sum())),
         "anomalies": Given(int(bad.sum())),
@@ -138,7 +130,7 @@ def measures(rows: Sequence[Row], answers: Sequence[Answer], *, share: float) ->
         "auroc": Area(score, bad),
         "recall": Share(alarm, bad),
         "precision": Share(bad, alarm if bad.any() else bad),
-        "f1": Computed(f1, len(rows)),
+        "f1": Overlap(bad, alarm),
     }
 
 

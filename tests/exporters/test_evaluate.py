@@ -20,6 +20,7 @@ from edgeslm.runtime.profiles import detect_profile
 from exporters import cli
 from exporters.commands import evaluate as command
 from exporters.data import read_rows
+from exporters.evaluation import judge
 from exporters.evaluation.confusion import confusions, worst
 from exporters.evaluation.run import Job, evaluate
 from exporters.export import Job as Export
@@ -53,7 +54,7 @@ def plant(n: int) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def made(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two exports of the toy: `lines` and `orders`."""
+    """Exports of the toy: `lines`, `orders`, and `muddled`, which has the orders the wrong way."""
     folder = tmp_path_factory.mktemp("made")
     common: dict[str, Any] = {
         "model": str(toy_model), "profile": detect_profile().name, "version": 1,
@@ -68,15 +69,19 @@ def made(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     orders += [{"text": text, "label": "oos"} for text in ("weather joke", "joke is a joke")]
     requests = write_lines(folder / "orders.jsonl", orders)
+    turned = {"start": "stop", "stop": "start", "oos": "oos"}
+    wrong = [{**order, "label": turned[str(order["label"])]} for order in orders]
+    muddled = write_lines(folder / "muddled.jsonl", wrong)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGESLM_CACHE", str(folder / "cache"))
         stage = Stages()
         export(
             Export(task="anomaly", data=data, name="lines", out=folder / "lines", share=0.05,
                    **common), stage)  # fmt: skip
-        export(
-            Export(task="intent", data=requests, name="orders", out=folder / "orders", share=0.05,
-                   evaluation=requests, **common), stage)  # fmt: skip
+        for name, rows in (("orders", requests), ("muddled", muddled)):
+            export(
+                Export(task="intent", data=rows, name=name, out=folder / name, share=0.05,
+                       evaluation=rows, **common), stage)  # fmt: skip
     return folder
 
 
@@ -99,13 +104,17 @@ def test_classes_sources_and_mistakes_add_up(made: Path, tmp_path: Path, stages:
     metrics, classes, sources = report["metrics"], report["classes"], report["sources"]
     assert classes["anomaly"]["recall"]["value"] == metrics["recall"]["value"] == 100
     assert classes["anomaly"]["precision"]["value"] == metrics["precision"]["value"]
-    assert classes["anomaly"]["f1"] == metrics["f1"]["value"]
+    assert classes["anomaly"]["f1"] == metrics["f1"]
+    assert metrics["f1"]["method"] == "f_star"
     assert sources.keys() == {"oven", "pump"}
     assert sum(one["rows"] for one in sources.values()) == report["data"]["rows"] == 315
     assert sources["oven"]["known"]
     assert "auroc" not in sources["oven"], "its lines are all normal"
-    for one in (*metrics.values(), *sources["pump"].values()):
-        if isinstance(one, dict) and "low" in one:
+    parts = (metrics, *classes.values(), *sources.values())
+    every = [one for part in parts for one in part.values() if isinstance(one, dict)]
+    assert len(every) > 20
+    for one in every:
+        if "rows" in one and one["value"] is not None:
             assert one["low"] <= one["value"] <= one["high"]
     missed = sum(pair["times"] for pair in report["confusions"])
     flagged = report["promise"]["flagged"]
@@ -167,7 +176,8 @@ def test_two_bundles_are_compared_on_the_same_rows(
     assert found["primary"] == "accuracy"
     assert found["verdicts_differ"] == 0
     assert found["metrics"]["accuracy"]["method"] == "mcnemar"
-    assert found["metrics"]["oos_auroc"]["method"] == "delong"
+    assert "oos_auroc" not in found["metrics"]
+    assert any("oos auroc: the two are not compared, since 2 rows" in c for c in said["cautions"])
     assert found["metrics"]["macro_f1"]["method"] == "paired"
     assert all(one["value"] == 0 and one["p"] == 1 for one in found["metrics"].values())
     assert "classes" not in said, "too long for a line"
@@ -175,6 +185,48 @@ def test_two_bundles_are_compared_on_the_same_rows(
     text = (out / "evaluation.html").read_text()
     assert "orders 1 (first)" in text
     assert "McNemar 1947" in text
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_better_of_two_bundles_is_told(
+    made: Path, tmp_path: Path, stages: Stages, *, turned: bool
+) -> None:
+    """The difference is that of the first named, minus that of the one it is held against."""
+    names = ["muddled", "orders"] if turned else ["orders", "muddled"]
+    one, other = (made / name for name in names)
+    report = evaluate(Job(one, made / "orders.jsonl", tmp_path / "out", other), stages)
+    found = report["against"]["comparison"]
+    sign = -1 if turned else 1
+    for name in ("accuracy", "macro_f1"):
+        first, second = report["metrics"][name], report["against"]["metrics"][name]
+        difference = found["metrics"][name]
+        assert sign * (first["value"] - second["value"]) > 90
+        assert difference["value"] == pytest.approx(first["value"] - second["value"])
+        assert min(sign * difference["low"], sign * difference["high"]) > 50
+        assert difference["p"] < 0.001
+    assert found["verdicts_differ"] >= 40
+
+
+def test_each_source_has_intervals_up_to_a_bound(
+    made: Path, tmp_path: Path, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge, "RESAMPLED", 2)
+    shifts = ["late", *["early"] * 3, *["night"] * 2]
+    rows = [json.loads(line) for line in (made / "orders.jsonl").read_text().splitlines()]
+    rows = [{**row, "source": shifts[i % len(shifts)]} for i, row in enumerate(rows)]
+    # Of rows that are all right nothing but 100 can be resampled.
+    rows += [{"text": "start pump", "label": "stop", "source": source} for source in set(shifts)]
+    data = write_lines(tmp_path / "shifts.jsonl", rows)
+    report = evaluate(Job(made / "orders", data, tmp_path / "out"), stages)
+    found = report["sources"]
+    for name in ("accuracy", "macro_f1", "calibration_error"):
+        for source in ("early", "night"):
+            assert found[source][name]["low"] < found[source][name]["high"], (source, name)
+    assert "low" in found["late"]["accuracy"]
+    assert "low" not in found["late"]["macro_f1"]
+    (told,) = [one for one in report["cautions"] if "most rows" in one]
+    assert told.startswith("1 sources, all but the 2 with most rows, have no interval of macro f1")
+    assert stages.steps["resampling sources"] == 3
 
 
 @pytest.mark.parametrize("name", ["lines", "orders"])

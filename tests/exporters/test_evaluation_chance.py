@@ -14,7 +14,14 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from exporters.evaluation import chance, promise
 from exporters.evaluation.chance import Bools, Floats
-from exporters.evaluation.measures import Area, Computed, Share, calibration_error, macro_f1
+from exporters.evaluation.measures import (
+    Area,
+    Computed,
+    Overlap,
+    Share,
+    calibration_error,
+    macro_f1,
+)
 
 
 @pytest.mark.parametrize(
@@ -166,12 +173,48 @@ def test_intervals_and_differences_are_the_same_each_time() -> None:
     assert (same.method, same.value, same.p) == ("mcnemar", 0, 1)
 
 
+@pytest.mark.parametrize(("positives", "told"), [(1, False), (9, False), (10, True), (191, False)])
+def test_of_too_few_of_either_kind_areas_are_not_compared(positives: int, told: bool) -> None:  # noqa: FBT001 -- a table
+    random = np.random.default_rng(5)
+    positive = np.arange(200) < positives
+    first, second = (Area(scores, positive) for scores in random.normal(size=(2, 200)))
+    assert (second.against(first) is not None) == told
+    assert second.interval() is not None, "of each by itself there is one"
+
+
+def test_an_f1_is_in_its_interval_as_often_as_promised() -> None:
+    random, inside, rounds = np.random.default_rng(6), 0, 400
+    # A tenth of the rows are of the label; of these 80 % are found, of the others 1 % said to be.
+    true = 2 * 0.08 / (0.1 + 0.08 + 0.009)
+    for _ in range(rounds):
+        is_it = random.uniform(size=400) < 0.1
+        said = random.uniform(size=400) < np.where(is_it, 0.8, 0.01)
+        low, high, _ = Overlap(is_it, said, 1.0).interval() or (1, 0, "")
+        inside += low <= true <= high
+    assert inside / rounds == pytest.approx(0.95, abs=0.03)
+    perfect = Overlap(np.arange(30) < 10, np.arange(30) < 10)
+    found = perfect.interval()
+    assert found is not None
+    assert (perfect.value, round(found.low), found.high) == (100, 84, 100), "of ten it is not sure"
+
+
+def test_overlaps_are_compared_row_by_row() -> None:
+    is_it = np.arange(200) < 50
+    worse, better = (Overlap(is_it, is_it ^ (np.arange(200) % n == 0)) for n in (5, 50))
+    found = better.against(worse)
+    assert found is not None
+    assert found.low > 0
+    assert found.value == pytest.approx((better.value or 0) - (worse.value or 0))
+    assert found.p < 0.01
+
+
 def test_what_rows_cannot_tell_is_not_told() -> None:
     none, some = np.zeros(5, bool), np.ones(5, bool)
-    share, area = Share(some, none), Area(np.arange(5.0), some)
+    share, area, overlap = Share(some, none), Area(np.arange(5.0), some), Overlap(none, some)
     computed = Computed(lambda _: float("nan"), 5)
-    for measure in (share, area, computed, Computed(lambda _: 1.0, 0)):
+    for measure in (share, area, overlap, computed, Computed(lambda _: 1.0, 0)):
         assert (measure.value, measure.interval()) == (None, None)
     assert share.against(share) is None
     assert area.against(area) is None
+    assert overlap.against(overlap) is None
     assert computed.against(computed) is None
