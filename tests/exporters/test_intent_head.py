@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeslm.ports import Request
-from edgeslm.tasks.intent import LOGITS, energy, load
+from edgeslm.tasks.intent import DISTANCE, LOGITS, energy, load
 from exporters.data import Row
 from exporters.heads import intent
 from exporters.heads.intent import IntentHead, fit, steps
@@ -47,6 +47,25 @@ class Clusters:
 
 def logits_of(head: IntentHead, x: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(x @ head.weight + head.bias, np.float32)
+
+
+class Beyond(Clusters):
+    """What is out of scope lies beyond one label: its logits are the surest of all, and wrong."""
+
+    def __init__(self, *, noise: float) -> None:
+        super().__init__(noise=noise)
+        self._centres["oos"] = 4 * self._centres[LABELS[0]]
+
+
+def scores_of(head: IntentHead, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the score of each text, as a device has it."""
+    task = load(head.parameters)
+    outputs = {LOGITS: logits_of(head, x)}
+    if head.references is not None:
+        outputs[DISTANCE] = 1 - (x @ head.references.T).max(axis=1)
+    prepared = task.prepare(Request("x"))
+    rows = [{name: value[i] for name, value in outputs.items()} for i in range(len(x))]
+    return np.array([task.finish(prepared, row, truncated=False).score for row in rows])
 
 
 def fitted(clusters: Clusters, rows: Sequence[Row], *, share: float = 0.05) -> IntentHead:
@@ -117,6 +136,31 @@ def test_out_of_scope_examples_teach_no_label() -> None:
     one, other = fitted(clusters, with_oos), fitted(clusters, rows)
     assert one.settings == other.settings
     np.testing.assert_array_equal(one.weight, other.weight)
+
+
+def test_texts_out_of_scope_choose_the_score() -> None:
+    """Neither logits nor distances are of layers and references that have seen the text."""
+    clusters = Beyond(noise=0.6)
+    head = fitted(clusters, clusters.rows(40) + clusters.rows(40, ["oos"]))
+    assert head.settings.needs_distance
+    assert head.requires == ("intent-scorer",)
+    inside = clusters.embed([row.text for row in clusters.rows(100)])
+    outside = clusters.embed([row.text for row in clusters.rows(100, ["oos"])])
+    assert (
+        energy(logits_of(head, outside)) > np.median(energy(logits_of(head, inside)))
+    ).mean() < 0.1
+    assert (scores_of(head, outside) > head.settings.threshold).mean() > 0.9
+    rejected = (scores_of(head, inside) > head.settings.threshold).mean()
+    # 160 texts calibrate it, and each stands for itself among the references.
+    assert rejected == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / 160) ** 0.5)
+
+
+def test_where_nothing_is_better_the_head_is_as_before() -> None:
+    """The plain score, which agents of before know, without another output of the graph."""
+    clusters = Clusters(noise=0.3)
+    head = fitted(clusters, clusters.rows(40) + clusters.rows(40, ["oos"]))
+    assert head.settings.scorer == "energy"
+    assert (head.references, head.requires) == (None, ())
 
 
 def test_far_texts_score_higher_than_known_ones() -> None:
