@@ -129,12 +129,23 @@ class Provider(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One text to answer."""
+    """One text to answer.
+
+    Args:
+        text: what it says.
+        source: who says it; "" is nobody.
+        time: of the text, seconds since 1970.
+        key: the session or order that it is of.
+        id: its publisher's own; the same again is the same text again.
+        delivery: our number for what a broker delivers, the same when it delivers it again.
+    """
 
     text: str
     source: str = ""
     time: float | None = None
     key: str | None = None
+    id: str | None = None
+    delivery: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

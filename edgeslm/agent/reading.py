@@ -28,10 +28,16 @@ class Reading(NamedTuple):
     why: str = ""
 
 
-def read(message: Received, route: Route, *, size: int | None = None) -> Reading:
+def read(
+    message: Received, route: Route, *, size: int | None = None, delivery: int | None = None
+) -> Reading:
     """Return what `message` asks; total for any bytes.
 
-    `size`: of its payload, bytes, where that was too long to be kept.
+    Args:
+        message: as it came.
+        route: how it is read.
+        size: of its payload, bytes, where that was too long to be kept.
+        delivery: see `Request`.
     """
     own_id = id_of(message, route)
     payload = message.payload
@@ -45,13 +51,15 @@ def read(message: Received, route: Route, *, size: int | None = None) -> Reading
         why = f"not {route.encoding} at byte {err.start}"
         return Reading(None, own_id, "input.encoding", why)
     if route.text is not None:
-        return _read_json(text, route, message.topic, own_id)
+        return _read_json(text, route, message.topic, own_id, delivery)
     if not text or text.isspace():
         return Reading(None, own_id, "input.empty", "no text")
-    return Reading(Request(text, message.topic), own_id)
+    return Reading(Request(text, message.topic, id=own_id, delivery=delivery), own_id)
 
 
-def _read_json(raw: str, route: Route, topic: str, own_id: str | None) -> Reading:
+def _read_json(
+    raw: str, route: Route, topic: str, own_id: str | None, delivery: int | None
+) -> Reading:
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as err:  # ValueError: also a number of 5,000 digits
@@ -76,7 +84,7 @@ def _read_json(raw: str, route: Route, topic: str, own_id: str | None) -> Readin
             if time is None:
                 why = f"{route.time} is not a time in seconds since 1970"
                 return Reading(None, own_id, "input.field_type", why)
-    return Reading(Request(text, source, time, key), own_id)
+    return Reading(Request(text, source, time, key, own_id, delivery), own_id)
 
 
 def id_of(message: Received, route: Route) -> str | None:

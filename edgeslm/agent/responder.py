@@ -346,7 +346,8 @@ class Responder:
         ring = job.session.ring
         ring.begin(job.sequence)
         try:
-            request, own_id, code, why = read(message, route, size=job.size)
+            delivery = job.sequence if message.qos else None  # QoS 0 is never delivered again
+            request, own_id, code, why = read(message, route, size=job.size, delivery=delivery)
         except Exception as err:  # noqa: BLE001 -- one input must not take the others with it
             self._complain(err)
             request, own_id, code, why = None, None, "internal", type(err).__name__

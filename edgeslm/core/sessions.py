@@ -24,6 +24,10 @@ PAIR: Final = 1.0
 """Score of a line after one that it never followed."""
 TRIPLE: Final = 0.5
 """Of one after two that it never followed together; each alone it did."""
+REACH: Final = 4
+"""Last lines of a session that are kept: one that comes late is put where it belongs among them."""
+LATE: Final = 8
+"""Lines in a row older than one before them, after which it is the clock that was set."""
 
 Triple = tuple[int, int, int]
 
@@ -61,13 +65,29 @@ class Oddness(NamedTuple):
     """The template before it; `NONE` without one."""
 
 
+class _Said(NamedTuple):
+    """One of a session's last lines."""
+
+    time: float | None
+    template: int
+    text: int | None
+
+
 class _Session:
-    __slots__ = ("before", "counts", "time", "two_before")
+    __slots__ = ("counts", "late", "lines", "time", "whole")
 
     def __init__(self) -> None:
-        self.two_before = self.before = NONE
+        self.lines: list[_Said] = []  # the last ones, in the order of their times
+        self.whole = True  # these are all that it had, since it began
         self.counts: dict[int, int] = {}
         self.time: float | None = None
+        self.late = 0
+
+    def take(self, at: int, said: _Said) -> None:
+        self.lines.insert(at, said)
+        if len(self.lines) > REACH:
+            del self.lines[0]
+            self.whole = False
 
 
 class Sessions:
@@ -78,7 +98,8 @@ class Sessions:
         limit: most sessions kept.
 
     Attributes:
-        counts: sessions `dropped` for others, and those `expired` that went on after a pause.
+        counts: sessions `dropped` for others, and those `expired` that went on after a pause; lines
+            that were `late` (older than one before them) or `repeated` (see `score`).
     """
 
     def __init__(self, habits: Habits, *, limit: int = MAX_SESSIONS) -> None:
@@ -86,46 +107,105 @@ class Sessions:
         self._pairs = habits.pairs
         self._limit = limit
         self._kept: OrderedDict[str, _Session] = OrderedDict()
-        self.counts = {"sessions_dropped": 0, "sessions_expired": 0}
+        self.counts = {
+            "sessions_dropped": 0,
+            "sessions_expired": 0,
+            "lines_late": 0,
+            "lines_repeated": 0,
+        }
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def score(self, key: str, template: int | None, time: float | None) -> Oddness:
+    def score(
+        self, key: str, template: int | None, time: float | None, text: int | None = None
+    ) -> Oddness:
         """Take a line of a session in; return how odd it is there.
 
         A new template (None) is left to the text channel: neither it nor what comes after it is
-        odd for its place.
+        odd for its place. A line that comes late takes the place that its time gives it, and is
+        judged there; one that is older than all that are kept has none, and is not. One that comes
+        again leaves the session as it stands.
+
+        Args:
+            key: of the session.
+            template: of the line.
+            time: of the line, seconds; None: it is of now.
+            text: stands for what it says, all of it: one of the same text and time is the same
+                line again. None: none is, because somebody else knows which is which.
         """
-        session, habits = self._session(key, time), self._habits
+        session = self._session(key, time)
+        lines = session.lines
+        if self._is_again(lines, time, text):
+            self.counts["lines_repeated"] += 1
+            return Oddness(0.0, self._end(session), lines[-1].template)
         this = NONE if template is None else template
-        before, two_before = session.before, session.two_before
-        session.two_before, session.before = before, this
-        first = not session.counts
+        at = self._place(session, time)
+        if not at and not session.whole:
+            if at == len(lines):  # the clock was set back: what it follows now is not known
+                session.take(0, _Said(time, this, text))
+            session.counts[this] = session.counts.get(this, 0) + 1
+            return Oddness(0.0, self._end(session), NONE)
+        before = lines[at - 1].template if at else NONE
+        two_before = lines[at - 2].template if at > 1 else NONE
+        reached = at > 1 or session.whole
+        session.take(at, _Said(time, this, text))
         count = session.counts[this] = session.counts.get(this, 0) + 1
-        if this == NONE or (before == NONE and not first):
-            return Oddness(0.0, 0.0, before)
+        end = self._end(session)
+        if this == NONE or (at and before == NONE):
+            return Oddness(0.0, end, before)
         odd = 0.0
         if (before, this) not in self._pairs:
             odd = PAIR
-        elif (two_before, before, this) not in habits.triples:
+        elif reached and (two_before, before, this) not in self._habits.triples:
             odd = TRIPLE
-        if count > (most := habits.most.get(this, 0)):
+        if count > (most := self._habits.most.get(this, 0)):
             odd += PAIR + math.log(count / max(1, most))
-        return Oddness(odd, 0.0 if (before, this) in habits.ends else PAIR, before)
+        return Oddness(odd, end, before)
+
+    @staticmethod
+    def _is_again(lines: list[_Said], time: float | None, text: int | None) -> bool:
+        if time is None or text is None:
+            return False
+        return any(line.text == text and line.time == time for line in lines)
+
+    def _place(self, session: _Session, time: float | None) -> int:
+        """Return where among a session's last lines one of this time belongs."""
+        lines = session.lines
+        at = len(lines)
+        if time is None or session.time is None or time >= session.time:
+            session.late = 0
+            session.time = session.time if time is None else time
+            return at
+        session.late += 1
+        if session.late >= LATE:  # it is the clock that was set
+            lines.clear()
+            session.late, session.whole, session.time = 0, False, time
+            return 0
+        self.counts["lines_late"] += 1
+        while at and (kept := lines[at - 1].time) is not None and kept > time:
+            at -= 1
+        return at
+
+    def _end(self, session: _Session) -> float:
+        """Return how odd a session would be, if it had no more lines."""
+        lines = session.lines
+        this = lines[-1].template if lines else NONE
+        before = lines[-2].template if len(lines) > 1 else NONE
+        if this == NONE or (before == NONE and not (len(lines) == 1 and session.whole)):
+            return 0.0
+        return 0.0 if (before, this) in self._habits.ends else PAIR
 
     def _session(self, key: str, time: float | None) -> _Session:
         session, pause_s = self._kept.get(key), self._habits.pause_s
         if session is not None:
             self._kept.move_to_end(key)
-            late = None in {time, session.time, pause_s}
-            if late or time - session.time <= pause_s:  # type: ignore[operator]
-                session.time = time
+            unknown = None in {time, session.time, pause_s}
+            if unknown or time - session.time <= pause_s:  # type: ignore[operator]
                 return session
             self.counts["sessions_expired"] += 1
         elif len(self._kept) >= self._limit:
             self._kept.popitem(last=False)
             self.counts["sessions_dropped"] += 1
         session = self._kept[key] = _Session()
-        session.time = time
         return session

@@ -23,6 +23,7 @@ and goes on where that ends. `confidence` is how far a line is from the alarm li
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
@@ -54,6 +55,8 @@ FEEDBACK: Final = "feedback"
 """Channel of what an operator has confirmed to be an anomaly: as sure as can be."""
 CONFIRMED: Final = LIMIT
 """Its score, nats, at least."""
+MAX_SAID: Final = 1024
+"""Last answers that are kept for texts that come again: as many as brokers deliver unanswered."""
 
 
 class Past(LineMemory[Any]):
@@ -66,9 +69,30 @@ class Past(LineMemory[Any]):
         self.series = series
         self.sessions = sessions
         self.new_templates = 0
+        self.repeated = 0
+        self._said: OrderedDict[int, Answer] = OrderedDict()
+
+    def said(self, request: Request) -> Answer | None:
+        """Return what was answered to a text that has come before; None: it has not, or long ago.
+
+        Its publisher's id tells, or the broker's word; one that has neither never came before.
+        """
+        if (mark := _mark(request)) is None or (answer := self._said.get(mark)) is None:
+            return None
+        self.repeated += 1
+        return answer
+
+    def say(self, request: Request, answer: Answer) -> Answer:
+        """Keep an answer, in case its text comes again; return it."""
+        if (mark := _mark(request)) is not None:
+            self._said[mark] = answer
+            if len(self._said) > MAX_SAID:
+                self._said.popitem(last=False)
+        return answer
 
     def counts(self) -> dict[str, int]:
-        found = super().counts() | {"new_templates": self.new_templates}
+        found = super().counts()
+        found |= {"new_templates": self.new_templates, "texts_repeated": self.repeated}
         if self.series is not None:
             found |= {"series": len(self.series), **self.series.counts}
         if self.sessions is not None:
@@ -130,6 +154,8 @@ class Anomaly:
     ) -> Answer:
         """Score words, numbers, windows and session, fuse and judge.
 
+        A text that comes again gets its answer again, and changes nothing.
+
         Raises:
             ValueError: the outputs lack `distance` (the graph is not of this task).
         """
@@ -142,13 +168,17 @@ class Anomaly:
         # Rounding may leave the range by an ulp, and an accelerator may overflow to NaN.
         distance = min(2.0, max(0.0, float(outputs[DISTANCE])))
         past = self.memory() if memory is None else cast("Past", memory)
+        if (said := past.said(request)) is not None:
+            return said
         scores = self._detector.scores(parts, source, distance, memory=past, budget=self._budget)
         window, odd = None, None
         past.new_templates += scores.template is None
         if past.series is not None and scores.template is not None:
             window = past.series.score(source, scores.template, scores.values, request.time)
         if past.sessions is not None and request.key is not None:
-            odd = past.sessions.score(request.key, scores.template, request.time)
+            # Where its publisher names each text, none is taken for another one.
+            text = hash(request.text) if request.id is None else None
+            odd = past.sessions.score(request.key, scores.template, request.time, text)
         session = None if odd is None else odd.line
         if (covered := scores.covered) is not None:
             window = None if WINDOW in covered.silenced else window
@@ -182,7 +212,9 @@ class Anomaly:
             worth=1.0 if scores.line is None else scores.line.worth,
         )
         known = memory is None or answer.source_known
-        return answer if known else self._of_newcomer(answer, parts, source, past)
+        return past.say(
+            request, answer if known else self._of_newcomer(answer, parts, source, past)
+        )
 
     def silences(self, lesson: Lesson, faults: Sequence[Request]) -> bool:
         """Whether one of these lines, which are alarms, would be none any more by this lesson.
@@ -261,6 +293,13 @@ class Anomaly:
             near = self._detector.near(parts.template)
             cause["near"] = [template[:LONGEST_QUOTE] for template in near]
         return cause
+
+
+def _mark(request: Request) -> int | None:
+    """Return what a text that comes again has in common with its first coming; None: nothing."""
+    if request.id is None:
+        return request.delivery
+    return hash((request.id, request.source, request.time, request.text))
 
 
 def _above_nothing(tail: TailParameters) -> float:

@@ -44,6 +44,10 @@ REMEMBERS: Final = "anomaly-memory"
 """What a device must understand of a bundle with windows or sessions."""
 WINDOWS: Final = "windows"
 SESSIONS: Final = "sessions"
+UNTIMED: Final = (
+    "lines without `time`: windows take them as they come, so a pause does not begin them anew, "
+    "and a reading that comes late or twice counts, unless an id tells that it comes again"
+)
 ON: Final = "on"
 OFF: Final = "off"
 FEW: Final = 20
@@ -139,7 +143,10 @@ def fit(  # noqa: PLR0913 -- by name
             [line.key for line in lines],
             [line.template for line in lines],
             [line.time for line in lines],
+            [(line.parts.template, *line.parts.slots) for line in lines],
         )
+    if in_windows is not None and any(line.time is None for line in lines):
+        notes = (*notes, UNTIMED)
     by_window = nothing if in_windows is None else in_windows.scores
     by_session = nothing if in_sessions is None else in_sessions.scores
     said = map(Scores, text, number_, by_window, by_session)

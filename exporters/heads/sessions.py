@@ -7,7 +7,7 @@ each fold are scored by what the sessions of the others teach.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -30,7 +30,7 @@ class Fitted:
 
     Args:
         parameters: `core.learnt.SessionsParameters`, but `channel`.
-        scores: of each line by what the others teach; None where it has no key.
+        scores: of each line by what the others teach; None where it has no key, or comes again.
         dropped: what was seen least often and would not fit.
     """
 
@@ -40,16 +40,24 @@ class Fitted:
 
 
 def fit(
-    keys: Sequence[str | None], templates: Sequence[int], times: Sequence[float | None]
+    keys: Sequence[str | None],
+    templates: Sequence[int],
+    times: Sequence[float | None],
+    texts: Sequence[Hashable],
 ) -> Fitted | None:
-    """Fit sessions on lines in time order, each by key, template and time; None if there are none.
+    """Fit sessions on lines in time order; None if there are none.
 
-    A key with lines of many sources is one session.
+    A key with lines of many sources is one session. A line with the key, the time and the text of
+    another is that line once more, as on a device, and left out.
     """
     lines: dict[str, list[int]] = defaultdict(list)
-    for i, key in enumerate(keys):
-        if key is not None:
-            lines[key].append(i)
+    seen: set[tuple[str, float, Hashable]] = set()
+    for i, (key, time, text) in enumerate(zip(keys, times, texts, strict=True)):
+        if key is None or (time is not None and (key, time, text) in seen):
+            continue
+        if time is not None:
+            seen.add((key, time, text))
+        lines[key].append(i)
     sessions = list(lines.values())
     if len(sessions) < FEWEST or sum(map(len, sessions)) < FEWEST_LINES * len(sessions):
         return None

@@ -30,6 +30,7 @@ from edgeslm.agent.intake import BUSY, encode
 from edgeslm.cli import doctor
 from edgeslm.cli.checks import Finding, brokers, device, files, guarded, updates
 from edgeslm.cli.checks import providers as checked
+from edgeslm.cli.checks.models import untimed
 from edgeslm.cli.updates import UpdateExtraError
 from edgeslm.contract.control import Report as AgentReport
 from edgeslm.contract.control import ServingModel
@@ -39,11 +40,13 @@ from edgeslm.contract.settings import AgentSettings, Broker, load_settings
 from edgeslm.contract.slots import ModelSlots, Slot, SlotTable
 from edgeslm.contract.topics import FleetTopics
 from edgeslm.core.block import HEAD_BYTES
+from edgeslm.core.series import Series
 from edgeslm.ports import NotThereError, Report, Up
 from edgeslm.providers import coreml, cuda, openvino, qnn
 from edgeslm.runtime.device import Device
 from edgeslm.runtime.profiles import detect_profile
 from edgeslm.runtime.slot import whole_slot
+from edgeslm.tasks.anomaly import Past
 from edgeslm.updater.control import SOCKET
 from tests.agent.kit import poll, toml
 from tests.certificates import Authority
@@ -147,6 +150,22 @@ def test_a_model_that_nobody_answers_for_any_more(
     assert any(f"supported until {until}, and no longer" in f.found for f in told) == (
         level == "warning"
     )
+
+
+def test_a_model_with_windows_is_to_hear_times(tmp_path: Path) -> None:
+    routes = {
+        "log": {"topic": "a", "models": ["m"]},
+        "timed": {"topic": "b", "models": ["m"], "text": "/text", "time": "/time"},
+        "other": {"topic": "c", "models": ["n"]},
+    }
+    settings = AgentSettings.model_validate({
+        "device_id": "d", "state_dir": str(tmp_path), "routes": routes,
+        "models": {name: {"bundle": str(tmp_path)} for name in "mn"},
+    })  # fmt: skip
+    remembers = Past(Series({}, []), None, str)
+    assert list(untimed("m", remembers, settings)) == ["routes.log"]
+    assert not list(untimed("m", Past(None, None, str), settings))
+    assert not list(untimed("m", None, settings))
 
 
 def test_without_settings_the_device_alone(run: Run) -> None:

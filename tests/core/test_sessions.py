@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.core.sessions import NONE, Habits, Oddness, Sessions
+from edgeslm.core.sessions import LATE, NONE, PAIR, REACH, Habits, Oddness, Sessions
 
 OPEN, WORK, CLOSE = range(3)
 TRIPLES = {
@@ -56,6 +56,56 @@ def test_after_a_pause_a_key_is_another_session() -> None:
     assert sessions.score("k", OPEN, 61.0).line == 0
     assert sessions.counts["sessions_expired"] == 1
     assert sessions.score("k", OPEN, 62.0).line > 0
+
+
+def at(*lines: tuple[int, float]) -> tuple[list[float], dict[str, int]]:
+    """Return how odd each line is, (template, time), and what was counted."""
+    sessions = Sessions(HABITS)
+    found = [sessions.score("k", template, time, template) for template, time in lines]
+    return [one.line for one in found], sessions.counts
+
+
+def test_a_line_that_comes_again_leaves_its_session_as_it_stands() -> None:
+    found, counts = at((OPEN, 0), (OPEN, 0), (WORK, 1), (CLOSE, 2), (CLOSE, 2))
+    assert found == [0] * 5
+    assert counts["lines_repeated"] == 2
+
+
+def test_without_a_time_or_a_text_a_line_is_never_one_again() -> None:
+    sessions = Sessions(HABITS)
+    found = [sessions.score("k", OPEN, None, OPEN).line for _ in range(2)]
+    found += [sessions.score("l", OPEN, 1.0).line for _ in range(2)]
+    assert [odd > 0 for odd in found] == [False, True, False, True]
+    assert not sessions.counts["lines_repeated"]
+
+
+def test_a_late_line_takes_its_place_and_is_judged_there() -> None:
+    found, counts = at((OPEN, 0), (WORK, 2), (WORK, 1), (CLOSE, 3))
+    assert found == [0] * 4
+    assert counts["lines_late"] == 1
+    found, _ = at((OPEN, 0), (CLOSE, 2), (WORK, 1))
+    assert [odd > 0 for odd in found] == [False, True, False], "nobody knew of what was to come"
+    found, _ = at((WORK, 2), (CLOSE, 3), (CLOSE, 1))
+    assert found[2] > 0, "no session began so"
+
+
+def test_a_line_older_than_all_that_are_kept_is_not_judged() -> None:
+    steps = [(OPEN, 0.0), *((WORK, 10.0 + i) for i in range(REACH))]
+    _, counts = at(*steps)
+    found, counts = at(*steps, (CLOSE, 5.0), (CLOSE, 20.0))
+    assert found[-2] == 0
+    assert counts["lines_late"] == 1
+    assert found[-1] > PAIR, "but it counts"
+
+
+def test_a_clock_that_was_set_back_is_followed_in_the_end() -> None:
+    sessions = Sessions(HABITS)
+    sessions.score("k", OPEN, 1000.0)
+    for i in range(LATE):
+        sessions.score("k", None, float(i))
+    assert sessions.counts["lines_late"] == LATE - 1
+    assert sessions.score("k", OPEN, 8.0).after == NONE
+    assert sessions.score("k", CLOSE, 9.0).line >= PAIR, "it is judged as before"
 
 
 def test_sessions_beyond_the_bound_give_way_oldest_first() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ import pytest
 from edgeslm.core import calibration
 from edgeslm.core.learnt import SessionsParameters, WindowsParameters
 from edgeslm.core.series import Series
-from edgeslm.ports import Request
+from edgeslm.ports import Answer, Memory, Request
 from edgeslm.tasks.anomaly import Anomaly, load
 from exporters.data import Row
 from exporters.heads import anomaly, sessions, windows
+from exporters.heads.anomaly import UNTIMED
 from exporters.heads.windows import Lengths, Reading, WindowsError
 from tests.exporters.test_anomaly_head import embed
 
@@ -41,13 +42,14 @@ def fitted(rows: Sequence[Row], **options: str) -> Anomaly:
     return load(head.parameters)
 
 
+def ask(task: Anomaly, request: Request, memory: Memory) -> Answer:
+    outputs = {"distance": np.array(0.4, np.float32)}
+    return task.finish(task.prepare(request), outputs, truncated=False, memory=memory)
+
+
 def answers(task: Anomaly, rows: Sequence[Row]) -> list[Any]:
     memory = task.memory()
-    outputs = {"distance": np.array(0.4, np.float32)}
-    asked = [Request(r.text, r.source, r.time, r.key) for r in rows]
-    return [
-        task.finish(task.prepare(one), outputs, truncated=False, memory=memory) for one in asked
-    ]
+    return [ask(task, Request(r.text, r.source, r.time, r.key), memory) for r in rows]
 
 
 def test_slots_that_no_longer_move_together_are_an_alarm_that_says_where() -> None:
@@ -164,14 +166,58 @@ def test_a_session_that_ends_early_says_so_on_its_last_line() -> None:
     assert "session" not in answers(task, [Row("order opened")])[0].channels
 
 
+def test_a_line_that_comes_again_is_no_step_of_training() -> None:
+    twice = [0, 1, 1, 2]
+    found = sessions.fit(
+        [f"k{i}" for i in range(100) for _ in twice],
+        twice * 100,
+        [float(10 * i + step) for i in range(100) for step in twice],
+        twice * 100,
+    )
+    assert found is not None
+    assert found.parameters["most"] == {0: 1, 1: 1, 2: 1}
+    assert [score is None for score in found.scores[:4]] == [False, False, True, False]
+
+
+@pytest.mark.parametrize("told", ["by its publisher", "by the broker"])
+def test_a_text_that_comes_again_gets_its_answer_again_and_changes_nothing(told: str) -> None:
+    task = fitted(walk(300) + orders(100))
+
+    def request(row: Row, number: int) -> Request:
+        own = f"line {number}" if told == "by its publisher" else None
+        given = number if own is None else None
+        return Request(row.text, row.source, None, row.key, own, given)
+
+    asked = [request(row, i) for i, row in enumerate([*walk(40), *orders(3)])]
+    memory, other = task.memory(), task.memory()
+    once = [ask(task, one, memory) for one in asked]
+    twice = [[ask(task, one, other) for one in (one, one)] for one in asked]
+    assert twice == [[answer, answer] for answer in once]
+    assert other.counts() == memory.counts() | {"texts_repeated": len(asked)}
+    late = ask(task, asked[0], other)
+    assert late == once[0]
+
+
+def test_windows_of_lines_without_times_are_told() -> None:
+    def notes(rows: Sequence[Row]) -> tuple[str, ...]:
+        return anomaly.fit(rows, embed, alarm_budget=0.01, seed=0, advance=lambda _: None).notes
+
+    rows = walk(300)
+    assert UNTIMED not in notes(rows)
+    assert UNTIMED in notes([replace(row, time=None) for row in rows])
+
+
 def test_few_keys_and_keys_of_one_line_are_no_sessions() -> None:
-    assert sessions.fit(["a", "b"] * 50, [0, 0] * 50, [None] * 100) is None
-    assert sessions.fit([str(i) for i in range(100)], [0] * 100, [None] * 100) is None
+    assert sessions.fit(["a", "b"] * 50, [0, 0] * 50, [None] * 100, [""] * 100) is None
+    assert sessions.fit([str(i) for i in range(100)], [0] * 100, [None] * 100, [""] * 100) is None
 
 
 def test_parameters_of_both_come_back_as_they_were() -> None:
     found = sessions.fit(
-        [f"k{i // 3}" for i in range(300)], [i % 3 for i in range(300)], [None] * 300
+        [f"k{i // 3}" for i in range(300)],
+        [i % 3 for i in range(300)],
+        [None] * 300,
+        [""] * 300,
     )
     assert found is not None
     raw = json.dumps({**found.parameters, "channel": NONE})
@@ -186,7 +232,8 @@ def test_counts_name_what_is_remembered() -> None:
     memory = task.memory()
     assert memory.counts() == {
         "lessons": 0, "sources_learning": 0, "sources_refused": 0, "numbers_refused": 0,
-        "new_templates": 0,
+        "new_templates": 0, "texts_repeated": 0,
         "series": 0, "late": 0, "repeated": 0, "wild": 0, "gaps": 0, "series_dropped": 0,
         "sessions": 0, "sessions_dropped": 0, "sessions_expired": 0,
+        "lines_late": 0, "lines_repeated": 0,
     }  # fmt: skip
