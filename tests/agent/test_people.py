@@ -58,8 +58,10 @@ class Site:
         self.events: list[Event] = []
         self.sent: list[dict[str, Any]] = []
         self.memory: LineMemory[Any] = LineMemory()
+        model = SimpleNamespace(silences=lambda _lesson: False)
         slot = SimpleNamespace(
-            responder=SimpleNamespace(memory=self.memory), session=SimpleNamespace(lanes={None})
+            responder=SimpleNamespace(memory=self.memory, model=model),
+            session=SimpleNamespace(lanes={None}),
         )
         settings = AgentSettings.model_validate(
             {"device_id": "d", "feedback": {"keys": [SIGNER.public], **feedback}}
@@ -173,7 +175,8 @@ def test_what_gave_way_and_what_the_record_lost_is_told(tmp_path: Path) -> None:
 
 
 def test_what_the_broker_had_retained_teaches_nothing(site: Site) -> None:
-    message = {"kind": "normal", "text": "a", "model": "m", "token": SIGNER.token()}
+    message: dict[str, Any] = {"kind": "normal", "text": "a", "model": "m"}
+    message["token"] = SIGNER.token()
     refused = site.hears(retain=True, **message)
     assert refused["error"]["code"] == "feedback.replayed"
     assert site.hears(**message)["status"] == "learnt"

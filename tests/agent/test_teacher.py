@@ -161,7 +161,8 @@ def test_the_right_intent_takes_a_token_where_it_may_end_an_alert(device: Device
     assert refused["error"]["code"] == "feedback.token"
     assert device.hears(kind="intent", label="on", text="x", model="texts")["status"] == "learnt"
     device.pupils["texts"].alerts = True
-    for result in ({"text": "y", "model": "texts"}, {"result": "calm"}):
+    loud: list[dict[str, Any]] = [{"text": "y", "model": "texts"}, {"result": "calm"}]
+    for result in loud:
         refused = device.hears(kind="intent", label="off", **result)
         assert refused["error"]["code"] == "feedback.token"
 
@@ -323,7 +324,8 @@ def test_a_signed_message_teaches_once(device: Device) -> None:
     second = device.hears(**message, token=token, id="2")
     assert (second["status"], second["lesson"]) == ("known", first["lesson"])
     device.hears(kind="undo", lesson=first["lesson"], token=token)
-    for more in ({}, {"id": "2"}):
+    again: list[dict[str, Any]] = [{}, {"id": "2"}]
+    for more in again:
         replayed = device.hears(**message, token=token, **more)
         assert replayed["error"]["code"] == "feedback.replayed"
     assert len(device.lines.overlay) == 0
