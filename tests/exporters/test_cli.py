@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -165,6 +166,38 @@ def test_a_budget_the_data_cannot_support_says_how_many_lines_it_needs(
     words = flat({**args, "--data": str(data), "--alarm-budget": "0.001"}, "anomaly")
     assert cli.main(words) == 65
     assert "1000" in capsys.readouterr().err
+
+
+def options_of(task: str) -> dict[str, argparse.Action]:
+    """Return what the parser takes of one task, by option."""
+    every = cli._parser()._actions  # noqa: SLF001 -- a parser tells of itself nowhere else
+    (tasks,) = (action.choices for action in every if isinstance(action.choices, dict))
+    actions = tasks[task]._actions  # noqa: SLF001
+    return {
+        option: a for a in actions for option in a.option_strings if option not in {"-h", "--help"}
+    }
+
+
+def test_the_docs_have_each_option_of_a_task_once() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "exporting.md").read_text()
+    (table,) = re.findall(r"\n## What you choose\n\n(.*?)\n\n", text, re.DOTALL)
+    found: dict[str, list[str]] = {"intent": [], "anomaly": []}
+    for row in table.splitlines()[2:]:
+        option, task, _ = re.split(r" (?<!\\)\| ", row.strip("| "), maxsplit=2)
+        for of in found if task == "both" else [task]:
+            found[of] += re.findall(r"--[a-z-]+", option)
+    for task, told in found.items():
+        assert sorted(told) == sorted(options_of(task)), task
+    (ways,) = re.findall(r"\n\| `--train (.*?)` \|", table)
+    assert ways.split("\\|") == list(options_of("intent")["--train"].choices or ())
+
+
+def test_help_and_docs_name_each_way_that_leaves_a_trained_encoder() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "exporting.md").read_text()
+    (row,) = re.findall(r"\n\| `trained/` \|.*", text)
+    for way in set(options_of("intent")["--train"].choices or ()) - {"head"}:
+        assert f"`--train {way}`" in row or f"or `{way}`" in row, way
+        assert way in cli._EPILOG, way  # noqa: SLF001 -- what `--help` ends with
 
 
 @pytest.mark.parametrize(
