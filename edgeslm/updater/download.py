@@ -19,8 +19,8 @@ from edgeslm.contract.fleet import BLOCK_BYTES, Ask, DeltaAsked, DeltaOffer, Mis
 from edgeslm.contract.settings import UpdateSettings
 from edgeslm.contract.topics import FleetTopics, Topics
 from edgeslm.core import block as codec
+from edgeslm.core.block_window import Request, Window
 from edgeslm.core.hours import is_open
-from edgeslm.core.window import Request, Window
 from edgeslm.errors import EdgeSLMError, UnavailableError
 from edgeslm.logs import Log
 from edgeslm.ports import BlockStore, Clock, DamagedBlobError, Download, Received

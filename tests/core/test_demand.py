@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeslm.core.block_window import Window
 from edgeslm.core.demand import (
     FORGET_S,
     FRESH_S,
@@ -16,7 +17,6 @@ from edgeslm.core.demand import (
     TOGETHER_S,
     Demand,
 )
-from edgeslm.core.window import Window
 
 A, B = "a" * 64, "b" * 64
 

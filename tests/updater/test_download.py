@@ -437,8 +437,8 @@ def test_it_goes_on_after_each_lost_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # What was asked for on a lost connection is known to be lost, without waiting for it.
-    monkeypatch.setattr("edgeslm.core.window.SILENCE_S", 100.0)
-    monkeypatch.setattr("edgeslm.core.window.LONGEST_S", 100.0)
+    monkeypatch.setattr("edgeslm.core.block_window.SILENCE_S", 100.0)
+    monkeypatch.setattr("edgeslm.core.block_window.LONGEST_S", 100.0)
     data = noise(200 * BLOCK_BYTES)
     served.add(data)
     proxy = Proxy(mosquitto.port)

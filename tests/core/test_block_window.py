@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeslm.contract.fleet import BLOCK_BYTES, MAX_RANGES, Want
-from edgeslm.core.window import FIRST, LONGEST_S, SILENCE_S, Request, Window
+from edgeslm.core.block_window import FIRST, LONGEST_S, SILENCE_S, Request, Window
 
 HOUR_S = 3600.0
 
