@@ -58,6 +58,7 @@ class Model(Protocol):
     def cache_misses(self) -> int: ...
     def memory(self) -> Memory | None: ...
     def silences(self, lesson: overlay.Lesson) -> bool: ...
+    def overwritten(self) -> str | None: ...
     def answer_all(
         self, requests: Sequence[Request], memory: Memory | None
     ) -> list[Answer | Exception]: ...
@@ -104,6 +105,9 @@ class AbsentModel:
         """It knows nothing."""
         del lesson
         return False
+
+    def overwritten(self) -> None:
+        """It has no files."""
 
     def answer_all(
         self, requests: Sequence[Request], memory: Memory | None = None

@@ -22,6 +22,7 @@ from edgeslm.core.pressure import Level, entries_at, is_paused
 from edgeslm.errors import EdgeSLMError
 from edgeslm.logs import Log
 from edgeslm.ports import Subscribed, Transport
+from edgeslm.runtime.bundle import BundleTamperedError
 
 log = Log(__name__)
 QUIET_S: Final = 3.0  # a model that is not wanted any more hears nothing for so long, and ends
@@ -29,6 +30,7 @@ MOVE_S: Final = 30.0  # old filters wait for new ones elsewhere no longer
 RETRY_BASE_S: Final = 5.0  # until a model that failed to load is tried again; twice that, ...
 RETRY_CAP_S: Final = 300.0
 REJOIN_S: Final = 1.5  # for the old session of a model that comes again
+LOOK_S: Final = 1.0  # between two looks at whether files of models were written to
 FIXED: Final = (
     "device_id",
     "topic_root",
@@ -83,6 +85,7 @@ class Roster:
         self._leaving: dict[str, Transport[Parcel]] = {}  # of models that are gone
         self._awaited: set[tuple[str, str]] = set()  # (model, filter) asked for, not yet held
         self._move_until = 0.0
+        self._look_at = 0.0
         self._retries: dict[str, tuple[int, float]] = {}  # failed models: times tried, when next
 
     @property
@@ -215,6 +218,10 @@ class Roster:
 
     def tend(self, now: float) -> None:
         """Do what is due."""
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
+            for slot in self.slots.values():
+                self._hold_to_its_files(slot)
         if self._awaited:
             if now < self._move_until:
                 return
@@ -277,6 +284,22 @@ class Roster:
         left = slot.silence(self._office.clock.monotonic())
         self.dispatcher.unbegun(left)
         slot.backlog.extend(left)
+
+    def _hold_to_its_files(self, slot: ModelSlot) -> None:
+        """Let inputs wait where a model's files are no longer those that were hashed; load it anew.
+
+        One on trial is asked for its golden file, and goes by that.
+        """
+        if slot.responder is None or slot.trial is not None:
+            return
+        if (file := slot.responder.model.overwritten()) is None:
+            return
+        why = f"{file}: was written to while it served: its inputs wait until it is right again"
+        self._office.trouble("model_overwritten", BundleTamperedError.code, why, slot.name)
+        self.silence(slot)
+        if not slot.retiring:
+            self.look(slot)
+        self.changed = True
 
     @staticmethod
     def _is_due(slot: ModelSlot, wanted: Wanted) -> bool:

@@ -61,6 +61,8 @@ EVENTS: Final = {
     "drift_over": "It does again, or another bundle answers: `detail.why`.",
     "reloaded": "Settings were read again; `detail.restart_needed` names what waits for a restart.",
     "reload_failed": "The new settings cannot be used; the old ones stay. `error` says why.",
+    "model_overwritten": "A file of a model was written to, where it lies, while it served: its "
+    "inputs wait, and it is loaded anew.",
     "model_fell_back": "`error` says why a model's own bundle is not served; `detail`, what is.",
     "slots_unreadable": "The updater's slots cannot be read: the settings' bundles are served.",
     "config_refused": "The fleet's configuration does not fit these settings, which serve alone.",

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import stat
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +53,9 @@ class BundleWrongError(RejectedError):
     code = "bundle.wrong"
 
 
+_Mark = tuple[tuple[int, int], int, int]  # device and inode; size; when it was written to, ns
+
+
 class _Header(BaseModel):
     """What any schema version of a manifest begins with; the rest is read when this fits."""
 
@@ -68,11 +72,14 @@ class Bundle:
         manifest: what it says of itself.
         hash: sha256 of manifest.json, hex. It stands for the whole: the manifest has the hashes
             of all files.
+        marks: of each file, which one was hashed and when it had been written to; none where
+            nothing was verified.
     """
 
     path: Path
     manifest: Manifest
     hash: str
+    marks: Mapping[str, _Mark] = field(default_factory=dict, compare=False, repr=False)
 
     def of(self, variant: str | None, stage: Stage | None = None) -> VariantFiles:
         """Return the files that serve one of the manifest's variants.
@@ -80,6 +87,18 @@ class Bundle:
         Of a cascade, those of one stage, and what the stages share; None: all.
         """
         return VariantFiles(self.path, self.manifest.of(variant, stage))
+
+    def overwritten(self) -> str | None:
+        """Return a file that was written to, where it lies, since it was hashed; None: none was.
+
+        Weights are mapped: whoever writes into their file changes what a running model says. A
+        file that was put in the place of another changes nothing for who has that open.
+        """
+        for path, mark in self.marks.items():
+            now = _mark(self.path / path)
+            if now is not None and now[0] == mark[0] and now != mark:
+                return path
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +177,12 @@ def open_bundle(path: Path, *, verify: bool = True, expected: str | None = None)
             )
             raise BundleForeignError(msg) from None
         raise
-    bundle = Bundle(path, manifest, digest)
-    if verify:
-        _verify(bundle)
+    if not verify:
+        return Bundle(path, manifest, digest)
+    # Before they are hashed, so that nothing is written to unseen.
+    marks = {artifact.path: _mark(path / artifact.path) for artifact in manifest.artifacts}
+    bundle = Bundle(path, manifest, digest, {k: v for k, v in marks.items() if v is not None})
+    _verify(bundle)
     return bundle
 
 
@@ -235,6 +257,15 @@ def _real(path: Path) -> Path:
         OSError: it is not there, or leads nowhere.
     """
     return Path(os.path.realpath(path, strict=True))
+
+
+def _mark(file: Path) -> _Mark | None:
+    """Return what tells that a file was written to; None where it cannot be looked at."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns
 
 
 def _tampered(path: Path, what: str) -> BundleTamperedError:

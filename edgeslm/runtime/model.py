@@ -120,6 +120,10 @@ class Model:
         """Return a memory of nothing yet; None: no answer depends on what was asked before."""
         return self._memory()
 
+    def overwritten(self) -> str | None:
+        """See `Bundle.overwritten`."""
+        return self.bundle.overwritten()
+
     def silences(self, lesson: Lesson) -> bool:
         """Whether what the golden file has as an anomaly would be none any more by a lesson."""
         return self._silences is not None and self._silences(lesson, self.faults)
@@ -333,6 +337,9 @@ def load_model(  # noqa: PLR0913 -- by name
     if make_room is not None:
         make_room(opened.hash)
     model = load()
+    if (file := opened.overwritten()) is not None:
+        msg = f"{opened.path}: {file}: was written to while it was loaded. Load it again."
+        raise BundleTamperedError(msg)
     model.faults = faults(cases)
     provider = chosen.provider
     verdicts = Verdicts(

@@ -145,3 +145,31 @@ def test_what_the_second_stage_cannot_answer_is_an_error_and_no_guess_of_the_fir
     handed = len(TEXTS) - said["first"]
     model_of(plant, answered=said["first"] + said["second"], state="serving")
     model_of(plant, handed_over=round(handed / len(TEXTS), 4))
+
+
+def test_a_stage_that_is_written_over_while_it_serves_answers_no_more(
+    agent: AgentProcess, plant: Plant, both: Path
+) -> None:
+    """Its weights are mapped: what lies there now would be what it says, silently."""
+    agent.start()
+    agent.wait_for("model_loaded")
+    model_of(plant, state="serving")
+    model = load_model(both)
+    handed = [text for text in TEXTS if model.answer(Request(text, "in/a")).stage == "second"]
+    right = {text: model.answer(Request(text, "in/a")).score for text in handed}
+    del model
+    data = both / "second" / "model.onnx.data"
+    whole = data.read_bytes()
+    agent.mark()
+    with data.open("r+b") as opened:
+        opened.write(bytes(len(whole)))
+    agent.wait_for("model_overwritten")
+    assert agent.wait_for("model_failed")["code"] == "bundle.tampered"
+    for text in handed:
+        plant.publish("in/a", text)
+    model_of(plant, state="failed")
+    assert plant.results == []
+    with data.open("r+b") as opened:
+        opened.write(whole)
+    for result in plant.wait_for(len(handed)):
+        assert result["score"] == right[result["text"]]

@@ -211,6 +211,29 @@ def test_a_manifest_with_one_field_replaced_gives_a_bundle_or_a_typed_error(
         (bundle / MANIFEST).write_bytes(original)
 
 
+def test_knows_which_file_was_written_over(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    weights = bundle / "model.onnx.data"
+    assert opened.overwritten() is None
+    with weights.open("r+b") as file:
+        file.write(b"\0")
+    os.utime(weights, ns=(0, weights.stat().st_mtime_ns + 1))  # clocks of disks are coarse
+    assert opened.overwritten() == "model.onnx.data"
+    assert open_bundle(bundle, verify=False).overwritten() is None, "nothing was hashed"
+
+
+def test_a_file_in_the_place_of_another_is_none_that_was_written_over(bundle: Path) -> None:
+    """Who has the old one open goes on reading that."""
+    opened = open_bundle(bundle)
+    weights = bundle / "model.onnx.data"
+    fresh = bundle.parent / "fresh"
+    fresh.write_bytes(b"other")
+    fresh.replace(weights)
+    assert opened.overwritten() is None
+    weights.unlink()
+    assert opened.overwritten() is None
+
+
 def test_a_report_beside_the_bundle_is_read(bundle: Path) -> None:
     opened = open_bundle(bundle)
     beside = bundle.parent / "quality.json"

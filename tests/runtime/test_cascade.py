@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from edgeslm.adapters.ort import InferenceError
 from edgeslm.contract import manifest as contract
+from edgeslm.core.overlay import Lesson
 from edgeslm.errors import EdgeSLMError
 from edgeslm.ports import Answer, Request
 from edgeslm.runtime import bundle as bundles
@@ -148,6 +149,24 @@ def test_a_stage_that_was_damaged_before_it_was_listed_fails_the_golden_file(
         load_model(both)
 
 
+@pytest.mark.parametrize("stage", ["first", "second"])
+def test_a_stage_that_is_damaged_after_its_hash_was_checked_is_refused(
+    stage: str, both: Path, tmp_path: Path
+) -> None:
+    """Though it is remembered that this very bundle has passed its golden file."""
+    kept = tmp_path / "verdicts"
+    load_model(both, verdict_dir=kept)
+
+    def damage(found: str) -> None:
+        del found
+        with (both / stage / "model.onnx.data").open("r+b") as file:
+            file.write(bytes(64))
+
+    with pytest.raises(EdgeSLMError, match=f"{stage}/model.onnx.data: was written to") as caught:
+        load_model(both, verdict_dir=kept, make_room=damage)
+    assert caught.value.code == "bundle.tampered"
+
+
 def test_replays_its_golden_file_while_it_serves(both: Path) -> None:
     model = load_model(both)
     model.answer_all(ASKED)
@@ -163,6 +182,23 @@ def test_another_hand_over_than_the_exporters_is_no_match(tmp_path: Path) -> Non
     cascades.seal(both)
     with pytest.raises(GoldenFailedError, match="stage second, expected first"):
         load_model(both)
+
+
+def test_what_operators_say_counts_whichever_stage_answers(both: Path) -> None:
+    model = load_model(both)
+    memory = model.memory()
+    assert memory is not None
+    met = set()
+    for number, request in enumerate(ASKED, 1):
+        before = model.answer(request, memory)
+        other = next(label for label in tiny.LABELS if label != before.label)
+        memory.overlay.learn(Lesson(number, "intent", request.text, label=other))
+        after = model.answer(request, memory)
+        assert (after.label, after.lesson, after.stage) == (other, number, before.stage)
+        memory.overlay.unlearn(number)
+        assert model.answer(request, memory) == before
+        met.add(before.stage)
+    assert met == {"first", "second"}
 
 
 def test_where_the_first_fails_the_second_answers(
