@@ -169,7 +169,6 @@ class Answer:
     new: bool = False  # of a template that nobody has used or spoken of
     stage: Stage | None = None
     template: str | None = None  # of which the text is one; stays on the device
-    worth: float = 1.0  # independent readings that its numbers are worth, in (0, 1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ def _each(value: Callable[[ModelState], float | None]) -> Callable[[Snapshot], I
 
 
 def _drift(model: ModelState, name: Literal["suspected", "new_rate"]) -> float | None:
-    return model["drift"][name] if "drift" in model else None
+    return model["drift"].get(name) if "drift" in model else None
 
 
 def _agent_info(snapshot: Snapshot) -> Iterator[Sample]:
@@ -338,7 +338,7 @@ METRICS: Final = (
     Metric(
         "edgeslm_model_new_template_ratio",
         "gauge",
-        "Share of the last 500 messages whose template is new; absent where drift is not watched.",
+        "Share of the last 500 messages whose template is new; absent of intents, and unwatched.",
         MODEL,
         _each(lambda m: _drift(m, "new_rate")),
     ),

@@ -14,6 +14,7 @@ from edgeslm.contract.manifest import Coverage, Verified
 from edgeslm.contract.messages import ModelRef, Result, encode, stamp
 from edgeslm.core import overlay
 from edgeslm.core.delivery import NO_PROPERTIES, Parcel
+from edgeslm.core.drift import Trained
 from edgeslm.errors import EdgeSLMError, UnavailableError
 from edgeslm.logs import Log
 from edgeslm.ports import Answer, DeviceClock, Memory, Request
@@ -51,7 +52,7 @@ class Model(Protocol):
     @property
     def handed_over(self) -> float | None: ...
     @property
-    def new_rate(self) -> float | None: ...
+    def trained(self) -> Trained: ...
     @property
     def cache_hits(self) -> int: ...
     @property
@@ -89,7 +90,7 @@ class AbsentModel:
     coverage = None
     passed_over = ()
     supported_until = None
-    new_rate = None
+    trained = Trained()
     batch_invariant = False
     handed_over = None
     cache_hits = 0

@@ -329,7 +329,7 @@ class Roster:
         self._weigh(slot)  # settings and level may have changed while it was loaded
         ref = model.ref
         watched = slot.watch.begin(
-            bundle=ref["hash"], task=model.task, version=ref["version"], trained=model.new_rate
+            bundle=ref["hash"], task=model.task, version=ref["version"], trained=model.trained
         )
         for told, about in watched:
             self._office.event(told, slot.name, about)

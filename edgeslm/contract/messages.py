@@ -226,8 +226,19 @@ class DriftState(TypedDict):
         float, Field(ge=0, description="For drift, of the strongest channel, in factors of ten.")
     ]
     limit: Annotated[float, Field(description="Evidence at which a channel is suspected.")]
-    new_rate: Annotated[
-        float, Field(ge=0, le=1, description="Messages of a new template, of the last 500.")
+    untested: NotRequired[
+        Annotated[
+            list[str],
+            Field(
+                description="Nothing is bet on: training was too short to say how slow they are."
+            ),
+        ]
+    ]
+    new_rate: NotRequired[
+        Annotated[
+            float,
+            Field(ge=0, le=1, description="Messages of a new template, of the last 500; of lines."),
+        ]
     ]
     trained_new_rate: NotRequired[
         Annotated[float, Field(ge=0, le=1, description="The same in training, on lines held out.")]

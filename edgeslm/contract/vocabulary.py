@@ -56,9 +56,10 @@ DROPS: Final = {
 EVENTS: Final = {
     "model_loaded": "A model serves; `detail.version` says which.",
     "model_failed": "A model cannot serve; `error` says why. The others go on.",
-    "drift_suspected": "A model no longer hears what it was trained on: `detail` has what changed "
-    "and a proposal.",
-    "drift_over": "It does again, or another bundle answers: `detail.why`.",
+    "drift_suspected": "A model no longer hears what it was trained on: `detail` has what changed, "
+    "of one channel, and a proposal.",
+    "drift_over": "It does again, by `detail.channels`, or another bundle answers: `detail.why`; "
+    "`still` names the channels by which it does not.",
     "reloaded": "Settings were read again; `detail.restart_needed` names what waits for a restart.",
     "reload_failed": "The new settings cannot be used; the old ones stay. `error` says why.",
     "model_overwritten": "A file of a model was written to, where it lies, while it served: its "

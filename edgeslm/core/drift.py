@@ -7,20 +7,21 @@ changed. That holds at any time, which is why the test can look after every mess
 Readings are not independent, and no plant is quite what it was. So it is not single readings that
 are bet on:
 
-- Of a block of `BLOCK` messages it is the share with a p-value of at most u; or the mean of the
-  shares of each kind, a template of a source, where that is less: what one machine repeats is one
-  kind of many.
-- Where a kind's numbers follow each other slowly, it is heard as seldom as they are worth a
-  reading (`numbers.History.effective`).
+- Of a block of messages it is the share with a p-value of at most u; or the mean of the shares of
+  each kind, a template of a source, where that is less: what one machine repeats is one kind of
+  many. A block is as long as it takes for `BLOCK` independent messages, by what training says one
+  is worth (`exporters.heads.steadiness`); where training was too short to say, nothing is bet.
 - The share may be u + `TOLERANCE`: a fault here and there is no drift, nor is calibration on few
   lines.
+- Of templates that are new to their source, and were not heard among the last `RECENT` messages,
+  the share may be that of training + `MARGIN`.
 - No block multiplies a stake by more than `MOST`, so that one bad moment does not do it.
 
 What is won is added up over all moments at which the change may have begun. While the expected
-share of each block, given all before it, is at most u + TOLERANCE, the sum grows by one a block at
+share of each block, given all before it, is at most what it may be, the sum grows by one a block at
 most, in expectation, whatever depends on what; with the number of blocks that are left of n it is
-a supermartingale that begins at n. A channel is suspected at a limit of 2 / (rate * `BLOCK`), for
-there are two. So among n messages the chance of a false report is at most n * rate (Ville's
+a supermartingale that begins at n. A channel is suspected at a limit of c / (rate * `BLOCK`), for
+there are c. So among n messages the chance of a false report is at most n * rate (Ville's
 inequality), and on average at least 1 / rate messages pass before one.
 
 Source:
@@ -33,34 +34,60 @@ Source:
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 BLOCK: Final = 5
-"""Messages that are bet on together."""
+"""Independent messages that are bet on together."""
 LEVELS: Final = (0.02, 0.05, 0.1, 0.2)
 """p-values that are looked at: few that are tiny, or many that are smallish."""
 TOLERANCE: Final = 0.1
-"""Share of votes beyond what a p-value promises that is no drift."""
+"""Share of p-values beyond what a level promises that is no drift."""
+MARGIN: Final = 0.05
+"""Share of new templates beyond that of training that is no drift."""
 MOST: Final = 3.0
 """Most by which a block multiplies a stake."""
 STAKES: Final = (0.25, 0.5, 1.0)
 """Of the largest stake that `MOST` allows."""
 NEW: Final = "text"
 """Channel whose p-value is below 1 where a template is new to its source."""
-CHANNELS: Final = (NEW, "number")
-"""Those that are tested; each has its share of the rate of false reports. What looks at windows or
-sessions looks at the same readings again and again, and is left out."""
+NUMBER: Final = "number"
+INTENT: Final = "intent"
+"""Channel of an answer whose p-value has no channels: how far a text is out of scope."""
 KINDS: Final = 4096
-"""Kinds whose slowness is kept in mind; the one not heard for longest gives way."""
+"""Kinds that are told apart in one block; those beyond count as one."""
 RECENT: Final = 500
-"""Messages that rates are told of."""
-_NOTHING: Final = [0.0] * len(LEVELS)
+"""Messages that rates are told of, and after which a new template counts once more."""
+_OTHERS: Final = ("", "")
+_MOST_TOLERATED: Final = 0.9
+"""Share of new templates in training beyond which their rate says nothing."""
 _RICHEST: Final = 1e300  # far beyond any limit, and finite
 
 Kind = tuple[str, str]
-"""Source and template."""
+"""Source, and what stands for its template or text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training says of what a model will hear.
+
+    Args:
+        worth: by channel that is tested, how many independent messages one is worth, in [0, 1];
+            0: training was too short to say, and nothing is bet on it. What looks at windows or
+            sessions looks at the same readings again and again, and is not among them.
+        new_rate: share of lines held out whose template was new to their source; None: unknown.
+    """
+
+    worth: Mapping[str, float] = field(default_factory=lambda: {INTENT: 1.0})
+    new_rate: float | None = None
+
+    @property
+    def untested(self) -> list[str]:
+        """Channels that nothing is bet on."""
+        return sorted(name for name, worth in self.worth.items() if not worth)
 
 
 class Sighting(NamedTuple):
@@ -69,10 +96,8 @@ class Sighting(NamedTuple):
     kind: Kind
     channels: Mapping[str, float]
     """p-value of each, in (0, 1]."""
-    worth: float = 1.0
-    """Independent readings that this one is worth, in (0, 1]."""
-    shared: bool = False
-    """Its text may leave the device."""
+    text: str | None = None
+    """The beginning of its template or text, if that may leave the device."""
 
 
 class Unusual(NamedTuple):
@@ -80,7 +105,7 @@ class Unusual(NamedTuple):
 
     channel: str
     kind: Kind
-    shared: bool
+    text: str | None
 
 
 def bound(level: float) -> float:
@@ -88,49 +113,107 @@ def bound(level: float) -> float:
     return level + TOLERANCE
 
 
-# What is bet: index of the level, the share that is no drift, and the stake.
-_BETS: Final = [
-    (i, bound(level), stake * (MOST - 1) / (1 - bound(level)))
-    for i, level in enumerate(LEVELS)
-    for stake in STAKES
-]
-_LOST: Final = [1.0 - q * stake for _, q, stake in _BETS]  # where nothing is small
+BOUNDS: Final = tuple(map(bound, LEVELS))
 
 
 class Bets:
-    """What is won by bets on one channel: a mean over levels and stakes."""
+    """What is won by bets on one channel: a mean over shares that are looked at, and stakes.
 
-    __slots__ = ("_back", "_sums", "evidence")
+    Args:
+        bounds: of each share, what is no drift, in (0, 1).
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_back", "_bets", "_bounds", "_lost", "_nothing", "_sums", "evidence")
+
+    def __init__(self, bounds: Sequence[float] = BOUNDS) -> None:
+        self._bounds = bounds
+        # Index of the share, what is no drift, and the stake.
+        self._bets = [
+            (i, q, stake * (MOST - 1) / (1 - q)) for i, q in enumerate(bounds) for stake in STAKES
+        ]
+        self._lost = [1.0 - q * stake for _, q, stake in self._bets]  # where nothing is small
+        self._nothing = [0.0] * len(bounds)
         self.forget()
 
     def forget(self) -> None:
         """Begin anew."""
-        self._sums = [0.0] * len(_BETS)
-        self._back = [0.0] * len(LEVELS)
+        self._sums = [0.0] * len(self._bets)
+        self._back = [0.0] * len(self._bounds)
         self.evidence = 0.0
 
     def on_change(self, shares: Sequence[float]) -> float:
         """Bet that more than may be are small; return the evidence that there are."""
-        if shares is _NOTHING:  # nearly always
-            sums = [(won + 1.0) * lost for won, lost in zip(self._sums, _LOST, strict=True)]
+        if shares == self._nothing:  # nearly always
+            sums = [(won + 1.0) * lost for won, lost in zip(self._sums, self._lost, strict=True)]
         else:
             sums = [
                 min(_RICHEST, (won + 1.0) * (1.0 + stake * (shares[i] - q)))
-                for won, (i, q, stake) in zip(self._sums, _BETS, strict=True)
+                for won, (i, q, stake) in zip(self._sums, self._bets, strict=True)
             ]
         self._sums = sums
         self.evidence = sum(sums) / len(sums)
         return self.evidence
 
     def on_return(self, shares: Sequence[float]) -> float:
-        """Bet that fewer than may be are small; return the evidence that so it is at each level."""
-        for i, level in enumerate(LEVELS):
-            q = bound(level)
+        """Bet that fewer than may be are small; return the evidence that so it is at each share."""
+        for i, q in enumerate(self._bounds):
             won = (self._back[i] + 1.0) * (1.0 + (q - shares[i]) / (1.0 - q))
             self._back[i] = min(won, _RICHEST)
         return min(self._back)
+
+
+class _Channel:
+    """One channel: its bets, and the block that it hears.
+
+    Args:
+        worth: see `Trained`, > 0.
+        fresh: share of fresh messages that is no drift; None: nothing is bet on it.
+    """
+
+    __slots__ = ("_fresh", "_heard", "_length", "_small", "bets", "counts")
+
+    def __init__(self, worth: float, fresh: float | None) -> None:
+        self.bets = Bets(BOUNDS if fresh is None else (*BOUNDS, fresh))
+        self._fresh = fresh is not None
+        self._length = math.ceil(BLOCK / worth)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._heard = 0
+        self.counts: dict[Kind, int] = {}
+        self._small: dict[Kind, list[int]] = {}  # of those that have any, how many by share
+
+    def hear(self, kind: Kind, p: float, *, fresh: bool) -> list[float] | None:
+        """Hear a message; return the shares of its block where it is the last."""
+        counts = self.counts
+        if kind not in counts and len(counts) >= KINDS:
+            kind = _OTHERS
+        counts[kind] = counts.get(kind, 0) + 1
+        self._heard += 1
+        if p <= LEVELS[-1] or fresh:
+            small = [p <= level for level in LEVELS]
+            if self._fresh:
+                small.append(fresh)
+            before = self._small.get(kind)
+            self._small[kind] = (
+                list(map(int, small))
+                if before is None
+                else [n + one for n, one in zip(before, small, strict=True)]
+            )
+        if self._heard < self._length:
+            return None
+        shares = self._shares()
+        self._begin()
+        return shares
+
+    def _shares(self) -> list[float]:
+        shares = [0.0] * (len(LEVELS) + self._fresh)
+        counts, small = self.counts, self._small
+        for i in range(len(shares) if small else 0):
+            of_messages = sum(found[i] for found in small.values()) / self._heard
+            of_kinds = sum(found[i] / counts[kind] for kind, found in small.items()) / len(counts)
+            shares[i] = min(of_messages, of_kinds)
+        return shares
 
 
 class Drift:
@@ -138,60 +221,56 @@ class Drift:
 
     Args:
         false_rate: false reports a message, at most, in (0, 1).
+        trained: what training says of what the model will hear.
 
     Attributes:
         suspected: channels that have changed; while there are any, drift is reported.
         messages: how many were taken.
     """
 
-    def __init__(self, false_rate: float) -> None:
+    def __init__(self, false_rate: float, trained: Trained) -> None:
         self.false_rate = false_rate
         self.suspected: set[str] = set()
         self.messages = 0
-        self._bets = {name: Bets() for name in CHANNELS}
-        self._credit: OrderedDict[Kind, float] = OrderedDict()
-        self._heard = 0  # messages of this block
-        self._kinds: dict[Kind, int] = {}  # how many of each
-        # By channel, those with a p-value to look at.
-        self._small: dict[str, list[tuple[float, Kind]]] = {name: [] for name in CHANNELS}
-        self._left = BLOCK
+        self._channels = {
+            name: _Channel(worth, _tolerated(trained) if name == NEW else None)
+            for name, worth in trained.worth.items()
+            if worth
+        }
+        self._knows_new = NEW in trained.worth
         self._new: deque[bool] = deque(maxlen=RECENT)
         self._news = 0
+        self._last: OrderedDict[Kind, int] = OrderedDict()  # of new ones, when each was heard last
         self._unusual: deque[tuple[int, Unusual]] = deque(maxlen=RECENT)
 
     @property
     def limit(self) -> float:
         """Evidence at which a channel is suspected."""
-        return max(1.0, len(CHANNELS) / (self.false_rate * BLOCK))
+        return max(1.0, len(self._channels) / (self.false_rate * BLOCK))
 
     @property
     def evidence(self) -> float:
         """Most that is won on any channel that is not suspected yet."""
-        return max(bets.evidence for bets in self._bets.values())
+        return max((one.bets.evidence for one in self._channels.values()), default=0.0)
 
     @property
     def new_rate(self) -> float | None:
-        """Share of the last messages whose template is new to its source; None: there were none."""
-        return self._news / len(self._new) if self._new else None
+        """Share of the last messages whose template is new to its source; None: nobody says."""
+        return self._news / len(self._new) if self._new and self._knows_new else None
 
     def take(self, sighting: Sighting) -> bool:
         """Hear an answer; return whether what is suspected has changed."""
-        kind, channels, worth, shared = sighting
+        kind, channels, text = sighting
         self.messages += 1
-        self._count(channels.get(NEW, 1.0) < 1.0)
-        for name in CHANNELS:
-            if channels.get(name, 1.0) <= LEVELS[-1]:
-                self._unusual.append((self.messages, Unusual(name, kind, shared)))
-        if worth >= 1.0 or self._is_due(kind, worth):
-            self._hear(kind, channels)
-        self._left -= 1
-        if self._left:
-            return False
-        changed = self._settle() if self._heard else False
-        self._left, self._heard = BLOCK, 0
-        self._kinds.clear()
-        for small in self._small.values():
-            small.clear()
+        fresh = self._is_fresh(kind, new=channels.get(NEW, 1.0) < 1.0)
+        changed = False
+        for name, channel in self._channels.items():
+            p = channels.get(name, 1.0)
+            if p <= LEVELS[-1]:
+                self._unusual.append((self.messages, Unusual(name, kind, text)))
+            shares = channel.hear(kind, p, fresh=fresh and name == NEW)
+            if shares is not None:
+                changed |= self._settle(name, channel.bets, shares)
         return changed
 
     def unusual(self) -> Iterator[Unusual]:
@@ -199,50 +278,38 @@ class Drift:
         since = self.messages - RECENT
         yield from (one for number, one in self._unusual if number > since)
 
-    def _count(self, is_new: bool) -> None:  # noqa: FBT001 -- what is counted
+    def _is_fresh(self, kind: Kind, *, new: bool) -> bool:
+        """Count a message; return whether its template is new, and was not heard for long."""
         if len(self._new) == RECENT:
             self._news -= self._new[0]
-        self._new.append(is_new)
-        self._news += is_new
+        self._new.append(new)
+        self._news += new
+        last = self._last
+        while last and next(iter(last.values())) <= self.messages - RECENT:
+            last.popitem(last=False)
+        if not new:
+            return False
+        heard = kind in last
+        last[kind] = self.messages
+        last.move_to_end(kind)
+        return not heard
 
-    def _is_due(self, kind: Kind, worth: float) -> bool:
-        """Whether a kind has come often enough since it was heard last to be worth a reading."""
-        credit = self._credit.pop(kind, 1.0) + worth
-        due = credit >= 1.0
-        self._credit[kind] = credit - 1.0 if due else credit
-        if len(self._credit) > KINDS:
-            self._credit.popitem(last=False)
-        return due
+    def _settle(self, name: str, bets: Bets, shares: Sequence[float]) -> bool:
+        """Pay out a block's bets; return whether the channel is suspected now, or no longer."""
+        if name in self.suspected:
+            if bets.on_return(shares) < self.limit:
+                return False
+            self.suspected.discard(name)
+        else:
+            if bets.on_change(shares) < self.limit:
+                return False
+            self.suspected.add(name)
+        bets.forget()
+        return True
 
-    def _hear(self, kind: Kind, channels: Mapping[str, float]) -> None:
-        self._heard += 1
-        self._kinds[kind] = self._kinds.get(kind, 0) + 1
-        for name, small in self._small.items():
-            p = channels.get(name, 1.0)
-            if p <= LEVELS[-1]:
-                small.append((p, kind))
 
-    def _settle(self) -> bool:
-        """Pay out a block's bets; return whether what is suspected has changed."""
-        limit, before = self.limit, len(self.suspected)
-        for name, small in self._small.items():
-            bets = self._bets[name]
-            shares = self._shares(small) if small else _NOTHING
-            if name in self.suspected:
-                if bets.on_return(shares) >= limit:
-                    self.suspected.discard(name)
-                    bets.forget()
-            elif bets.on_change(shares) >= limit:
-                self.suspected.add(name)
-                bets.forget()
-        return len(self.suspected) != before
-
-    def _shares(self, small: Sequence[tuple[float, Kind]]) -> list[float]:
-        """Return the share of this block with a p-value of at most each level."""
-        kinds = self._kinds
-        found = []
-        for level in LEVELS:
-            at_most = [kinds[kind] for p, kind in small if p <= level]
-            of_kinds = sum(1 / count for count in at_most) / len(kinds)
-            found.append(min(len(at_most) / self._heard, of_kinds))
-        return found
+def _tolerated(trained: Trained) -> float | None:
+    """Return the share of fresh messages that is no drift; None: none can be named."""
+    if trained.new_rate is None or trained.new_rate > _MOST_TOLERATED - MARGIN:
+        return None
+    return trained.new_rate + MARGIN

@@ -213,6 +213,14 @@ class SessionsParameters(Typed):
         return Habits(frozenset(self.triples), frozenset(self.ends), self.most, self.pause_s)
 
 
+class DriftParameters(Typed):
+    """How far readings of training depend on each other; see `core.drift`."""
+
+    number: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="Independent lines that one is worth by its numbers; 0: training was too short."
+    )
+
+
 class Parameters(Typed):
     """The `parameters` artifact of an anomaly bundle."""
 
@@ -231,6 +239,7 @@ class Parameters(Typed):
     )
     windows: WindowsParameters | None = None
     sessions: SessionsParameters | None = None
+    drift: DriftParameters | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:

@@ -132,15 +132,13 @@ class Slot:
 class Line:
     """The histories of all slots of a template, ready to be asked; immutable."""
 
-    __slots__ = ("_slots", "_varying", "seen", "worth")
+    __slots__ = ("_slots", "_varying", "seen")
 
     def __init__(self, histories: Sequence[History]) -> None:
         self._slots = tuple(Slot(h) for h in histories)
         self.seen = tuple(slot.seen for slot in self._slots)
         # A slot that never varied is no test until it does.
         self._varying = max(1, sum(slot.varies for slot in self._slots))
-        # Independent readings that one is worth: of the slot that changes most slowly.
-        self.worth = min(map(_worth, histories), default=1.0)
 
     def score(self, values: Sequence[float]) -> float:
         """Return the surprise of a line with these numbers (NaN: none), nats in [0, `LIMIT`]."""
@@ -174,13 +172,6 @@ class Line:
         ]
         index = surprises.index(max(surprises))
         return index, self._slots[index].expected
-
-
-def _worth(history: History) -> float:
-    """Return how many independent readings one of a slot is worth, in (0, 1]."""
-    if len(history.values) < 2:  # noqa: PLR2004 -- what never varied follows nothing
-        return 1.0
-    return min(1.0, history.effective / history.counts[-1])
 
 
 def effective_readings(values: NDArray[np.float64]) -> float:

@@ -15,6 +15,7 @@ from edgeslm.contract.golden import GoldenCase
 from edgeslm.contract.manifest import Coverage, Stage
 from edgeslm.contract.messages import ModelRef
 from edgeslm.contract.profile import DeviceProfile
+from edgeslm.core.drift import Trained
 from edgeslm.core.overlay import Lesson
 from edgeslm.ports import Answer, Memory, Prepared, Request, Session, Task, Tensor
 from edgeslm.runtime.batches import MASK, groups, stack
@@ -54,7 +55,7 @@ class Model:
         verified: where the exporter saw it run.
         passed_over: variants before it that this device cannot run, and why.
         supported_until: last day on which somebody mends it; None: nothing was promised.
-        new_rate: share of new templates that it was trained to expect; None: it knows none.
+        trained: what its training says of what it will hear.
         faults: what its golden file has as an anomaly; none where it was loaded without.
         coverages: what the provider took, by file name of the graph.
         coverage: of several graphs, that of which it took least.
@@ -88,7 +89,7 @@ class Model:
         self.verified = variant.graphs[0].verified or "none"
         self.passed_over = variant.passed_over
         self.supported_until = manifest.supported_until
-        self.new_rate: float | None = getattr(task, "new_rate", None)
+        self.trained: Trained = getattr(task, "trained", Trained())
         self.faults: tuple[Request, ...] = ()
         self._silences: Silences | None = getattr(task, "silences", None)
         self.coverages = coverages

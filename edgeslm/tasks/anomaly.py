@@ -33,6 +33,7 @@ from edgeslm.contract.messages import Cause
 from edgeslm.core.calibration import NUMBER, SESSION, TEXT, WINDOW, Fusion
 from edgeslm.core.calibration import Scores as Said
 from edgeslm.core.detector import Detector, Scores
+from edgeslm.core.drift import Trained
 from edgeslm.core.learnt import Parameters, TailParameters
 from edgeslm.core.memory import LineMemory
 from edgeslm.core.numbers import LIMIT
@@ -105,8 +106,9 @@ class Anomaly:
 
     def __init__(self, parameters: Parameters) -> None:
         self._budget = parameters.alarm_budget
-        # Share of held-out training lines whose template was new to their source.
-        self.new_rate = _above_nothing(parameters.text)
+        # Bundles of before do not say how far readings depend on each other.
+        worth = 0.0 if parameters.drift is None else parameters.drift.number
+        self.trained = Trained({TEXT: 1.0, NUMBER: worth}, _above_nothing(parameters.text))
         self._templates = parameters.templates
         self._detector = Detector(
             parameters.templates,
@@ -209,7 +211,6 @@ class Anomaly:
             lesson=None if lesson is None else lesson.id,
             new=covered is None and scores.template is None,
             template=self._name(parts, scores),
-            worth=1.0 if scores.line is None else scores.line.worth,
         )
         known = memory is None or answer.source_known
         return past.say(

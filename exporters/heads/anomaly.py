@@ -29,7 +29,7 @@ from edgeslm.errors import RejectedError
 from edgeslm.tasks.anomaly import DISTANCE
 from exporters.data import Row
 from exporters.heads import sessions as sessions_
-from exporters.heads import windows
+from exporters.heads import steadiness, windows
 from exporters.heads.base import Advance, Embed, Tail
 from exporters.heads.merge import MAX_TEMPLATES, merge, rarest
 
@@ -50,6 +50,10 @@ UNTIMED: Final = (
 )
 ON: Final = "on"
 OFF: Final = "off"
+TOO_SHORT: Final = (
+    "too few lines to tell how slowly the plant's numbers change, so devices watch for drift by "
+    "what is said alone: give lines, in time order, that cover its slow changes some fifty times"
+)
 FEW: Final = 20
 """Lines below which a source's own history of a template gives way to the pooled one."""
 
@@ -154,6 +158,9 @@ def fit(  # noqa: PLR0913 -- by name
     remembers = in_windows is not None or in_sessions is not None
     fusion = calibration.fusion(list(said), ranks=remembers)
     everyone, sources = _repertoires(lines)
+    worth = _worth(lines, [fusion.channels[NUMBER].p_value(x) for x in number_], everyone, sources)
+    if not worth:
+        notes += (TOO_SHORT,)
     parameters = {
         "alarm_budget": alarm_budget,
         "calibration_lines": len(lines),
@@ -166,6 +173,7 @@ def fit(  # noqa: PLR0913 -- by name
     }
     if remembers:
         parameters["ranks"] = True
+        parameters["drift"] = {NUMBER: worth}
     for name, channel, fitted in (
         ("windows", WINDOW, in_windows),
         (SESSIONS, SESSION, in_sessions),
@@ -320,6 +328,26 @@ def _repertoires(lines: Sequence[_Line]) -> tuple[Repertoire, dict[str, Repertoi
     }
     totals = Counter(line.template for line in lines)
     return _repertoire(totals, everyone), sources
+
+
+def _worth(
+    lines: Sequence[_Line],
+    p_values: Sequence[float],
+    everyone: Repertoire,
+    sources: Mapping[str, Repertoire],
+) -> float:
+    """Return how many independent lines one is worth by its numbers; see `steadiness.worth`."""
+    series = [(line.source, line.template) for line in lines]
+    middles = {}
+    for source, template in set(series):
+        own = sources[source].histories.get(template)
+        histories = everyone.histories.get(template, ()) if own is None else own
+        middles[source, template] = steadiness.Middle(histories)
+    leans = [
+        middles[one].lean([number(slot) for slot in line.parts.slots])
+        for one, line in zip(series, lines, strict=True)
+    ]
+    return steadiness.worth(p_values, leans, series)
 
 
 def _repertoire(

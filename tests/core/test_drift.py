@@ -11,11 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeslm.core import drift
-from edgeslm.core.drift import BLOCK, CHANNELS, LEVELS, RECENT, Bets, Drift, Sighting, bound
+from edgeslm.core.drift import (
+    BLOCK,
+    LEVELS,
+    MARGIN,
+    RECENT,
+    Bets,
+    Drift,
+    Sighting,
+    Trained,
+    bound,
+)
 
 shares = st.lists(st.sampled_from([0.0, 0.2, 0.5, 1.0]), max_size=20)
 ALL = [1.0] * len(LEVELS)
 NONE = [0.0] * len(LEVELS)
+PLANT = Trained({"text": 1.0, "number": 1.0}, 0.0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -52,8 +63,10 @@ def stream(small: Iterator[bool], *, channel: str = "number") -> Iterator[Sighti
         yield Sighting(("s", "t"), {channel: LEVELS[0] if one else 1.0})
 
 
-def first_report(found: Iterator[Sighting], *, false_rate: float) -> int | None:
-    test = Drift(false_rate)
+def first_report(
+    found: Iterator[Sighting], *, false_rate: float = 1e-5, trained: Trained = PLANT
+) -> int | None:
+    test = Drift(false_rate, trained)
     for number, sighting in enumerate(found, 1):
         if test.take(sighting):
             return number
@@ -65,7 +78,7 @@ def test_false_reports_are_as_rare_as_promised(run: int) -> None:
     """Where as many are unusual as may be at most, singly or in blocks, whatever came before."""
     random = np.random.default_rng(run)
     rate, messages, rounds = 2e-4, 1000, 100
-    assert len(CHANNELS) / (rate * BLOCK) == Drift(rate).limit
+    assert len(PLANT.worth) / (rate * BLOCK) == Drift(rate, PLANT).limit
     reports = 0
     for _ in range(rounds):
         runs = random.uniform(size=messages // run + 1) < bound(LEVELS[0])
@@ -83,33 +96,6 @@ def test_a_bound_that_is_passed_is_reported() -> None:
         for _ in range(20)
     ]
     assert all(found)
-
-
-def slow_sensors(seed: int, messages: int, *, keep: float, machines: int) -> Iterator[Sighting]:
-    """Machines whose readings follow each other: AR(1), `keep` of a reading is in the next."""
-    random = np.random.default_rng(seed)
-    state = random.normal(size=machines)
-    worth = (1 - keep) / (1 + keep)  # as numbers.effective_readings has it
-    for i in range(messages):
-        m = i % machines
-        state[m] = keep * state[m] + math.sqrt(1 - keep * keep) * random.normal()
-        p = math.erfc(abs(state[m]) / math.sqrt(2))
-        yield Sighting((f"m{m}", "temp"), {"text": 1.0, "number": max(p, 1e-300)}, worth)
-
-
-@pytest.mark.parametrize("keep", [0.0, 0.9, 0.99, 0.999])
-@pytest.mark.parametrize("machines", [1, 7])
-def test_a_stationary_plant_is_not_reported_however_slow_it_is(keep: float, machines: int) -> None:
-    test = Drift(1e-5)
-    for sighting in slow_sensors(machines, 20_000, keep=keep, machines=machines):
-        assert not test.take(sighting), test.messages
-    assert test.new_rate == 0
-
-
-def test_without_a_readings_worth_a_slow_plant_would_be() -> None:
-    test = Drift(1e-5)
-    found = slow_sensors(1, 20_000, keep=0.999, machines=1)
-    assert any(test.take(sighting._replace(worth=1.0)) for sighting in found)
 
 
 @pytest.mark.parametrize("quiet", [0, 30_000])
@@ -145,7 +131,7 @@ def test_a_moment_of_anything_is_no_drift() -> None:
 
 
 def test_it_is_over_when_all_is_as_before() -> None:
-    test = Drift(1e-5)
+    test = Drift(1e-5, PLANT)
     odd, usual = Sighting(("s", "t"), {"text": 0.01}), Sighting(("s", "u"), {"text": 1.0})
     changes = [number for number in range(1, 200) if test.take(odd)]
     assert len(changes) == 1
@@ -159,11 +145,11 @@ def test_it_is_over_when_all_is_as_before() -> None:
 
 
 def test_each_channel_is_suspected_for_itself() -> None:
-    test = Drift(1e-5)
+    test = Drift(1e-5, PLANT)
     for _ in range(300):
         test.take(Sighting(("s", "t"), {"text": 1.0, "number": 0.01}))
     assert test.suspected == {"number"}
-    other = Drift(1e-5)
+    other = Drift(1e-5, PLANT)
     for _ in range(300):
         other.take(Sighting(("s", "t"), {"text": 1.0, "window": 0.01}))
     assert not other.suspected, "a window holds the same readings again and again"
@@ -172,28 +158,81 @@ def test_each_channel_is_suspected_for_itself() -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=3 * RECENT))
 def test_rates_are_of_the_last_messages(new: list[bool]) -> None:
-    test = Drift(1e-9)
+    test = Drift(1e-9, PLANT)
     for one in new:
         test.take(Sighting(("s", "t"), {"text": 0.5 if one else 1.0}))
     assert test.new_rate == pytest.approx(np.mean(new[-RECENT:]))
 
 
-def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "KINDS", 50)
-    test = Drift(1e-9)
+def test_what_is_kept_is_bounded() -> None:
+    test = Drift(1e-9, PLANT)
     for i in range(2000):
-        test.take(Sighting(("s", f"t{i}"), {"text": 0.01, "number": 0.01}, 0.3))
+        test.take(Sighting(("s", f"t{i}"), {"text": 0.01, "number": 0.01}))
     unusual = list(test.unusual())
-    assert len(vars(test)["_credit"]) == 50
+    assert len(vars(test)["_last"]) <= RECENT
     assert len(unusual) <= RECENT
     assert unusual[-1].kind == ("s", "t1999")
 
 
-def test_a_kind_worth_a_tenth_is_heard_every_tenth_time() -> None:
+def test_what_is_worth_a_tenth_is_bet_on_in_blocks_of_ten_times_the_length() -> None:
     def noticed(worth: float) -> int:
-        odd = Sighting(("s", "t"), {"number": 0.01}, worth)
-        number = first_report(iter([odd] * 2000), false_rate=1e-5)
+        odd = Sighting(("s", "t"), {"number": 0.01})
+        number = first_report(iter([odd] * 2000), trained=Trained({"number": worth}))
         assert number is not None
         return number
 
-    assert noticed(0.1) == pytest.approx(10 * noticed(1.0) / BLOCK, rel=0.2), "a block has one"
+    assert noticed(0.1) == 10 * noticed(1.0)
+
+
+def test_nothing_is_bet_on_what_training_was_too_short_for() -> None:
+    trained = Trained({"text": 1.0, "number": 0.0}, 0.0)
+    odd = Sighting(("s", "t"), {"text": 1.0, "number": 0.01})
+    assert trained.untested == ["number"]
+    assert first_report(iter([odd] * 5000), trained=trained) is None
+    odd = odd._replace(channels={"text": 0.01, "number": 0.01})
+    assert first_report(iter([odd] * 5000), trained=trained) is not None
+
+
+def test_slow_numbers_leave_the_rate_of_new_templates_as_it_is() -> None:
+    """Lines with numbers count as much as others there, however few readings they are worth."""
+    random = np.random.default_rng(6)
+    plant = (
+        Sighting(("s", f"new {i}" if odd else "temp"), {"text": 0.04 if odd else 1.0})
+        for i, odd in enumerate((random.uniform(size=20_000) < 0.04).tolist())
+    )
+    assert first_report(plant, trained=Trained({"text": 1.0, "number": 0.001}, 0.0)) is None
+
+
+def rate_of_new(rate: float, *, trained: float) -> int | None:
+    random = np.random.default_rng(7)
+    found = (
+        Sighting(("s", f"new {i}" if odd else "usual"), {"text": 0.001 if odd else 1.0})
+        for i, odd in enumerate((random.uniform(size=20_000) < rate).tolist())
+    )
+    return first_report(found, trained=Trained({"text": 1.0}, trained))
+
+
+@pytest.mark.parametrize("trained", [0.0, 0.03])
+def test_more_new_templates_than_in_training_are_told(trained: float) -> None:
+    assert rate_of_new(trained, trained=trained) is None
+    assert rate_of_new(trained + MARGIN - 0.01, trained=trained) is None
+    number = rate_of_new(trained + MARGIN + 0.04, trained=trained)
+    assert number is not None
+    assert number < 5000
+
+
+def test_a_training_of_nothing_but_new_templates_says_nothing_of_their_rate() -> None:
+    assert rate_of_new(0.05, trained=1.0) is None
+    assert rate_of_new(1.0, trained=1.0) is not None, "by their p-values still"
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.05, 1), st.integers(1, 400))
+def test_memory_of_a_block_is_bounded(worth: float, sources: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drift, "KINDS", 7)
+        test = Drift(1e-9, Trained({"number": worth}))
+        for i in range(500):
+            test.take(Sighting((f"s{i % sources}", "t"), {"number": 0.01}))
+            for channel in vars(test)["_channels"].values():
+                assert len(channel.counts) <= 8

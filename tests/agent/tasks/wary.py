@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from edgeslm.core.drift import Trained
 from edgeslm.ports import Answer, Memory, Prepared, Request, Tensor
 
 
 class WaryTask:
     """The first word is the p-value of the channel `text`, the others are the template."""
 
-    new_rate = 0.05
+    trained = Trained({"text": 1.0}, 0.05)
 
     def memory(self) -> None:
         """It needs none."""
