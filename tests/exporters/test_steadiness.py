@@ -55,7 +55,8 @@ def daily(random: Random, n: int) -> Array:
 
 def telegraph(random: Random, n: int) -> Array:
     """On or off, a hundred readings each on average."""
-    return 4 * np.cumprod(np.where(random.uniform(size=n) < 0.01, -1.0, 1.0))
+    flips = np.where(random.uniform(size=n) < 0.01, -1.0, 1.0)
+    return np.asarray(4.0 * np.cumprod(flips), dtype=np.float64)
 
 
 PLANTS = {
