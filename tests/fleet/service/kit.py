@@ -34,7 +34,7 @@ from edgeslm.fleet.service.wiring import make
 from edgeslm.ports import Arrived, Letter, Report, Subscribed, Up
 from tests.fleet import kit
 
-WAIT_S: Final = 60.0
+WAIT_S: Final = 120.0
 PROFILE: Final = "generic-x86_64"
 MODEL: Final = "press"
 FEATURES: Final = ["avx2", "f16c", "fma"]
