@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from edgeslm.adapters.learnt_json import read, written
 from edgeslm.adapters.lesson_file import moved_aside, opened, refusal
+from edgeslm.adapters.lesson_room import LOST, ROW_BYTES, Room, count
 from edgeslm.core.learning import Learnt
-from edgeslm.core.numbers import History
 from edgeslm.core.overlay import Lesson
-from edgeslm.errors import UnavailableError
 
 NAME: Final = "feedback.sqlite"
 MAX_SHOWN: Final = 4096
@@ -32,22 +32,13 @@ MAX_HEEDED: Final = 10_000
 """Signed messages that are known again."""
 GAVE_WAY: Final = "gave way to what was signed"
 """In place of who took a lesson back."""
-_ROW_BYTES: Final = 256  # of a lesson, beside its text, about
 _COLUMNS: Final = (
     "id, model, kind, label, text, whole, source, time, arrived, operator, token, result, flags, "
     "undone, undone_by, undone_token, channel"
 )
 _FLOOR: Final = "time_floor"
-_LOST: Final = "record_lost"
 _LOST_TOLD: Final = "record_lost_told"
 _TOKEN: Final = "token:"  # noqa: S105 -- how such facts are called
-_SIZE: Final = f"length(CAST(text AS BLOB)) + {_ROW_BYTES}"
-
-
-class LessonsFullError(UnavailableError):
-    """There is no room for a lesson: undo some, or export and retrain."""
-
-    code = "feedback.full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +96,7 @@ class LessonLog:
     ) -> None:
         self.set_aside: Path | None = None
         self._path = path
-        self._max_lessons = max_lessons
-        self._max_bytes = max_bytes
+        self._room = Room(path.name, max_lessons, max_bytes)
         try:
             self._db = opened(path, "ro" if readonly else "rwc" if make else "rw")
         except sqlite3.DatabaseError as err:
@@ -132,8 +122,10 @@ class LessonLog:
         """
         lesson = taught.lesson
         with self._writing() as db:
-            size = len(lesson.text.encode()) + _ROW_BYTES
-            gone = self._make_room(db, size, taught)
+            size = len(lesson.text.encode()) + ROW_BYTES
+            room = self._room.made(db, size, signed=bool(taught.token))
+            gone = _take_back(db, room, taught.arrived, GAVE_WAY, "")
+            self._room.bound_record(db)
             row = db.execute(
                 "INSERT INTO lesson (model, kind, label, text, whole, source, time, arrived, "
                 "operator, token, result, flags, channel, told) "
@@ -157,7 +149,7 @@ class LessonLog:
         """
         with self._writing() as db:
             found = _take_back(db, ids, at, by, token)
-            self._bound_record(db)
+            self._room.bound_record(db)
         return found
 
     def heeded(self, digest: str) -> int | None:
@@ -194,7 +186,7 @@ class LessonLog:
             LessonsUnavailableError: the disk refused.
         """
         with self._writing() as db:
-            _count(db, _LOST_TOLD, lost)
+            count(db, _LOST_TOLD, lost)
             db.executemany(
                 "UPDATE lesson SET told = 1 WHERE id = ? AND undone IS ?",
                 [(each.lesson.id, each.undone) for each in told],
@@ -207,9 +199,9 @@ class LessonLog:
             LessonsUnavailableError: it cannot be read.
         """
         found = dict(
-            self._rows("SELECT name, value FROM fact WHERE name IN (?, ?)", _LOST, _LOST_TOLD)
+            self._rows("SELECT name, value FROM fact WHERE name IN (?, ?)", LOST, _LOST_TOLD)
         )
-        return int(found.get(_LOST, 0)), int(found.get(_LOST_TOLD, 0))
+        return int(found.get(LOST, 0)), int(found.get(_LOST_TOLD, 0))
 
     def all(self) -> list[Taught]:
         """Return all that is kept, in the order of their numbers, what was undone included.
@@ -308,7 +300,7 @@ class LessonLog:
             LessonsUnavailableError: the disk refused.
         """
         with self._writing() as db:
-            row = (model, learnt.source, json.dumps(_written(learnt)))
+            row = (model, learnt.source, json.dumps(written(learnt)))
             db.execute("INSERT OR REPLACE INTO learnt VALUES (?, ?, ?)", row)
 
     def learnt(self, model: str) -> list[Learnt]:
@@ -322,7 +314,7 @@ class LessonLog:
             "SELECT source, record FROM learnt WHERE model = ?", model
         ):
             with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
-                found.append(_read(source, json.loads(record)))
+                found.append(read(source, json.loads(record)))
         return found
 
     def forget(self, model: str, source: str) -> bool:
@@ -367,55 +359,6 @@ class LessonLog:
         """Let go of it."""
         self._db.close()
 
-    def _make_room(self, db: sqlite3.Connection, size: int, for_: Taught) -> list[Taught]:
-        """Have what nobody has signed give way to what somebody has; return what did.
-
-        Raises:
-            LessonsFullError: there is no room.
-        """
-        count, held = _held(db, "undone IS NULL")
-        if not for_.token:
-            many, much = _held(db, "undone IS NULL AND token = ''")
-            if many >= -(-self._max_lessons // 2) or much + size > self._max_bytes // 2:
-                msg = (
-                    f"{self._path.name} has all the lessons without a token that it may hold: say "
-                    "it with one, or undo some, by `edgeslm feedback undo --unsigned`"
-                )
-                raise LessonsFullError(msg)
-        if count < self._max_lessons and held + size <= self._max_bytes:
-            return []
-        gone: list[int] = []
-        oldest = db.execute(
-            f"SELECT id, {_SIZE} FROM lesson WHERE undone IS NULL AND token = '' ORDER BY id"  # noqa: S608 -- ours
-        )
-        while count >= self._max_lessons or held + size > self._max_bytes:
-            row = oldest.fetchone() if for_.token else None
-            if row is None:
-                msg = f"{self._path.name} has all the lessons that it may hold; undo some"
-                raise LessonsFullError(msg)
-            gone.append(row[0])
-            count, held = count - 1, held - row[1]
-        oldest.close()
-        found = _take_back(db, gone, for_.arrived, GAVE_WAY, "")
-        self._bound_record(db)
-        return found
-
-    def _bound_record(self, db: sqlite3.Connection) -> None:
-        """Forget of what was taken back what is too much: first what nobody had signed."""
-        count, held = _held(db, "undone IS NOT NULL")
-        lost = 0
-        oldest = db.execute(
-            f"SELECT id, {_SIZE} FROM lesson WHERE undone IS NOT NULL "  # noqa: S608 -- ours
-            "ORDER BY token <> '', undone, id"
-        ).fetchall()
-        for id_, size in oldest:
-            if count <= self._max_lessons and held <= self._max_bytes:
-                break
-            db.execute("DELETE FROM lesson WHERE id = ?", (id_,))
-            count, held, lost = count - 1, held - size, lost + 1
-        if lost:
-            _count(db, _LOST, lost)
-
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         try:
@@ -438,18 +381,6 @@ class LessonLog:
 def _heed(db: sqlite3.Connection, digest: str, id_: int) -> None:
     db.execute("INSERT OR IGNORE INTO heeded (digest, lesson) VALUES (?, ?)", (digest, id_))
     db.execute("DELETE FROM heeded WHERE id <= (SELECT max(id) FROM heeded) - ?", (MAX_HEEDED,))
-
-
-def _count(db: sqlite3.Connection, name: str, more: int) -> None:
-    db.execute("INSERT OR IGNORE INTO fact VALUES (?, 0)", (name,))
-    db.execute("UPDATE fact SET value = value + ? WHERE name = ?", (more, name))
-
-
-def _held(db: sqlite3.Connection, which: str) -> tuple[int, int]:
-    """Return how many lessons there are, and how many bytes."""
-    query = f"SELECT count(*), coalesce(sum({_SIZE}), 0) FROM lesson WHERE {which}"  # noqa: S608 -- ours
-    count, held = db.execute(query).fetchone()
-    return count, held
 
 
 def _take_back(
@@ -483,29 +414,3 @@ def _taught(row: Sequence[Any]) -> Taught:
         undone_by=undone_by or "",
         undone_token=undone_token or "",
     )
-
-
-def _written(learnt: Learnt) -> dict[str, object]:
-    return {
-        "lines": learnt.lines,
-        "once": learnt.once,
-        "templates": sorted(learnt.templates),
-        "histories": {
-            template: [
-                [h.values, h.counts, h.once, h.others, h.effective, h.scale] for h in histories
-            ]
-            for template, histories in learnt.histories.items()
-        },
-    }
-
-
-def _read(source: str, record: dict[str, Any]) -> Learnt:
-    histories = {
-        str(template): tuple(
-            History(tuple(map(float, v)), tuple(map(int, c)), int(o), int(x), float(e), float(s))
-            for v, c, o, x, e, s in found
-        )
-        for template, found in record["histories"].items()
-    }
-    templates = frozenset(map(str, record["templates"]))
-    return Learnt(source, int(record["lines"]), int(record["once"]), templates, histories)

@@ -46,8 +46,8 @@ class FeedbackSettings(_Section):
         Field(
             ge=1,
             le=6000,
-            description="Messages that are heeded of each kind: with a token that is known to be "
-            "right, with another, and without. Others are counted.",
+            description="Messages that are heeded of each token that was right before, of all "
+            "others together, and of what has none. The rest is counted.",
         ),
     ] = 60
     max_age_hours: Annotated[

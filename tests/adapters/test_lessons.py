@@ -14,13 +14,13 @@ import pytest
 
 from edgeslm.adapters import lesson_file
 from edgeslm.adapters.lesson_file import LessonsUnavailableError
+from edgeslm.adapters.lesson_room import LessonsFullError
 from edgeslm.adapters.lessons import (
     GAVE_WAY,
     MAX_SHOWN,
     NAME,
     TOKENS,
     LessonLog,
-    LessonsFullError,
     Taught,
 )
 from edgeslm.core.learning import Learnt
