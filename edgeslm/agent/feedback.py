@@ -213,7 +213,7 @@ class Teacher:
         return self._tokens
 
     def _expect_fresh(self, said: Feedback, wall: float) -> None:
-        """Raise.
+        """Hold when it was found against the clock.
 
         Raises:
             FeedbackReplayedError: it is signed, and of long ago.
