@@ -26,7 +26,7 @@ from exporters.data import Row
 _SEEDS: Final = 5
 _LINES: Final = 20_000
 _QUICK_LINES: Final = 4000
-_TRAINED: Final = 8000
+_TRAINED: Final = 12_000
 _JUDGED: Final = 2000
 _SLOW: Final = 3  # one message of so many is of a slow sensor
 _DAY: Final = 300  # readings of a daily cycle, about one in five minutes

@@ -106,9 +106,7 @@ class Anomaly:
 
     def __init__(self, parameters: Parameters) -> None:
         self._budget = parameters.alarm_budget
-        # Bundles of before do not say how far readings depend on each other.
-        worth = 0.0 if parameters.drift is None else parameters.drift.number
-        self.trained = Trained({TEXT: 1.0, NUMBER: worth}, _above_nothing(parameters.text))
+        self.trained = _trained(parameters)
         self._templates = parameters.templates
         self._detector = Detector(
             parameters.templates,
@@ -301,6 +299,15 @@ def _mark(request: Request) -> int | None:
     if request.id is None:
         return request.delivery
     return hash((request.id, request.source, request.time, request.text))
+
+
+def _trained(parameters: Parameters) -> Trained:
+    """Return what training says of what is heard."""
+    worth = {TEXT: 1.0}
+    if parameters.everyone.histories:  # else no line has numbers
+        # Bundles of before do not say how far readings depend on each other.
+        worth[NUMBER] = 0.0 if parameters.drift is None else parameters.drift.number
+    return Trained(worth, _above_nothing(parameters.text))
 
 
 def _above_nothing(tail: TailParameters) -> float:
