@@ -83,6 +83,14 @@ def test_each_metric_can_be_had() -> None:
     assert found["edgeslm_pressure_level", ()] == 2
 
 
+def test_intents_have_no_rate_of_new_templates() -> None:
+    drift = {"suspected": True, "evidence": 1.0, "limit": 5.0, "channels": ["intent"]}
+    model = {**json.loads(EXAMPLE.read_text())["models"][0], "drift": drift}
+    found = parsed(page(snapshot(models=[model])))
+    assert found["edgeslm_model_drift_suspected", (model["name"],)] == 1
+    assert not any(name == "edgeslm_model_new_template_ratio" for name, _ in found)
+
+
 def test_labels_are_escaped() -> None:
     strange = 'a"b\\c\nd'
     found = parsed(page(snapshot(profile=strange)))
