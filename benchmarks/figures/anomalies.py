@@ -234,7 +234,7 @@ ANOMALIES: Final[tuple[Spec, ...]] = (
     Spec(
         "drift-false",
         "drift",
-        "stationary plant with slow sensors and 4 % of faults, 20,000 lines, worst of 5 seeds: reports of drift",
+        "stationary plant, slow sensors, 4 % of faults, 20,000 lines, worst of 5 seeds: drift reports",
         "reports",
         _JUMPER,
         "<=",
