@@ -9,7 +9,7 @@ from typing import Final
 
 from edgeslm.errors import UnavailableError
 
-_SCHEMA: Final = 2
+_SCHEMA: Final = 3
 _BUSY_S: Final = 1.0
 _TABLES: Final = (
     (
@@ -40,6 +40,21 @@ _SINCE_1: Final = (
     ),
 )
 
+_SINCE_2: Final = (
+    # How far sources have come that were not in training, and who had them learn anew.
+    (
+        "CREATE TABLE pupil (model TEXT NOT NULL, source TEXT NOT NULL, spent_s REAL NOT NULL, "
+        "silent_s REAL NOT NULL, record TEXT NOT NULL, PRIMARY KEY (model, source))"
+    ),
+    (
+        "CREATE TABLE forgotten (id INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, "
+        "source TEXT NOT NULL, at REAL NOT NULL, by TEXT NOT NULL, "
+        "told INTEGER NOT NULL DEFAULT 0)"
+    ),
+)
+_CHANGES: Final = (_TABLES, _SINCE_1, _SINCE_2)
+"""What makes each schema of the one before it."""
+
 
 class LessonsUnavailableError(UnavailableError):
     """What was taught cannot be read or written now."""
@@ -69,8 +84,9 @@ def opened(path: Path, mode: str) -> sqlite3.Connection:
             if version < _SCHEMA:
                 with db:
                     db.execute("BEGIN IMMEDIATE")
-                    for change in (*(_TABLES if version == 0 else ()), *_SINCE_1):
-                        db.execute(change)
+                    for changes in _CHANGES[version:]:
+                        for change in changes:
+                            db.execute(change)
                     db.execute(f"PRAGMA user_version = {_SCHEMA}")
     except BaseException:
         db.close()

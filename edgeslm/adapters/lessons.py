@@ -9,18 +9,15 @@ own, and what that lost is counted.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from edgeslm.adapters.learnt_json import read, written
 from edgeslm.adapters.lesson_file import moved_aside, opened, refusal
 from edgeslm.adapters.lesson_room import LOST, ROW_BYTES, Room, count
-from edgeslm.core.learning import Learnt
+from edgeslm.adapters.lesson_sources import SourceLog
 from edgeslm.core.overlay import Lesson
 
 NAME: Final = "feedback.sqlite"
@@ -70,14 +67,14 @@ class Taught:
     undone_token: str = ""
 
 
-class LessonLog:
+class LessonLog(SourceLog):
     """Owned by one thread of one process.
 
     Args:
         path: the database; made where it is absent. One that is damaged is set aside under another
             name, and `set_aside` says which.
         max_lessons: most lessons that count, half of them unsigned; as many are on record besides.
-        max_bytes: of their texts, about; as many of those on record.
+        max_bytes: of their texts, about; as many of those on record, and of what sources learnt.
         readonly: nothing is made and nothing written.
         make: where it is absent; else that is an error.
 
@@ -95,18 +92,18 @@ class LessonLog:
         make: bool = True,
     ) -> None:
         self.set_aside: Path | None = None
-        self._path = path
         self._room = Room(path.name, max_lessons, max_bytes)
         try:
-            self._db = opened(path, "ro" if readonly else "rwc" if make else "rw")
+            db = opened(path, "ro" if readonly else "rwc" if make else "rw")
         except sqlite3.DatabaseError as err:
             if isinstance(err, sqlite3.OperationalError) or readonly or not make:
                 raise refusal(path, err) from None
             self.set_aside = moved_aside(path)
             try:
-                self._db = opened(path, "rwc")
+                db = opened(path, "rwc")
             except sqlite3.Error as again:
                 raise refusal(path, again) from None
+        super().__init__(path, db, max_bytes)
         self._version = self._data_version()
 
     def add(self, taught: Taught, digest: str = "") -> tuple[Taught, list[Taught]]:
@@ -291,42 +288,6 @@ class LessonLog:
                 (f"{_TOKEN}*", TOKENS),
             )
 
-    # What sources have learnt.
-
-    def keep(self, model: str, learnt: Learnt) -> None:
-        """Keep what a source has learnt.
-
-        Raises:
-            LessonsUnavailableError: the disk refused.
-        """
-        with self._writing() as db:
-            row = (model, learnt.source, json.dumps(written(learnt)))
-            db.execute("INSERT OR REPLACE INTO learnt VALUES (?, ?, ?)", row)
-
-    def learnt(self, model: str) -> list[Learnt]:
-        """Return what sources of a model have learnt; what is damaged is left out.
-
-        Raises:
-            LessonsUnavailableError: it cannot be read.
-        """
-        found = []
-        for source, record in self._rows(
-            "SELECT source, record FROM learnt WHERE model = ?", model
-        ):
-            with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
-                found.append(read(source, json.loads(record)))
-        return found
-
-    def forget(self, model: str, source: str) -> bool:
-        """Forget what a source has learnt; return whether there was something.
-
-        Raises:
-            LessonsUnavailableError: the disk refused.
-        """
-        with self._writing() as db:
-            gone = db.execute("DELETE FROM learnt WHERE model = ? AND source = ?", (model, source))
-        return gone.rowcount > 0
-
     # Templates that were shown to people.
 
     def shown(self, model: str) -> list[str]:
@@ -354,25 +315,6 @@ class LessonLog:
                 "(SELECT id FROM shown WHERE model = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
                 (model, MAX_SHOWN),
             )
-
-    def close(self) -> None:
-        """Let go of it."""
-        self._db.close()
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with self._db as db:
-                db.execute("BEGIN IMMEDIATE")
-                yield db
-        except sqlite3.Error as err:
-            raise refusal(self._path, err) from None
-
-    def _rows(self, query: str, *values: object) -> list[Any]:
-        try:
-            return self._db.execute(query, values).fetchall()
-        except sqlite3.Error as err:
-            raise refusal(self._path, err) from None
 
     def _data_version(self) -> int:
         return int(self._rows("PRAGMA data_version")[0][0])

@@ -10,7 +10,6 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, Protocol
 
 from edgeslm.adapters.lesson_file import LessonsUnavailableError
@@ -18,6 +17,7 @@ from edgeslm.adapters.lessons import LessonLog, Taught
 from edgeslm.agent.feedback import Teacher
 from edgeslm.agent.models import ModelSlot
 from edgeslm.agent.notices import Notices, Seen
+from edgeslm.agent.pupils import Learners
 from edgeslm.agent.recent import Recent, Said
 from edgeslm.agent.responder import Model
 from edgeslm.agent.session import Job
@@ -26,7 +26,6 @@ from edgeslm.contract.learning import FeedbackSettings
 from edgeslm.contract.messages import encode, stamp
 from edgeslm.contract.settings import AgentSettings
 from edgeslm.core.delivery import Parcel
-from edgeslm.core.learning import FEWEST, Began, Learnt, School
 from edgeslm.core.operators import Where
 from edgeslm.core.overlay import Lesson
 from edgeslm.logs import Log
@@ -50,7 +49,6 @@ TOLD: Final = 20
 """Lessons that the fleet is told of at once; of the others at the next look."""
 LOOK_S: Final = 1.0
 """Between two looks at what a command on the device has changed."""
-_HOUR_S: Final = 3600.0
 
 
 class PeopleParts(Protocol):
@@ -126,9 +124,10 @@ class People:
         self._told = False  # that the disk refuses
         self._unnoted: list[Taught] = []  # lessons that the fleet was told of, unknown to the disk
         self._look_at = 0.0
-        self._began: dict[tuple[str, str], float] = {}  # (model, source) that learns: since when
+        self._looked = False  # at what was changed while no agent ran
         self._recent = Recent(self._feedback.remember)
         self._notices = Notices(voices.event, self._shown)
+        self._learners = Learners(voices.event, self._open, self._disk)
         self._teacher = Teacher(
             _where(settings),
             self._feedback,
@@ -161,6 +160,7 @@ class People:
         """Begin to end; return the link, where there is one."""
         if self._link is not None:
             self._link.stop()
+        self._learners.leave(self._slots(), self._clock.monotonic())
         if self._log is not None:
             self._save_shown(float("inf"))
             self._log.close()
@@ -290,11 +290,12 @@ class People:
             if name in self._untaught:
                 self._teach(name, memory)
             if memory.school is not None:
-                self._attend(name, slot, memory.school, now)
+                self._learners.attend(name, slot, memory.school, now)
         with self._disk():
             if (kept := self._open(make=False)) is not None:
-                if kept.changed():
+                if kept.changed() or not self._looked:
                     self._look(kept)
+                    self._looked = True
                 self._tell_all(kept)
         self._notices.tend(now)
         self._save_shown(now)
@@ -304,9 +305,12 @@ class People:
         with self._disk():
             if (kept := self._open(make=False)) is not None:
                 memory.overlay.learn(*kept.counting(name))
-                for learnt in kept.learnt(name):
-                    if memory.school is not None:
+                if memory.school is not None:
+                    for learnt in kept.learnt(name):
                         memory.school.recall(learnt)
+                    for each in kept.attendances(name):
+                        if each.pupil is not None:
+                            memory.school.resume(each.source, each.pupil)
             self._untaught.discard(name)
 
     def _look(self, kept: LessonLog) -> None:
@@ -319,40 +323,10 @@ class People:
             gone = [id_ for id_ in memory.overlay.lessons if id_ not in counting]
             memory.overlay.unlearn(*gone)
             memory.overlay.learn(*counting.values())
-
-    def _attend(self, name: str, slot: ModelSlot, school: School, now: float) -> None:
-        """See who has begun to learn, and who has ended; end those whose time is over."""
-        while school.news:
-            news = school.news.popleft()
-            if isinstance(news, Began):
-                self._began[name, news.source] = now
-                began: dict[str, str | float] = {
-                    "source": news.source,
-                    "lines": news.lines,
-                }
-                self._voices.event("learning_began", name, began)
-            else:
-                self._began.pop((name, news.source), None)
-                self._keep(name, news)
-        for source in school.learning:
-            since = self._began.setdefault((name, source), now)
-            if now >= since + _HOUR_S * slot.settings.learn.hours:
-                self._began[name, source] = now  # for another while, if too few lines have come
-                end = partial(_end, source=source)
-                if slot.responder is not None and slot.pool is not None:
-                    lesson = slot.responder.lesson(end)
-                    if lesson is not None:
-                        slot.pool.put(lesson)
-
-    def _keep(self, name: str, learnt: Learnt) -> None:
-        detail: dict[str, str | float] = {
-            "source": learnt.source,
-            "lines": learnt.lines,
-            "templates": len(learnt.templates),
-        }
-        self._voices.event("learning_ended", name, detail)
-        with self._disk():
-            self._made_log().keep(name, learnt)
+        for forgotten in kept.forgotten():
+            if not forgotten.told:
+                self._learners.forget(self._slots().get(forgotten.model), forgotten)
+                kept.told(forgotten)
 
     def _pupils(self) -> dict[str, _Pupil]:
         pupils = {}
@@ -416,8 +390,3 @@ def _where(settings: AgentSettings) -> Where:
 def _nothing(lesson: Lesson) -> bool:
     del lesson
     return False
-
-
-def _end(memory: Memory, *, source: str) -> None:
-    if memory.school is not None:
-        memory.school.end(source, fewest=FEWEST)

@@ -27,11 +27,13 @@ _EPILOG: Final = """\
 verbs:
   list       every lesson: its number, what it says, who gave it and when; the texts stay here
   undo ID    take lessons back; an agent that runs knows within seconds, another when it starts
+  forget SOURCE  take back what a source that was not in training has learnt: it learns anew
   export     those of one model that count, as JSON lines that edgeslm-export takes by --data
 
 exit status:
   0   done
-  65  there is no such lesson, or none to export, or it is not clear of which model or task
+  65  there is no such lesson or source, or none to export, or it is not clear of which model
+      or task
   75  the file of lessons is not there, or cannot be read or written now
   78  the settings cannot be used
 """
@@ -61,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     args = _arguments(argv)
     settings = load_settings(args.config)
-    log = _opened(settings, readonly=args.verb != "undo")
+    log = _opened(settings, readonly=args.verb not in _CHANGING)
     try:
         if args.verb == "export":
             _export(log, settings, args)
@@ -79,7 +81,12 @@ def _list(log: LessonLog, args: argparse.Namespace) -> None:
         return
     for each in found:
         sys.stdout.write(printable(_line(each)) + "\n")
-    if not found:
+    forgotten = [] if args.token is not None or args.unsigned else log.forgotten()
+    gone = [each for each in forgotten if args.model in {None, each.model}]
+    for one in gone:
+        told = f"{one.model}: {one.source} was made to learn anew  by {one.by}"
+        sys.stdout.write(printable(f"{_utc(one.at)}  {told}") + "\n")
+    if not found and not gone:
         sys.stdout.write("none\n")
     if lost := log.lost()[0]:
         sys.stdout.write(f"and {lost} that were taken back, which the record had no room for\n")
@@ -89,7 +96,7 @@ def _undo(log: LessonLog, args: argparse.Namespace) -> None:
     ids = list(args.ids)
     if args.token is not None or args.unsigned:
         ids += [x.lesson.id for x in log.all() if _is_asked(x, args) and x.undone is None]
-    undone = log.undo(ids, at=time.time(), by=f"{getpass.getuser()} (on the device)")
+    undone = log.undo(ids, at=time.time(), by=_who())
     for each in undone:
         sys.stdout.write(f"{each.lesson.id}: undone\n")
     missing = sorted(set(args.ids) - {each.lesson.id for each in undone})
@@ -97,6 +104,21 @@ def _undo(log: LessonLog, args: argparse.Namespace) -> None:
         which = ", ".join(map(str, missing)) or "as asked for"
         msg = f"no lesson {which} counts; `edgeslm feedback list` has them"
         raise NoLessonError(msg)
+
+
+def _forget(log: LessonLog, args: argparse.Namespace) -> None:
+    for source in args.ids:
+        models = [args.model] if args.model else log.models_of(source)
+        gone = [name for name in models if log.forget(name, source, at=time.time(), by=_who())]
+        for name in gone:
+            sys.stdout.write(printable(f"{name}: {source} learns anew") + "\n")
+        if not gone:
+            msg = f"{source} has learnt nothing, or was in training"
+            raise NoLessonError(msg)
+
+
+def _who() -> str:
+    return f"{getpass.getuser()} (on the device)"
 
 
 def _export(log: LessonLog, settings: AgentSettings, args: argparse.Namespace) -> None:
@@ -165,7 +187,8 @@ def _task_of_bundle(settings: AgentSettings, model: str) -> str | None:
     return None
 
 
-_VERBS: Final = {"list": _list, "undo": _undo}
+_VERBS: Final = {"list": _list, "undo": _undo, "forget": _forget}
+_CHANGING: Final = frozenset({"undo", "forget"})
 
 
 def _last_of_each(taught: Sequence[Taught]) -> list[Taught]:
@@ -263,8 +286,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("verb", choices=("export", "list", "undo"), metavar="VERB")
-    add("ids", nargs="*", type=whole(1, _MOST_ID), metavar="ID")
+    add("verb", choices=("export", "forget", "list", "undo"), metavar="VERB")
+    add("ids", nargs="*", metavar="ID|SOURCE")
     add("--config", type=Path, required=True, help="settings, TOML")
     add("--model", metavar="NAME", help="of this one alone; export: needed for one of several")
     add("--token", metavar="ID", help="of this token alone; undo: all that it taught")
@@ -283,6 +306,13 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("undo: which ID, or --token, or --unsigned?")
     if args.verb == "undo" and args.ids and args.model is not None:
         parser.error("undo: an ID needs no --model")
-    if args.verb != "undo" and args.ids:
+    if args.verb == "forget" and not args.ids:
+        parser.error("forget: which SOURCE?")
+    if args.verb == "undo":
+        try:
+            args.ids = [whole(1, _MOST_ID)(each) for each in args.ids]
+        except argparse.ArgumentTypeError as err:
+            parser.error(f"argument ID: {err}")
+    elif args.verb != "forget" and args.ids:
         parser.error(f"{args.verb}: takes no ID")
     return args

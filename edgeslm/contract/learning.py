@@ -78,7 +78,12 @@ class FeedbackSettings(_Section):
         ),
     ] = 5000
     max_mb: Annotated[
-        int, Field(ge=1, le=256, description="Of their texts, on disk, likewise.")
+        int,
+        Field(
+            ge=1,
+            le=256,
+            description="Of their texts, on disk, likewise; as much of what sources learn.",
+        ),
     ] = 8
 
 

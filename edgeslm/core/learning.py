@@ -6,21 +6,21 @@ itself. Its numbers are its own from then on. Its words are only where they have
 chance that it says something new, by Good and Turing's estimate, is within the alarm budget.
 Elsewhere a rare word of a few thousand lines would be an alarm, which training has seen.
 
-A template that a bundle lacks, and that an operator has called normal, has no statistics of its
-numbers either. They are gathered from its next lines, and tested by what was gathered.
+All that sources learn is bounded, by their number and by bytes. Names that come once, a thousand of
+them, keep nobody from learning: who has learnt least gives way, and who was silent for long.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from edgeslm.core import numbers
-from edgeslm.core.numbers import Line
-from edgeslm.core.overlay import Range
 from edgeslm.core.template import number
 
 LINES: Final = 1000
@@ -31,12 +31,17 @@ SOURCES: Final = 256
 """Sources that learn, or have learnt, at most; others are judged by what all sources did."""
 MAX_SLOTS: Final = 32
 """Slots of a template whose numbers are learnt."""
-GATHERED: Final = 8 * FEWEST
-"""Lines of a source and template whose numbers are gathered; then its statistics stay."""
-PLACES: Final = 256
-"""Pairs of source and template whose numbers are gathered at most; others are not tested."""
+MAX_BYTES: Final = 32 * 2**20
+"""Of all that the sources of a model learn and have learnt, about."""
+ROOM: Final = 2**18
+"""Of what one source learns, bytes, about: beyond it, every second reading is forgotten."""
+ANNOUNCED: Final = 2
+"""Line that a source learns from at which it is told of: names that come once are many."""
+_TEMPLATE_BYTES: Final = 512  # of one that a source uses, beside its name and its numbers
+_VALUE_BYTES: Final = 9  # of a number; an array has an eighth to spare
+_HISTORY_BYTES: Final = 400
+_KNOT_BYTES: Final = 72
 _NEWS: Final = 4 * SOURCES
-_LOOKS: Final = frozenset({FEWEST, 2 * FEWEST, 4 * FEWEST, GATHERED})
 
 
 class Progress(NamedTuple):
@@ -64,6 +69,14 @@ class Learnt:
     templates: frozenset[str]
     histories: Mapping[str, Sequence[numbers.History]]
 
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, about."""
+        found = sum(_TEMPLATE_BYTES + len(template) for template in self.templates)
+        for histories in self.histories.values():
+            found += sum(_HISTORY_BYTES + _KNOT_BYTES * len(h.values) for h in histories)
+        return found
+
     def settled(self, budget: float) -> bool:
         """Whether it is within the budget that the next line is of a template new to it."""
         return (self.once + 1) / (self.lines + 1) <= budget
@@ -78,11 +91,85 @@ class Began:
     """It will learn from."""
 
 
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A source gave way to another one: what it has learnt is forgotten."""
+
+    source: str
+    """It had been told of."""
+
+
+class Readings:
+    """The numbers of one template, row by row; of many, every second, fourth, ... row.
+
+    Args:
+        width: numbers in a row.
+        values: of the rows that are kept, one after another.
+        stride: rows that one that is kept stands for.
+        seen: rows that have come.
+    """
+
+    __slots__ = ("seen", "stride", "values", "width")
+
+    def __init__(
+        self, width: int, values: array[float] | None = None, *, stride: int = 1, seen: int = 0
+    ) -> None:
+        self.width = width
+        self.values = array("d") if values is None else values
+        self.stride = stride
+        self.seen = seen
+
+    def take(self, row: Sequence[float]) -> int:
+        """Take a row in; return how many numbers more are kept."""
+        self.seen += 1
+        if (self.seen - 1) % self.stride:
+            return 0
+        self.values.extend(row)
+        return self.width
+
+    def thin(self) -> int:
+        """Forget every second row; return how many numbers fewer are kept."""
+        rows = np.frombuffer(self.values).reshape(-1, self.width)
+        before = rows.size
+        self.values = array("d", rows[::2].tobytes())
+        self.stride *= 2
+        return before - len(self.values)
+
+    def histories(self) -> tuple[numbers.History, ...]:
+        """Return the history of each slot."""
+        rows = np.frombuffer(self.values).reshape(-1, self.width)
+        return tuple(numbers.history(column.tolist()) for column in rows.T)
+
+
 @dataclass(slots=True)
-class _Pupil:
+class Pupil:
+    """What a source has learnt so far.
+
+    Args:
+        lines: it learnt from.
+        templates: how often it used each.
+        readings: of those with numbers.
+        full: it has its fill, and thinning makes no room.
+    """
+
     lines: int = 0
     templates: Counter[str] = field(default_factory=Counter)
-    slots: dict[str, list[list[float]]] = field(default_factory=dict)
+    readings: dict[str, Readings] = field(default_factory=dict)
+    full: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, about."""
+        names = sum(_TEMPLATE_BYTES + len(template) for template in self.templates)
+        return names + _VALUE_BYTES * sum(len(one.values) for one in self.readings.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a source has learnt by now, to be kept over a restart."""
+
+    source: str
+    pupil: Pupil
 
 
 class School:
@@ -93,14 +180,22 @@ class School:
 
     Attributes:
         news: what has happened, oldest first; whoever reads it takes it out.
-        refused: lines of sources beyond `SOURCES`.
+        heard: sources of which a line came; whoever reads it puts an empty one in its place.
+        silent: sources that were not heard for so long that they may give way.
+        refused: lines of sources for which there was no room.
+        dropped: sources that gave way to others.
+        unkept: lines of which something would not fit.
     """
 
     def __init__(self, lines: int = LINES) -> None:
         self.lines = lines
-        self.news: deque[Began | Learnt] = deque(maxlen=_NEWS)
-        self.refused = 0
-        self._pupils: dict[str, _Pupil] = {}
+        self.news: deque[Began | Learnt | Dropped | Snapshot] = deque(maxlen=_NEWS)
+        self.heard: set[str] = set()
+        self.silent: Collection[str] = frozenset()
+        self.refused = self.dropped = self.unkept = 0
+        self._pupils: dict[str, Pupil] = {}
+        self._sizes: dict[str, int] = {}  # of each, bytes
+        self._held = 0
         self._learnt: dict[str, Learnt] = {}
 
     @property
@@ -108,20 +203,60 @@ class School:
         """Sources that learn now."""
         return tuple(self._pupils)
 
+    @property
+    def size(self) -> int:
+        """Bytes of all that is held, about."""
+        return self._held
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Sources that learn, or have learnt."""
+        return tuple(self._sizes)
+
+    def weight(self, source: str) -> int:
+        """Return the bytes that a source takes, about."""
+        return self._sizes.get(source, 0)
+
     def learnt(self, source: str) -> Learnt | None:
         """Return what a source has learnt; None: it has not."""
         return self._learnt.get(source) if self._learnt else None
 
+    def hear(self, source: str) -> None:
+        """A line of a source has come: it is not silent."""
+        if source in self._sizes:
+            self.heard.add(source)
+
     def recall(self, learnt: Learnt) -> None:
-        """Take up what a source has learnt before."""
-        if learnt.source in self._learnt or len(self._learnt) < SOURCES:
-            self._pupils.pop(learnt.source, None)
-            self._learnt[learnt.source] = learnt
+        """Take up what a source has learnt before, if there is room."""
+        source, size = learnt.source, learnt.size
+        full = len(self._sizes) >= SOURCES and source not in self._sizes
+        if not full and self._held - self._sizes.get(source, 0) + size <= MAX_BYTES:
+            self._leave(source)
+            self._learnt[source] = learnt
+            self._weigh(source, size)
+
+    def resume(self, source: str, pupil: Pupil) -> None:
+        """Let a source that learnt before go on where it was, if there is room."""
+        size = pupil.size
+        if source in self._sizes or len(self._sizes) >= SOURCES or self._held + size > MAX_BYTES:
+            return
+        self._pupils[source] = pupil
+        self._weigh(source, size)
 
     def forget(self, source: str) -> None:
         """Let a source learn anew."""
-        self._pupils.pop(source, None)
-        self._learnt.pop(source, None)
+        self._leave(source)
+
+    def snapshot(self, sources: Collection[str]) -> None:
+        """Put into the news what these have learnt by now."""
+        for source in sources:
+            if (pupil := self._pupils.get(source)) is not None:
+                readings = {
+                    template: Readings(one.width, one.values[:], stride=one.stride, seen=one.seen)
+                    for template, one in list(pupil.readings.items())
+                }
+                copy = Pupil(pupil.lines, Counter(pupil.templates), readings)
+                self.news.append(Snapshot(source, copy))
 
     def take(
         self, source: str, template: str | None, slots: Sequence[str], *, alarm: bool
@@ -136,19 +271,20 @@ class School:
         """
         if not self.lines or not source:
             return None
-        if (pupil := self._pupils.get(source)) is None:
-            if len(self._pupils) + len(self._learnt) >= SOURCES:
+        pupil = self._pupils.pop(source, None)  # who was heard last is the last one
+        if pupil is None:
+            if len(self._sizes) >= SOURCES and not self._make_room():
                 self.refused += 1
                 return None
-            pupil = self._pupils[source] = _Pupil()
-            self.news.append(Began(source, self.lines))
+            pupil = Pupil()
+            self._weigh(source, 0)
+        self._pupils[source] = pupil
+        self.hear(source)
         if not alarm and template is not None:
             pupil.lines += 1
-            pupil.templates[template] += 1
-            if slots:
-                columns = pupil.slots.setdefault(template, [[] for _ in slots])
-                for column, slot in zip(columns, slots[:MAX_SLOTS], strict=False):
-                    column.append(number(slot))
+            if pupil.lines == ANNOUNCED:
+                self.news.append(Began(source, self.lines))
+            self._keep(source, pupil, template, slots[:MAX_SLOTS])
         progress = Progress(pupil.lines, self.lines)
         if pupil.lines >= self.lines:
             self.end(source)
@@ -159,89 +295,77 @@ class School:
         pupil = self._pupils.get(source)
         if pupil is None or pupil.lines < fewest:
             return False
-        del self._pupils[source]
-        learnt = Learnt(
-            source,
-            pupil.lines,
-            sum(count == 1 for count in pupil.templates.values()),
-            frozenset(pupil.templates),
-            {
-                template: tuple(numbers.history(column) for column in columns)
-                for template, columns in pupil.slots.items()
-                if len(columns) <= MAX_SLOTS
-            },
-        )
+        self._leave(source)
+        histories: dict[str, Sequence[numbers.History]] = {}
+        once = sum(count == 1 for count in pupil.templates.values())
+        templates = frozenset(pupil.templates)
+        # Where not all fit, all sources together answer for the numbers of the rarest.
+        room = min(2 * ROOM, MAX_BYTES - self._held) - Learnt(source, 1, 0, templates, {}).size
+        for template, _ in pupil.templates.most_common():
+            if (readings := pupil.readings.get(template)) is not None:
+                found = readings.histories()
+                room -= sum(_HISTORY_BYTES + _KNOT_BYTES * len(h.values) for h in found)
+                if room < 0:
+                    break
+                histories[template] = found
+        learnt = Learnt(source, pupil.lines, once, templates, histories)
         self._learnt[source] = learnt
+        self._weigh(source, learnt.size)
         self.news.append(learnt)
         return True
 
-
-class Gathered(NamedTuple):
-    """What is known of the numbers of one source and template."""
-
-    line: Line
-    scales: tuple[float, ...]
-    """Of each slot; see `numbers.History`."""
-
-    def near(self, values: Sequence[float], confirmed: Sequence[Range]) -> tuple[bool, ...]:
-        """Return in which slots a number is not far from what was seen, or confirmed.
-
-        It is near where it lies no further beyond than that is wide.
-        """
-        found = []
-        for value, scale, *ends in zip(values, self.scales, self.line.seen, confirmed, strict=True):
-            low, high = min(end[0] for end in ends), max(end[1] for end in ends)
-            wide = max(high - low, scale)
-            found.append(low - wide <= value <= high + wide)
-        return tuple(found)
-
-
-@dataclass(slots=True)
-class _Place:
-    columns: list[array[float]]
-    lines: int = 0
-    found: Gathered | None = None
-
-
-class Gathering:
-    """Numbers of templates that a bundle lacks and operators have called normal, by source.
-
-    They are tested from `FEWEST` lines on, by the same statistics as those of training, which are
-    made anew whenever the lines have doubled. So few lines do not tell where the range of a number
-    ends, and nobody has calibrated them: what is near it passes. One thread's at a time.
-
-    Attributes:
-        refused: lines of more than `PLACES`.
-    """
-
-    def __init__(self) -> None:
-        self.refused = 0
-        self._places: dict[tuple[str, str], _Place] = {}
-
-    def at(self, source: str, template: str, width: int) -> Gathered | None:
-        """Return what a line of so many slots is to be held against; None: too little is known."""
-        place = self._places.get((source, template))
-        return None if place is None or len(place.columns) != width else place.found
-
-    def take(self, source: str, template: str, values: Sequence[float]) -> None:
-        """Take the numbers of a line that was no alarm; NaN stands for a name."""
-        if not 0 < len(values) <= MAX_SLOTS:
-            return
-        if (place := self._places.get((source, template))) is None:
-            if len(self._places) >= PLACES:
-                self.refused += 1
+    def _keep(self, source: str, pupil: Pupil, template: str, slots: Sequence[str]) -> None:
+        """Keep what a line teaches, as far as there is room."""
+        grown = 0
+        if template not in pupil.templates:
+            grown = _TEMPLATE_BYTES + len(template)
+            if not self._fits(source, pupil, grown):
+                self.unkept += 1
                 return
-            place = self._places[source, template] = _Place([array("d") for _ in values])
-        if place.lines == GATHERED or len(place.columns) != len(values):
-            return
-        for column, value in zip(place.columns, values, strict=True):
-            column.append(value)
-        place.lines += 1
-        if place.lines in _LOOKS:
-            place.found = _gathered([numbers.history(column) for column in place.columns])
-        if place.lines == GATHERED:
-            place.columns = [array("d") for _ in values]
+            if slots:
+                pupil.readings[template] = Readings(len(slots))
+        pupil.templates[template] += 1
+        readings = pupil.readings.get(template)
+        if readings is not None and readings.width == len(slots):
+            if self._fits(source, pupil, grown + _VALUE_BYTES * len(slots)):
+                grown += _VALUE_BYTES * readings.take([number(slot) for slot in slots])
+            else:
+                self.unkept += 1
+        self._weigh(source, self._sizes[source] + grown)
 
+    def _fits(self, source: str, pupil: Pupil, more: int) -> bool:
+        """Whether a pupil may grow by so many bytes; its readings are thinned for that."""
 
-def _gathered(histories: Sequence[numbers.History]) -> Gathered:
-    return Gathered(Line(histories), tuple(history.scale for history in histories))
+        def fits() -> bool:
+            return self._sizes[source] + more <= ROOM and self._held + more <= MAX_BYTES
+
+        if not fits() and not pupil.full:
+            gone = _VALUE_BYTES * sum(one.thin() for one in pupil.readings.values())
+            self._weigh(source, self._sizes[source] - gone)
+            pupil.full = gone < ROOM // 16  # it would be looked through again at every line
+        return fits()
+
+    def _make_room(self) -> bool:
+        """Let a source give way, if there is one that may."""
+        # Of those that have learnt as little, who was heard longest ago.
+        least = min(self._pupils, key=lambda source: self._pupils[source].lines, default=None)
+        if least is None or self._pupils[least].lines >= FEWEST:
+            least = next((source for source in self._sizes if source in self.silent), None)
+            if least is None:
+                return False
+        pupil = self._pupils.get(least)
+        if pupil is None or pupil.lines >= ANNOUNCED:
+            self.news.append(Dropped(least))
+        self._leave(least)
+        self.dropped += 1
+        return True
+
+    def _weigh(self, source: str, size: int) -> None:
+        self._held += size - self._sizes.get(source, 0)
+        self._sizes[source] = size
+
+    def _leave(self, source: str) -> None:
+        self._pupils.pop(source, None)
+        self._learnt.pop(source, None)
+        self._held -= self._sizes.pop(source, 0)
+        self.heard.discard(source)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Final, Generic, TypeVar
 
-from edgeslm.core.learning import Gathering, Learnt, School
+from edgeslm.core.gathering import Gathering
+from edgeslm.core.learning import SOURCES, Learnt, School
 from edgeslm.core.overlay import Kind, Overlay
 from edgeslm.core.template import canonical
 
@@ -83,6 +84,8 @@ class LineMemory(Generic[S]):
             "lessons": len(self.overlay),
             "sources_learning": len(school.learning),
             "sources_refused": school.refused,
+            "sources_dropped": school.dropped,
+            "sources_unkept": school.unkept,
             "numbers_refused": self.gathering.refused,
         }
 
@@ -96,5 +99,8 @@ class LineMemory(Generic[S]):
 
     def made(self, learnt: Learnt, speaker: S) -> S:
         """Keep what was made of what a source has learnt; return it."""
+        if len(self._speakers) >= SOURCES:  # some of them have given way
+            learnt_of = self.school.learnt
+            self._speakers = {k: v for k, v in self._speakers.items() if learnt_of(k) is v[0]}
         self._speakers[learnt.source] = learnt, speaker
         return speaker

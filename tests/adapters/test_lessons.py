@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgeslm.adapters import lesson_file
 from edgeslm.adapters.lesson_file import LessonsUnavailableError
 from edgeslm.adapters.lesson_room import LessonsFullError
+from edgeslm.adapters.lesson_sources import Attendance, Forgotten
 from edgeslm.adapters.lessons import (
     GAVE_WAY,
     MAX_SHOWN,
@@ -23,7 +27,8 @@ from edgeslm.adapters.lessons import (
     LessonLog,
     Taught,
 )
-from edgeslm.core.learning import Learnt
+from edgeslm.core import records
+from edgeslm.core.learning import Learnt, Pupil, School, Snapshot
 from edgeslm.core.numbers import history
 from edgeslm.core.overlay import Lesson
 from tests import kills
@@ -196,8 +201,94 @@ def test_what_sources_learnt_and_what_was_shown_comes_back(tmp_path: Path) -> No
     assert again.shown("m")[0] == "k5"
     assert len(again.shown("m")) == MAX_SHOWN
     assert again.time_floor() == 7.0
-    assert again.forget("m", "a")
+    assert again.models_of("a") == ["m"]
+    assert again.forget("m", "a", at=5.0, by="Eve")
+    assert not again.forget("m", "a", at=6.0, by="Eve")
     assert again.learnt("m") == []
+    (forgotten,) = again.forgotten()
+    assert forgotten == Forgotten(1, "m", "a", 5.0, "Eve")
+    again.told(forgotten)
+    assert again.forgotten()[0].told
+
+
+def pupil(lines: int) -> Pupil:
+    school = School(lines=10_000)
+    for i in range(lines):
+        school.take("a", "temp=¤ at ¤", [str(i / 7), "x"], alarm=False)
+    school.snapshot(["a"])
+    found = school.news.pop()
+    assert isinstance(found, Snapshot)
+    return found.pupil
+
+
+def test_how_far_sources_have_come_comes_back(tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    log.attend("m", [Attendance("a", 7.0, 0.0, pupil(40)), Attendance("b", 1.0, 2.0)])
+    log.attend("m", [Attendance("a", 9.0, 3.0)])
+    log.close()
+    again = opened(tmp_path)
+    first, second = again.attendances("m")
+    assert (first.source, first.spent_s, first.silent_s) == ("a", 9.0, 3.0)
+    assert first.pupil is not None
+    assert records.of_pupil(first.pupil) == records.of_pupil(pupil(40))
+    assert second == Attendance("b", 1.0, 2.0)
+    again.keep("m", Learnt("a", 40, 0, frozenset({"t"}), {}))
+    assert [each.pupil for each in again.attendances("m")] == [None, None]
+    again.drop("m", ["a", "b", "c"])
+    assert (again.attendances("m"), again.learnt("m"), again.forgotten()) == ([], [], [])
+
+
+def test_what_sources_learn_is_bounded_on_disk(tmp_path: Path) -> None:
+    log = opened(tmp_path, max_bytes=4000)
+    for i in range(9):
+        histories = {"t": (history([j / 7 for j in range(40)]),)}
+        log.keep("m", Learnt(f"s{i}", 40, 0, frozenset({"t"}), histories))
+        log.attend("m", [Attendance(f"p{i}", 0.0, 0.0, pupil(40))])
+    kept = [each.source for each in log.learnt("m")]
+    assert 0 < len(kept) < 9
+    assert kept[-1] == "s8"
+    assert log.attendances("m")[-1].source == "p8"
+    assert sum(len(records.of_learnt(each)) for each in log.learnt("m")) <= 4000
+
+
+def test_a_file_of_before_gets_what_it_lacks(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    with sqlite3.connect(tmp_path / NAME) as db:
+        db.execute("DROP TABLE pupil")
+        db.execute("DROP TABLE forgotten")
+        db.execute("PRAGMA user_version = 2")
+    assert opened(tmp_path).attendances("m") == []
+
+
+WHOLE = json.loads(records.of_pupil(pupil(3)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lines": "x"}, {"lines": -1}, {"lines": True}, {"templates": []}, {"readings": None},
+        {"templates": {"t": 0}}, {"readings": {"temp=¤ at ¤": [2, 1, 3, "!"]}},
+        {"readings": {"temp=¤ at ¤": [0, 1, 3, ""]}}, {"readings": {"temp=¤ at ¤": [2, 1, 3]}},
+        {"readings": {"temp=¤ at ¤": [2, 1, 3, "AAAAAAAAAAA="]}},
+        {"readings": {"u": [1, 1, 1, ""]}},
+    ],
+)  # fmt: skip
+def test_a_record_of_a_pupil_that_is_damaged_is_refused(change: dict[str, Any]) -> None:
+    records.pupil_of(json.dumps(WHOLE))
+    with pytest.raises(ValueError, match="damaged"):
+        records.pupil_of(json.dumps(WHOLE | change))
+
+
+@given(
+    st.text()
+    | st.recursive(
+        st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    ).map(json.dumps)
+)
+def test_whatever_a_record_holds_is_a_pupil_or_refused(record: str) -> None:
+    for read in (records.pupil_of, lambda text: records.learnt_of("a", text)):
+        with contextlib.suppress(ValueError):
+            read(record)
 
 
 @pytest.mark.parametrize("record", ["", "{}", "[]", '{"lines": "x"}', "null"])

@@ -186,9 +186,9 @@ def test_people_are_told_once_new_templates_are_shown_and_new_sources_learn(
     # A machine that was not in training learns what is its own, and is judged by it then.
     first = operator.asks("in/new", "motor temp=71 C")
     assert (first["source_known"], first["learning"]["of"]) == (False, 4)
-    agent.wait_for("learning_began", source="in/new")
     while "learning" in (said := operator.asks("in/new", "motor temp=71 C")):
         assert not said["source_known"]
+    agent.wait_for("learning_began", source="in/new")
     agent.wait_for("learning_ended", source="in/new")
     assert operator.asks("in/new", "pump on")["source_known"]
 
@@ -196,6 +196,9 @@ def test_people_are_told_once_new_templates_are_shown_and_new_sources_learn(
     agent.kill()
     agent.start()
     assert operator.asks("in/new", "motor temp=71 C")["source_known"]
+    assert "learns anew" in command(agent, "forget", "in/new")
+    agent.wait_for("learning_forgotten", source="in/new")
+    assert not operator.asks("in/new", "motor temp=71 C")["source_known"]
     agent.stop()
     told = [each for each in agent.events() if each["event"] in {"alarm_raised", "template_shown"}]
     assert len(told) == 1

@@ -19,7 +19,7 @@ from edgeslm.adapters.loopback import Bus, Loopback
 from edgeslm.agent.models import ModelSlot
 from edgeslm.agent.people import LOOK_S, TOLD, People, Voices
 from edgeslm.contract.learning import FeedbackSettings
-from edgeslm.contract.settings import AgentSettings
+from edgeslm.contract.settings import AgentSettings, ModelSettings
 from edgeslm.core.delivery import Parcel
 from edgeslm.core.memory import LineMemory
 from edgeslm.core.overlay import Lesson
@@ -62,6 +62,8 @@ class Site:
         slot = SimpleNamespace(
             responder=SimpleNamespace(memory=self.memory, model=model),
             session=SimpleNamespace(lanes={None}),
+            settings=ModelSettings(),
+            pool=None,
         )
         settings = AgentSettings.model_validate(
             {"device_id": "d", "feedback": {"keys": [SIGNER.public], **feedback}}

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
+import pytest
+
+from edgeslm.core import learning
+from edgeslm.core.gathering import GATHERED, PLACES, Gathering
 from edgeslm.core.learning import (
     FEWEST,
-    GATHERED,
     MAX_SLOTS,
-    PLACES,
+    ROOM,
     SOURCES,
     Began,
-    Gathering,
+    Dropped,
     Learnt,
+    Progress,
+    Readings,
     School,
+    Snapshot,
 )
+from edgeslm.core.numbers import history
 
 
 def test_it_begins_tells_how_far_it_is_and_ends() -> None:
@@ -45,12 +53,120 @@ def test_nobody_learns_who_has_no_name_or_where_none_is_to() -> None:
     assert School(lines=0).take("a", "x", [], alarm=False) is None
 
 
-def test_sources_beyond_the_bound_are_counted() -> None:
-    school = School(lines=3)
-    for i in range(SOURCES + 5):
-        school.take(f"s{i}", "x", [], alarm=False)
+def teach(school: School, source: str, lines: int = 1) -> Progress | None:
+    found = None
+    for _ in range(lines):
+        found = school.take(source, "x", [], alarm=False)
+    return found
+
+
+def test_names_that_come_once_keep_nobody_from_learning() -> None:
+    school = School(lines=1000)
+    teach(school, "slow", 3)
+    for i in range(3 * SOURCES):
+        school.take(f"uuid {i}", "x", [], alarm=i % 2 == 0)
     assert len(school.learning) == SOURCES
-    assert school.refused == 5
+    assert teach(school, "press-9") == (1, 1000)
+    assert teach(school, "slow") == (4, 1000), "who has learnt more stays"
+    assert (school.dropped, school.refused) == (2 * SOURCES + 2, 0)
+    assert not [news for news in school.news if isinstance(news, Dropped)], "nobody knew of them"
+
+
+def test_who_has_learnt_enough_gives_way_only_when_silent_for_long() -> None:
+    school = School(lines=1000)
+    for i in range(SOURCES):
+        teach(school, f"s{i}", FEWEST)
+    school.end("s0")
+    assert teach(school, "new") is None
+    assert school.refused == 1
+    school.silent = {"s0"}
+    school.news.clear()
+    assert teach(school, "new") == (1, 1000)
+    assert school.learnt("s0") is None
+    assert teach(school, "newer", FEWEST) == (FEWEST, 1000), (
+        "it takes the place of the other new one"
+    )
+    assert [news.source for news in school.news if isinstance(news, Dropped)] == ["s0"]
+
+
+def test_a_source_that_is_heard_is_noted() -> None:
+    school = School(lines=3)
+    teach(school, "a", 3)
+    school.heard = set()
+    school.hear("a")
+    school.hear("nobody")
+    teach(school, "b")
+    assert school.heard == {"a", "b"}
+
+
+@pytest.mark.parametrize("templates", [1, 900])
+def test_what_sources_learn_is_bounded_by_bytes(templates: int) -> None:
+    school = School(lines=100_000)
+    history([i / 7 for i in range(200)])  # what numpy loads for it is not of the school
+    tracemalloc.start()
+    try:
+        for source in range(2):
+            for i in range(1200):
+                slots = [f"{i}.{k}{source}" for k in range(32)]
+                school.take(f"s{source}", f"template {i % templates}", slots, alarm=False)
+        held, _ = tracemalloc.get_traced_memory()
+        assert held < 1.5 * school.size
+        assert school.size <= 2 * ROOM
+        for source in range(2):
+            school.end(f"s{source}")
+        school.news.clear()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1.5 * school.size
+    assert school.size <= 2 * 2 * ROOM
+    learnt = school.learnt("s0")
+    assert learnt is not None
+    assert learnt.lines == 1200
+    assert school.unkept > 0 or templates == 1
+    assert learnt.histories
+
+
+def test_all_sources_together_are_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "MAX_BYTES", 60_000)
+    school = School(lines=400)
+    for i in range(300):
+        for source in range(10):
+            slots = [str(i + k / 7) for k in range(10)]
+            school.take(f"s{source}", "x", slots, alarm=False)
+            assert school.size <= 60_000
+    for source in range(10):
+        assert school.end(f"s{source}")
+        assert school.size <= 60_000
+    kept = [found for i in range(10) if (found := school.learnt(f"s{i}")) is not None]
+    assert len(kept) == 10
+    other = School()
+    for found in kept:
+        other.recall(found)
+    assert other.size == school.size
+
+
+def test_readings_that_were_thinned_are_of_all_the_time() -> None:
+    readings = Readings(1)
+    for i in range(100):
+        readings.take([float(i)])
+        if i == 49:
+            assert readings.thin() == 25
+    assert list(readings.values) == [float(i) for i in range(0, 100, 2)]
+
+
+def test_a_pupil_goes_on_where_it_was() -> None:
+    school, other = School(lines=100), School(lines=100)
+    for i in range(40):
+        school.take("a", "temp=¤", [str(i)], alarm=False)
+    school.snapshot(["a", "nobody"])
+    (kept,) = [news for news in school.news if isinstance(news, Snapshot)]
+    other.resume(kept.source, kept.pupil)
+    assert other.size == school.size
+    for one in (school, other):
+        assert one.take("a", "temp=¤", ["9"], alarm=False) == (41, 100)
+        one.end("a")
+    assert school.learnt("a") == other.learnt("a")
 
 
 def test_time_ends_it_where_enough_has_come() -> None:
