@@ -58,8 +58,8 @@ class Scores(NamedTuple):
     line: Line | None
     """The histories that the numbers were held against, if there are any; of a new template those
     that were gathered since an operator called it normal."""
-    unseen: str
-    """What is new: a word, a pair of words, or a template that its source never used."""
+    unseen: tuple[str, ...]
+    """What is new: words, pairs of words, or a template that its source never used."""
     template: int | None
     """Index of the known template that it is; None if it is new."""
     values: Sequence[float] = ()

@@ -18,8 +18,10 @@ CACHED: Final = 4096
 """New templates whose novelty is kept, so that a line that repeats is looked at once."""
 
 
-NEAR: Final = 2
+NEAR: Final = 3
 """Known templates that are named as the nearest to a new one."""
+NAMED: Final = 3
+"""New words of it that are named, at most."""
 HOLDING: Final = 32
 """Templates that are looked at for each word of a new one: the first that held it."""
 
@@ -32,8 +34,8 @@ class Look(NamedTuple):
     words: float
     """How new its words are, in [0, 1]: 0 for a known template, and at least `UNSEEN` for a new
     one, however familiar they are."""
-    unseen: str
-    """First new word, else the first new pair of neighbours, else the template itself."""
+    unseen: tuple[str, ...]
+    """The first `NAMED` new words, else new pairs of neighbours, else the template itself."""
 
 
 class Vocabulary:
@@ -53,7 +55,7 @@ class Vocabulary:
         self._pairs: set[tuple[str, str]] = set()
         for i, template in enumerate(templates):
             plain = canonical(template)
-            self._exact[template] = self._canonical[plain] = Look(i, 0.0, template)
+            self._exact[template] = self._canonical[plain] = Look(i, 0.0, (template,))
             words = ["", *tokens(plain), ""]
             self._words.update(words)
             self._pairs.update(pairwise(words))
@@ -95,5 +97,7 @@ class Vocabulary:
         new_pairs = [pair for pair in pairs if pair not in self._pairs]
         share = len(new_words) / max(1, len(words) - 2)
         new = UNSEEN + WORDS * share + PAIRS * len(new_pairs) / len(pairs)
-        unseen = [*new_words, *(" ".join(pair).strip() for pair in new_pairs), template]
-        return Look(None, new, unseen[0])
+        neighbours = [" ".join(pair) for pair in new_pairs if all(pair)]
+        edges = [" ".join(pair).strip() for pair in new_pairs]  # a word that never began a line
+        unseen = new_words or neighbours or edges or [template]
+        return Look(None, new, tuple(dict.fromkeys(unseen))[:NAMED])

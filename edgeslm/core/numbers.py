@@ -34,6 +34,10 @@ TAIL: Final = 1.5
 FAR: Final = 10.0
 """Standard deviations: a slot that always held finite numbers and now holds none counts as a
 number this far beyond its range."""
+NAMED: Final = 3
+"""Slots that are named as the cause of an alarm, at most."""
+MIN_NAMED: Final = 1.0
+"""Surprise below which a slot is not named beside another one, nats."""
 SATURATION: Final = 40.0
 """Effective readings from which a history is trusted in full."""
 
@@ -157,8 +161,10 @@ class Line:
                 total += math.expm1(slot.surprise(value))
         return min(LIMIT, math.log1p(total / self._varying))
 
-    def worst(self, values: Sequence[float], quiet: Sequence[bool] = ()) -> tuple[int, str]:
-        """Return the index of the most surprising slot, and the range it held in training.
+    def worst(self, values: Sequence[float], quiet: Sequence[bool] = ()) -> list[tuple[int, str]]:
+        """Return the most surprising slot and the range it held in training, and others like it.
+
+        At most `NAMED`, the most surprising first; the others surprise half as much or more.
 
         Args:
             values: of the slots; NaN where there is none.
@@ -170,8 +176,10 @@ class Line:
                 self._slots, values, quiet or [False] * len(values), strict=True
             )
         ]
-        index = surprises.index(max(surprises))
-        return index, self._slots[index].expected
+        order = sorted(range(len(surprises)), key=lambda i: -surprises[i])[:NAMED]
+        least = surprises[order[0]] / 2
+        named = [order[0], *(i for i in order[1:] if surprises[i] >= max(least, MIN_NAMED))]
+        return [(i, self._slots[i].expected) for i in named]
 
 
 def effective_readings(values: NDArray[np.float64]) -> float:

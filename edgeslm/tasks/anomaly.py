@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -196,7 +196,7 @@ class Anomaly:
             past.gathering.take(source, self._name(parts, scores), scores.values)
         cause: tuple[Cause, ...] = ()
         if anomalous:
-            cause = (self._cause(request, parts, scores, channel, past, odd),)
+            cause = tuple(self._causes(request, parts, scores, channel, past, odd))
         answer = Answer(
             label="anomaly" if anomalous else "normal",
             confidence=1 - (p / budget if anomalous else budget / p),
@@ -246,6 +246,7 @@ class Anomaly:
     def _of_newcomer(self, answer: Answer, parts: Split, source: str, past: Past) -> Answer:
         """Let a source that was not in training learn; return the answer with how far it is."""
         if past.school.learnt(source) is not None:
+            past.school.hear(source)
             return replace(answer, source_known=True)
         template = self._detector.template_of(parts.template, past)
         alarm = answer.label == "anomaly"
@@ -256,7 +257,32 @@ class Anomaly:
         """Return the known template that a line is of, or its own."""
         return parts.template if scores.template is None else self._templates[scores.template]
 
-    def _cause(  # noqa: PLR0913, PLR0917 -- what `finish` knows of a line
+    def _causes(  # noqa: PLR0913, PLR0917 -- what `finish` knows of a line
+        self,
+        request: Request,
+        parts: Split,
+        scores: Scores,
+        channel: str,
+        past: Past,
+        odd: Oddness | None,
+    ) -> Iterator[Cause]:
+        """Yield what made `channel` the lowest, up to three words or numbers, the worst first."""
+        if channel == NUMBER and scores.line is not None:
+            quiet = () if scores.covered is None else scores.covered.quiet
+            for slot, expected in scores.line.worst(scores.values, quiet):
+                value = parts.slots[slot][:LONGEST_QUOTE]
+                yield {"channel": channel, "slot": slot, "value": value, "expected": expected}
+        elif channel == TEXT:
+            for place, token in enumerate(scores.unseen):
+                cause: Cause = {"channel": channel, "token": token[:LONGEST_QUOTE]}
+                if not place and scores.template is None:
+                    near = self._detector.near(parts.template)
+                    cause["near"] = [template[:LONGEST_QUOTE] for template in near]
+                yield cause
+        else:
+            yield self._cause(request, parts, scores, channel, past, odd)
+
+    def _cause(  # noqa: PLR0913, PLR0917 -- as above
         self,
         request: Request,
         parts: Split,
@@ -265,14 +291,7 @@ class Anomaly:
         past: Past,
         odd: Oddness | None,
     ) -> Cause:
-        """Return what made `channel` the lowest."""
-        if channel == FEEDBACK:
-            return {"channel": channel}
-        if channel == NUMBER and scores.line is not None:
-            quiet = () if scores.covered is None else scores.covered.quiet
-            slot, expected = scores.line.worst(scores.values, quiet)
-            value = parts.slots[slot][:LONGEST_QUOTE]
-            return {"channel": channel, "slot": slot, "value": value, "expected": expected}
+        """Return what made one of the other channels the lowest."""
         if channel == WINDOW and past.series and scores.template is not None:
             worst = past.series.worst(request.source, scores.template)
             return {
@@ -282,15 +301,11 @@ class Anomaly:
                 "expected": f"{worst.low:g} to {worst.high:g}",
                 "readings": worst.readings,
             }
+        cause: Cause = {"channel": channel}
         if channel == SESSION:
-            cause: Cause = {"channel": channel, "token": parts.template[:LONGEST_QUOTE]}
+            cause["token"] = parts.template[:LONGEST_QUOTE]
             if odd is not None and odd.after != NONE:
                 cause["after"] = self._templates[odd.after][:LONGEST_QUOTE]
-            return cause
-        cause = {"channel": channel, "token": scores.unseen[:LONGEST_QUOTE]}
-        if scores.template is None:
-            near = self._detector.near(parts.template)
-            cause["near"] = [template[:LONGEST_QUOTE] for template in near]
         return cause
 
 

@@ -74,11 +74,12 @@ def test_sources_are_known_by_name_and_the_empty_one_is_a_name(detector: Detecto
     }).knows("")  # fmt: skip
 
 
-def test_the_first_new_word_is_named_or_else_the_first_new_pair() -> None:
+def test_the_first_new_words_are_named_or_else_new_pairs() -> None:
     vocabulary = Vocabulary(TEMPLATES)
-    assert vocabulary.look("valve ¤ exploded").unseen == "exploded"
-    assert vocabulary.look("valve ¤ closed door").unseen == "closed door"
-    assert vocabulary.look("closed").unseen == "closed"
+    assert vocabulary.look("valve ¤ exploded").unseen == ("exploded",)
+    assert vocabulary.look("a b a valve ¤ c d").unseen == ("a", "b", "c")
+    assert vocabulary.look("valve ¤ closed door").unseen == ("closed door",)
+    assert vocabulary.look("closed").unseen == ("closed",)
 
 
 @given(st.text(max_size=60), st.floats(0, 2))

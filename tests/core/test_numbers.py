@@ -153,11 +153,18 @@ def test_one_far_slot_makes_the_line_and_is_named() -> None:
     calm, jump = [72.4, 5.0, 7.0], [72.4, 50.0, 7.0]
     assert line.score(calm) < 1
     assert line.score(jump) > 5
-    index, expected = line.worst(jump)
+    ((index, expected),) = line.worst(jump)
     assert index == 1
     low, high = expected.split(" to ")
     assert 0 < float(low) < 5 < float(high) < 10
-    assert line.worst([72.4, 5.0, 8.0]) == (2, "7")
+    assert line.worst([72.4, 5.0, 8.0]) == [(2, "7")]
+
+
+def test_up_to_three_slots_are_named_the_oddest_first() -> None:
+    line = Line([history(normal(300, 5)) for _ in range(5)])
+    assert [slot for slot, _ in line.worst([5.0, 50.0, 5.0, 500.0, 5.0])] == [3, 1]
+    assert [slot for slot, _ in line.worst([50.0, 60.0, 70.0, 80.0, 90.0])] == [4, 3, 2]
+    assert len(line.worst([5.0] * 5)) == 1
 
 
 def test_a_line_with_many_slots_alarms_no_more_often_than_one_with_one() -> None:

@@ -107,6 +107,9 @@ def test_the_cause_is_the_lowest_channels(task: Anomaly, head: AnomalyHead) -> N
     assert float(low) < 60 < float(high)
     (text,) = answer(task, head, "pump exploded", "pump0").explanation
     assert text == {"channel": "text", "token": "exploded", "near": ["pump temp=¤ C"]}
+    both = answer(task, head, "pump exploded and burnt and fell", "pump0").explanation
+    assert [each["token"] for each in both] == ["exploded", "and", "burnt"]
+    assert ["near" in each for each in both] == [True, False, False]
     assert answer(task, head, "pump temp=60.0 C", "pump0").explanation == ()
 
 
