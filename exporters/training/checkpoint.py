@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -100,14 +101,41 @@ def restore(
         with safetensors.safe_open(folder / CHECKPOINT, framework="pt") as file:
             progress = Progress.model_validate_json(file.metadata()[_STATE])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no dict
+        moved = network.trained()
+        best = _weights("best", tensors, moved)
+        now = _weights("now", tensors, moved)
+        moments = {name: _moments(name, tensors) for name in moved}
     except (OSError, KeyError, TypeError, ValidationError, safetensors.SafetensorError):
         return None
-    moved = network.trained()
-    best = {name: tensors[f"best/{name}"] for name in moved}
     with torch.no_grad():
         for name, parameter in moved.items():
-            parameter.copy_(tensors[f"now/{name}"])
-            kept = {key: tensors[at] for key in _MOMENTS if (at := f"{key}/{name}") in tensors}
-            if kept:
-                optimiser.state[parameter] = kept
+            parameter.copy_(now[name])
+            if moments[name]:
+                optimiser.state[parameter] = moments[name]
     return progress, best
+
+
+def _weights(
+    kind: str, tensors: Mapping[str, Tensor], moved: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return those of a kind.
+
+    Raises:
+        KeyError: one is missing, or of another shape.
+    """
+    found = {name: tensors[f"{kind}/{name}"] for name in moved}
+    for name, value in found.items():
+        if value.shape != moved[name].shape:
+            raise KeyError(name)
+    return found
+
+
+def _moments(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what the optimiser kept of a parameter; nothing before the first step.
+
+    Raises:
+        KeyError: some of it is missing.
+    """
+    if all(f"{key}/{name}" not in tensors for key in _MOMENTS):
+        return {}
+    return {key: tensors[f"{key}/{name}"] for key in _MOMENTS}

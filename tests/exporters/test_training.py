@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ import tokenizers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from edgeslm.contract.manifest import BaseModelInfo
@@ -34,7 +36,9 @@ from exporters.heads.base import Advance
 from exporters.sources import open_source
 from exporters.sources.base import TooLongError
 from exporters.training.batches import SIZE, by_length, deal, most, pad
+from exporters.training.checkpoint import CHECKPOINT, Judged, Progress, restore, save
 from exporters.training.divide import TooFewError, Way, divide
+from exporters.training.few import few
 from exporters.training.folder import (
     FACTS,
     HEAD,
@@ -44,11 +48,13 @@ from exporters.training.folder import (
     read_trained,
     write_head,
 )
+from exporters.training.loop import copy
+from exporters.training.network import open_network, optimiser
 from exporters.training.plan import TrainingPlan
 from exporters.training.train import NoWeightsError, Order, train
 from exporters.tune.lock import LOCK, LockError
 from exporters.workbench import Stage
-from tests.exporters.conftest import Stages, many_orders, write_lines
+from tests.exporters.conftest import DIM, Stages, many_orders, write_lines
 
 _TIMEOUT_S: Final = 300
 # Trains what it is told to, and is killed by itself after so many steps.
@@ -73,6 +79,40 @@ def stage(name, total):
     yield advance
 
 train(Order(open_source(model, tokenizer=None), read_rows(data), 0, None), stage)
+"""
+
+
+# Trains in both ways, each in a process that kills itself after so many steps. They are forked from
+# one, before anything has threads: what takes longest is to import all of this.
+_BOTH: Final = """
+import os, signal, sys
+from contextlib import contextmanager
+from pathlib import Path
+from exporters.data import read_rows
+from exporters.sources import open_source
+from exporters.training.few import few
+from exporters.training.plan import TrainingPlan
+from exporters.training.train import Order, train
+
+model = open_source(sys.argv[1], tokenizer=None)
+for way, data, steps, last in zip((train, few), sys.argv[2:4], sys.argv[4:6], sys.argv[6:8]):
+
+    @contextmanager
+    def stage(name, total):
+        done = 0
+        def advance(steps):
+            nonlocal done
+            done += steps
+            if name in ("fine-tuning", "comparing texts") and done == int(last):
+                os.kill(os.getpid(), signal.SIGKILL)
+        yield advance
+
+    child = os.fork()
+    if not child:
+        plan = TrainingPlan(steps=int(steps))
+        way(Order(model, read_rows(Path(data)), 0, None, plan=plan), stage)
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
 """
 
 
@@ -101,6 +141,40 @@ def killed(model: Path, data: Path, *, after: int) -> None:
         timeout=_TIMEOUT_S,
     )
     assert done.returncode == -9, done.stderr
+
+
+@pytest.mark.timeout(900)  # of a machine that others use
+def test_killed_by_either_way_training_goes_on_to_the_same_bytes(
+    tiny_bert: Path, orders_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint is of the end of an epoch: of several steps, or of one where texts are few."""
+    texts = [row for row in many_orders() if row["label"] != "oos"][::7]
+    given = {"full": orders_file, "few": write_lines(tmp_path / "few.jsonl", texts)}
+    steps, last = {"full": 24, "few": 10}, {"full": 15, "few": 4}
+    monkeypatch.setenv("EDGESLM_CACHE", str(tmp_path / "killed"))
+    words = [str(one) for part in (given, steps, last) for one in part.values()]
+    done = subprocess.run(
+        [sys.executable, "-c", _BOTH, str(tiny_bert), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_TIMEOUT_S,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "killed" / "training").glob("*/checkpoint.safetensors"))) == 2
+    assert not (tmp_path / "killed" / "trained").exists()
+    for way, doing in (("full", "fine-tuning"), ("few", "comparing texts")):
+        made, taken = {"full": train, "few": few}[way], Steps()
+        wanted = order(tiny_bert, given[way], plan=TrainingPlan(steps=steps[way]))
+        monkeypatch.setenv("EDGESLM_CACHE", str(tmp_path / "killed"))
+        again = made(wanted, taken)
+        monkeypatch.setenv("EDGESLM_CACHE", str(tmp_path / "whole"))
+        whole = made(wanted, Stages())
+        begun = taken.at_once[doing][0]
+        assert 0 < begun <= last[way] < again.report["ended_after"], "from where the checkpoint was"
+        assert bytes_of(again.trained.folder) == bytes_of(whole.trained.folder), way
+        assert again.report == whole.report
 
 
 @pytest.mark.slow
@@ -203,6 +277,27 @@ class TestTrain:
             train(order(tiny_bert, orders_file), interrupting_stage(after=40))
         assert list((cache_folder() / "training").glob("*/checkpoint.safetensors"))
         assert not (cache_folder() / "trained").exists()
+
+    def test_a_checkpoint_that_lacks_something_is_none(
+        self, tiny_bert: Path, tmp_path: Path
+    ) -> None:
+        network = open_network(tiny_bert, 3)
+        moved = optimiser(network, 0.001)
+        network.head(torch.ones(1, DIM)).sum().backward()
+        moved.step()
+        progress = Progress(steps=2, step=1, judged=(Judged(step=0, accuracy=1, surprise=1),))
+        save(tmp_path, progress, network, moved, copy(network))
+        file = tmp_path / CHECKPOINT
+        tensors, state = load_file(file), {"state": progress.model_dump_json()}
+
+        def restored(changed: dict[str, torch.Tensor]) -> object:
+            save_file(changed, file, metadata=state)
+            return restore(tmp_path, network, optimiser(network, 0.001))
+
+        for name in ("best/head.weight", "now/head.bias", "exp_avg_sq/head.weight"):
+            assert restored({k: v for k, v in tensors.items() if k != name}) is None, name
+        assert restored({**tensors, "now/head.bias": torch.zeros(4)}) is None, "of four labels"
+        assert restored(tensors) is not None
 
     def test_a_damaged_checkpoint_is_none(self, tiny_bert: Path, orders_file: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
