@@ -277,16 +277,16 @@ class Common:
 
     def _teach(self, source: Source, teacher: Trained, plan: TrainingPlan | None) -> Outcome:
         """Make a student, and remember what it is smaller than."""
-        from exporters.training.distil import Lesson, distil, taught_by  # noqa: PLC0415 -- torch
+        from exporters.training.distil import StudentOrder, distil, taught_by  # noqa: PLC0415
 
         job = self.job
         assert job.student is not None  # noqa: S101 -- who names a teacher names a student
         with self._stage("exporting the teacher", None):
             before = exported(source)
-        lesson = Lesson(
+        order = StudentOrder(
             teacher, source, before, self.split.train, job.student, job.seed, job.max_tokens, plan
         )
-        outcome = distil(lesson, self._stage)
+        outcome = distil(order, self._stage)
         step = Reduction(
             "student", outcome.report["student"], before, fitter=taught_by(outcome, teacher)
         )

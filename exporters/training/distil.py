@@ -14,10 +14,10 @@ from edgeslm.runtime.tokenizer import Tokenizer
 from exporters.data import OUT_OF_SCOPE, Row
 from exporters.heads.trained import TrainedFitter
 from exporters.sources.base import Encoder, Source
+from exporters.training.distillation import HIDDEN, LOGITS, Distillation, ask, open_teacher
 from exporters.training.divide import LEAST, Division
 from exporters.training.folder import FACTS, HEAD, Trained
 from exporters.training.layers import choices, choose, cut, stack_of
-from exporters.training.lessons import HIDDEN, LOGITS, Distillation, ask, open_teacher
 from exporters.training.loop import Bounds, Examples, Training
 from exporters.training.network import embed_all, one_thread
 from exporters.training.plan import TrainingPlan
@@ -37,8 +37,14 @@ class OtherDataError(RejectedError):
     code = "distil.data"
 
 
+class TeacherError(RejectedError):
+    """The teacher cannot have students: it held out too few texts to judge them by."""
+
+    code = "distil.teacher"
+
+
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class StudentOrder:
     """A student to make.
 
     Args:
@@ -62,38 +68,39 @@ class Lesson:
     plan: TrainingPlan | None = None
 
 
-def distil(lesson: Lesson, stage: Stage) -> Outcome:
+def distil(order: StudentOrder, stage: Stage) -> Outcome:
     """Return the student, taught now or in an earlier run.
 
     A run that is killed leaves a checkpoint in the cache, and the next one goes on from there.
 
     Raises:
+        TeacherError: the teacher was made from few examples.
         OtherDataError: the teacher was trained on other examples.
         LayersError: no such student can be cut out of the teacher.
         TooLongError: texts are to be longer than the teacher takes.
         DivergedError: training came to no numbers.
         CacheError: the disk refuses.
     """
-    division = divided(lesson.teacher, lesson.rows)
-    if lesson.student == STATIC:
-        return _static(lesson, division, stage)
-    return carry_out(_Student(lesson, division, stage), division, lesson.plan)
+    division = divided(order.teacher, order.rows)
+    if order.student == STATIC:
+        return _static(order, division, stage)
+    return carry_out(_Student(order, division, stage), division, order.plan)
 
 
-def _static(lesson: Lesson, division: Division, stage: Stage) -> Outcome:
+def _static(asked: StudentOrder, division: Division, stage: Stage) -> Outcome:
     """Return a student without layers, taught by the teacher's logits."""
-    teacher, folder = lesson.teacher, lesson.teacher.folder
-    max_tokens = lesson.max_tokens or teacher.facts.max_tokens
+    teacher, folder = asked.teacher, asked.teacher.folder
+    max_tokens = asked.max_tokens or teacher.facts.max_tokens
     with stage("asking the teacher", None), one_thread():
-        reader = Tokenizer(lesson.encoder.tokenizer, max_tokens=max_tokens)
+        reader = Tokenizer(asked.encoder.tokenizer, max_tokens=max_tokens)
         texts = [reader.encode(row.text)[0]["input_ids"][0] for row in division.learn]
         x = embed_all(open_teacher(teacher), texts, range(len(texts)))
     order = StaticOrder(
-        lesson.encoder,
+        asked.encoder,
         teacher.facts.base.source,
         teacher.digest(),
         division,
-        seed=lesson.seed,
+        seed=asked.seed,
         max_tokens=max_tokens,
         teacher=x @ teacher.weight + teacher.bias,
     )
@@ -112,8 +119,15 @@ def divided(teacher: Trained, rows: Sequence[Row]) -> Division:
     """Deal rows as the teacher's training did: what that held out, its student does not learn.
 
     Raises:
+        TeacherError: too few to judge by, whatever the rows are.
         OtherDataError: they are not what the teacher was trained on.
     """
+    if (kept := len(teacher.facts.held_out)) < LEAST:
+        msg = (
+            f"--teacher {teacher.folder}: made with --train few, it held out {kept} of its texts, "
+            f"and {LEAST} must judge the student: take one of --train full."
+        )
+        raise TeacherError(msg)
     outside = [row for row in rows if row.label == OUT_OF_SCOPE]
     inside = [row for row in rows if row.label != OUT_OF_SCOPE]
     unseen = teacher.unseen(row.text for row in inside)
@@ -148,25 +162,25 @@ class _Student(Run):
 
     doing = "teaching the student"
 
-    def __init__(self, lesson: Lesson, division: Division, stage: Stage) -> None:
-        self._lesson = lesson
-        max_tokens = lesson.max_tokens or lesson.teacher.facts.max_tokens
-        order = Order(lesson.source, lesson.rows, seed=lesson.seed, max_tokens=max_tokens)
-        super().__init__(order, trainable(lesson.source), division, stage)
+    def __init__(self, asked: StudentOrder, division: Division, stage: Stage) -> None:
+        self._asked = asked
+        max_tokens = asked.max_tokens or asked.teacher.facts.max_tokens
+        order = Order(asked.source, asked.rows, seed=asked.seed, max_tokens=max_tokens)
+        super().__init__(order, trainable(asked.source), division, stage)
 
     def depends_on(self) -> list[bytes]:
-        folder, here = self._lesson.teacher.folder, Path(__file__)
+        folder, here = self._asked.teacher.folder, Path(__file__)
         files = [folder / HEAD, folder / FACTS]
-        files += [here.with_name(f"{name}.py") for name in ("distil", "layers", "lessons")]
-        return [self._lesson.student.encode(), *(file.read_bytes() for file in files)]
+        files += [here.with_name(f"{name}.py") for name in ("distil", "distillation", "layers")]
+        return [self._asked.student.encode(), *(file.read_bytes() for file in files)]
 
     def base(self) -> BaseModelInfo:
-        return self._lesson.teacher.facts.base
+        return self._asked.teacher.facts.base
 
     def begin(self, examples: Examples, bounds: Bounds) -> Training:
-        lesson, stage = self._lesson, self._stage
-        teacher = open_teacher(lesson.teacher)
-        tried = choices(teacher, int(lesson.student.removeprefix(LAYERS)))
+        asked, stage = self._asked, self._stage
+        teacher = open_teacher(asked.teacher)
+        tried = choices(teacher, int(asked.student.removeprefix(LAYERS)))
         held_out = [examples.texts[i] for i in examples.held_out]
         with stage("choosing its layers", len(tried)) as advance:
             found = choose(teacher, tried, held_out, examples.labels[examples.held_out], advance)
@@ -188,7 +202,7 @@ class _Student(Run):
             cut(teacher, best),
             knowledge,
             examples,
-            seed=lesson.seed,
+            seed=asked.seed,
             bounds=bounds,
             folder=self._folder,
         )

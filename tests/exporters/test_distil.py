@@ -25,7 +25,7 @@ from tests.exporters.conftest import DIM, Stages, many_orders, write_lines
 
 torch = pytest.importorskip("torch")
 
-from exporters.training import distil, layers, lessons  # noqa: E402 -- after the skip
+from exporters.training import distil, distillation, layers  # noqa: E402 -- after the skip
 from exporters.training.batches import pad  # noqa: E402
 from exporters.training.loop import Bounds, Examples  # noqa: E402
 from exporters.training.network import open_network  # noqa: E402
@@ -67,10 +67,10 @@ def teacher(job: Job) -> Trained:
 
 
 @pytest.fixture(scope="module")
-def lesson(job: Job, teacher: Trained) -> distil.Lesson:
+def wanted(job: Job, teacher: Trained) -> distil.StudentOrder:
     source = open_source(str(teacher.folder), tokenizer=None)
     rows = read_rows(job.data)
-    return distil.Lesson(teacher, source, exported(source), rows, "layers=1", seed=0)
+    return distil.StudentOrder(teacher, source, exported(source), rows, "layers=1", seed=0)
 
 
 def student_of(job: Job, out: str, **more: Any) -> Job:
@@ -130,12 +130,12 @@ def test_a_student_may_have_no_layers(job: Job) -> None:
     [([(50.0, 1.0), (90.0, 2.0)], 1), ([(90.0, 1.0), (50.0, 2.0)], 0), ([(90.0, 2), (90.0, 1)], 1)],
 )
 def test_the_best_layers_are_found_by_trying_all(
-    lesson: distil.Lesson,
+    wanted: distil.StudentOrder,
     monkeypatch: pytest.MonkeyPatch,
     judged: list[tuple[float, float]],
     best: int,
 ) -> None:
-    network = lessons.open_teacher(lesson.teacher)
+    network = distillation.open_teacher(wanted.teacher)
     asked: list[int] = []
 
     def judge(student: Any, *_: object) -> tuple[float, float]:
@@ -150,14 +150,16 @@ def test_the_best_layers_are_found_by_trying_all(
     assert found[0] == layers.Choice((best,), *judged[best])
 
 
-def test_a_student_is_to_say_what_its_teacher_says(lesson: distil.Lesson, tmp_path: Path) -> None:
+def test_a_student_is_to_say_what_its_teacher_says(
+    wanted: distil.StudentOrder, tmp_path: Path
+) -> None:
     """Of one that says the same already, only the doubts of both are left to lose."""
-    network = lessons.open_teacher(lesson.teacher)
+    network = distillation.open_teacher(wanted.teacher)
     texts = [np.arange(1, n + 1) for n in (3, 1, 5, 3)]
     labels = np.array([0, 1, 2, 0])
     examples = Examples(texts, labels, np.arange(4), np.arange(4))
-    known = lessons.ask(network, texts, tmp_path, lambda _: None)
-    run = lessons.Distillation(
+    known = distillation.ask(network, texts, tmp_path, lambda _: None)
+    run = distillation.Distillation(
         network, known, examples, seed=0, bounds=Bounds(steps=1), folder=tmp_path
     )
     batch = np.array([2, 0])
@@ -180,8 +182,8 @@ def test_a_student_is_to_say_what_its_teacher_says(lesson: distil.Lesson, tmp_pa
     assert off == pytest.approx(((4 * soft_loss + 0.1 * wrong) / 32).item() + states, rel=1e-3)
 
 
-def test_what_is_cut_has_the_layers_asked_for(lesson: distil.Lesson, tmp_path: Path) -> None:
-    network = lessons.open_teacher(lesson.teacher)
+def test_what_is_cut_has_the_layers_asked_for(wanted: distil.StudentOrder, tmp_path: Path) -> None:
+    network = distillation.open_teacher(wanted.teacher)
     student = layers.cut(network, [1])
     assert len(layers.stack_of(student)) == 1
     assert len(layers.stack_of(network)) == 2, "the teacher is left as it is"
@@ -198,28 +200,28 @@ def test_what_is_cut_has_the_layers_asked_for(lesson: distil.Lesson, tmp_path: P
 
 
 @pytest.mark.parametrize("keep", [2, 3])
-def test_a_student_has_fewer_layers(lesson: distil.Lesson, keep: int) -> None:
-    network = lessons.open_teacher(lesson.teacher)
+def test_a_student_has_fewer_layers(wanted: distil.StudentOrder, keep: int) -> None:
+    network = distillation.open_teacher(wanted.teacher)
     with pytest.raises(layers.LayersError, match="the teacher has 2 layers; take 1 to 1"):
         layers.choices(network, keep)
 
 
 def test_too_many_choices_are_refused(
-    lesson: distil.Lesson, monkeypatch: pytest.MonkeyPatch
+    wanted: distil.StudentOrder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layers, "_MOST", 1)
-    network = lessons.open_teacher(lesson.teacher)
+    network = distillation.open_teacher(wanted.teacher)
     with pytest.raises(layers.LayersError, match="2 choices of 2 layers are too many"):
         layers.choices(network, 1)
 
 
 def test_what_the_teacher_says_is_kept(
-    lesson: distil.Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wanted: distil.StudentOrder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = lessons.open_teacher(lesson.teacher)
+    network = distillation.open_teacher(wanted.teacher)
     texts = [np.arange(1, n + 1) for n in (3, 1, 5, 3)]
     steps: list[int] = []
-    known = lessons.ask(network, texts, tmp_path, steps.append)
+    known = distillation.ask(network, texts, tmp_path, steps.append)
     assert sum(steps) == len(texts)
     batch, lengths = np.array([2, 0]), [5, 3]
     logits, states = known.of(batch, lengths)
@@ -236,7 +238,7 @@ def test_what_the_teacher_says_is_kept(
         pytest.fail("the teacher is asked once")
 
     monkeypatch.setattr(network, "hidden", never)
-    again = lessons.ask(network, texts, tmp_path, steps.append)
+    again = distillation.ask(network, texts, tmp_path, steps.append)
     assert np.array_equal(again.logits, known.logits)
     assert np.array_equal(again.hidden, known.hidden)
 
@@ -261,17 +263,17 @@ class Interrupting(Stages):
 
 
 def test_a_run_that_was_interrupted_goes_on_to_the_same_weights(
-    lesson: distil.Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wanted: distil.StudentOrder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGESLM_CACHE", str(tmp_path / "one"))
-    whole = distil.distil(lesson, Stages())
+    whole = distil.distil(wanted, Stages())
     monkeypatch.setenv("EDGESLM_CACHE", str(tmp_path / "two"))
     doing = "teaching the student"
     for name, after in (("asking the teacher", 40), (doing, 10), (doing, 30)):
         with pytest.raises(KeyboardInterrupt):
-            distil.distil(lesson, Interrupting(name, after))
+            distil.distil(wanted, Interrupting(name, after))
     stages = Stages()
-    resumed = distil.distil(lesson, stages)
+    resumed = distil.distil(wanted, stages)
     assert bytes_of(resumed.trained.folder) == bytes_of(whole.trained.folder)
     assert resumed.report == whole.report
     assert stages.steps[doing] == resumed.report["ended_after"], "what was done is shown as done"
@@ -296,10 +298,26 @@ def rows_without(rows: list[Row], what: str, teacher: Trained) -> list[Row]:
         ("nothing", "the teacher does not know 'unheard'"),
     ],
 )
-def test_other_examples_are_refused(lesson: distil.Lesson, what: str, message: str) -> None:
-    rows = rows_without(list(lesson.rows), what, lesson.teacher)
+def test_other_examples_are_refused(wanted: distil.StudentOrder, what: str, message: str) -> None:
+    rows = rows_without(list(wanted.rows), what, wanted.teacher)
     with pytest.raises(distil.OtherDataError, match=message):
-        distil.divided(lesson.teacher, rows)
+        distil.divided(wanted.teacher, rows)
+
+
+@pytest.mark.parametrize("held_out", [7, 19])
+def test_a_teacher_of_few_examples_is_named_as_such(
+    wanted: distil.StudentOrder, held_out: int
+) -> None:
+    """No examples would help: it held out too few itself."""
+    facts = wanted.teacher.facts.model_copy(
+        update={"held_out": wanted.teacher.facts.held_out[:held_out]}
+    )
+    teacher = dataclasses.replace(wanted.teacher, facts=facts)
+    with pytest.raises(
+        distil.TeacherError, match=f"held out {held_out} .* of --train full"
+    ) as told:
+        distil.divided(teacher, wanted.rows)
+    assert "--data" not in str(told.value)
 
 
 def flat(job: Job, **change: str) -> list[str]:
