@@ -252,7 +252,7 @@ ANOMALIES: Final[tuple[Spec, ...]] = (
     Spec(
         "drift-false",
         "drift",
-        "stationary plant, slow sensors, 4 % of faults, 20,000 lines, worst of 5 seeds: drift reports",
+        "slow plant that stays, 4 % of faults, 20,000 lines, worst of 5 seeds: reports of drift",
         "reports",
         _JUMPER,
         "<=",
