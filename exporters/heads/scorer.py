@@ -6,6 +6,7 @@ of some are scored without their logits and their references, as if nobody had h
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -120,7 +122,11 @@ def references(x: Floats, y: NDArray[np.int64], *, seed: int) -> tuple[Floats, N
             centres = here.mean(axis=0, keepdims=True)
         else:
             means = KMeans(number, n_init=1, max_iter=50, random_state=seed)
-            centres = means.fit(here).cluster_centers_
+            with warnings.catch_warnings():
+                # Texts that are one but for roundings leave fewer clusters than were asked for:
+                # centres that repeat change no nearest.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                centres = means.fit(here).cluster_centers_
         found.append(centres)
         owners += [label] * len(centres)
     vectors = np.concatenate(found)

@@ -200,3 +200,12 @@ def test_rows_of_a_split_are_not_read_again() -> None:
         made.fit([Row("x", "y")], clusters.embed, share=0.1, seed=0, advance=lambda _: None),
     )
     assert one.parameters == other.parameters
+
+
+def test_texts_that_are_one_but_for_roundings_are_no_trouble() -> None:
+    """As where words are the same in another order: it is a warning to nobody."""
+    base = np.random.default_rng(0).normal(size=(30, 24)).astype(np.float32)
+    x = np.concatenate([base, np.nextafter(base, np.float32(2))])
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    vectors, owners = references(x, np.zeros(len(x), np.int64), seed=0)
+    assert len(vectors) == len(owners)
