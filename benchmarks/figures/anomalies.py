@@ -224,7 +224,7 @@ ANOMALIES: Final[tuple[Spec, ...]] = (
     Spec(
         "memory-cost",
         "memory_cost",
-        "windows, sessions and explanation: CPU time a message",
+        "windows, sessions, drift and explanation: CPU time a message",
         "us",
         _WITHOUT,
         "<=",

@@ -131,4 +131,4 @@ def test_a_slot_without_a_number_holds_what_it_held() -> None:
     assert gauge.reading([math.nan], [1.5]) == ([1.5], False)
     assert gauge.reading([12.0], [1.5]) == ([1.0], False)
     assert isinstance(LINEAR, Tail)
-    assert np.isfinite(gauge.distance(1, np.zeros((6, 1))))
+    assert np.isfinite(gauge.distance(1, np.ones((6, 2))))
