@@ -79,6 +79,9 @@ class Cause(TypedDict):
         Annotated[str, Field(description="Range seen in training; of a window, where means lay.")]
     ]
     readings: NotRequired[Annotated[int, Field(description="How many are in that window.")]]
+    steps: NotRequired[
+        Annotated[bool, Field(description="Its means are of steps from one reading to the next.")]
+    ]
     token: NotRequired[
         Annotated[str, Field(description="Word, pair, or line new to its source or session.")]
     ]

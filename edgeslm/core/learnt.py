@@ -142,9 +142,12 @@ class SeriesParameters(Typed):
         if not _ascending(self.slots):
             msg = "slots must ascend"
             raise ValueError(msg)
-        each = (self.centre, self.scale, self.low, self.high, self.spread)
+        each = (self.centre, self.scale, self.low, self.high)
         if {len(values) for values in each} != {width}:
-            msg = "centre, scale, low, high and spread must be one per slot"
+            msg = "centre, scale, low and high must be one per slot"
+            raise ValueError(msg)
+        if len(self.spread) != 2 * width:
+            msg = "spread must be one per slot, and one more for its steps"
             raise ValueError(msg)
         if any(low > high for low, high in zip(self.low, self.high, strict=True)):
             msg = "low must not lie above high"
@@ -152,8 +155,8 @@ class SeriesParameters(Typed):
         if not _ascending([view.windows[-1] for view in self.views]):
             msg = "views must be of ever longer windows"
             raise ValueError(msg)
-        if any(len(view.mean) != width * len(view.windows) for view in self.views):
-            msg = "mean must be one per window and slot"
+        if any(len(view.mean) != 2 * width * len(view.windows) for view in self.views):
+            msg = "mean must be one per window and slot, and one more for its steps"
             raise ValueError(msg)
         return self
 

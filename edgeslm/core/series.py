@@ -3,6 +3,8 @@
 A reading alone may be usual while ten of them are not: a mean that has crept up, two slots that no
 longer move together. So the last reading and the means over short and long windows are held, all
 together, against those of training, by Mahalanobis distance: their levels, and how they differ.
+With them are held the means of the steps, how far each slot went from one reading to the next: a
+sensor that is stuck, or rattles, keeps its level.
 
 Readings are brought to the scale of training, and bounded to little beyond its range: one wild
 reading, which the number channel sees by itself, must not colour a whole window.
@@ -26,7 +28,7 @@ MAX_READINGS: Final = 240
 MAX_SLOTS: Final = 12
 """Most slots of a line that windows look at: the first that varied."""
 MAX_SERIES: Final = 1024
-"""Series whose readings are kept, the most recent: at 30 readings of 8 slots 4 MB."""
+"""Series whose readings are kept, the most recent: at 30 readings of 8 slots 8 MB."""
 MAX_GAUGES: Final = 4096
 """Most series of one bundle."""
 WILD: Final = 30.0
@@ -46,7 +48,8 @@ class View:
 
     Args:
         windows: lengths, readings, ascending; each is one of the series' own.
-        mean: of the means, window by window and slot by slot, in units of the slots' scale.
+        mean: of the means, window by window, those of the slots' readings and then those of their
+            steps, in units of the slots' scale.
         root: float64 [n, n] for n means: |(x - mean) @ root| is the Mahalanobis distance.
     """
 
@@ -65,7 +68,8 @@ class Usual:
         scale: standard deviation of each, > 0.
         low: lowest value of each, in scales from the centre.
         high: highest.
-        spread: standard deviation of each one's mean over the longest window, in scales, > 0.
+        spread: standard deviation of the mean over the longest window of each one's readings, then
+            of each one's steps, in scales, > 0.
         pause_s: a longer time between two readings begins its windows anew; None: none does.
         views: from that over the shortest windows to that over the longest; as many as every other
             series of a bundle has. Of those whose windows are full, the last one speaks.
@@ -87,7 +91,7 @@ class _Lens:
     Every row ends with a one, by which `root` takes the means of training from those at hand.
     """
 
-    __slots__ = ("kernel", "longest", "root", "scale")
+    __slots__ = ("kernel", "longest", "root", "scale", "usual")
 
     def __init__(self, view: View, rows: int) -> None:
         self.longest = view.windows[-1]
@@ -101,17 +105,19 @@ class _Lens:
         padded[0, -1] = -(np.array(view.mean) @ root)
         self.root = padded.reshape(-1, size)
         self.scale = 1 / math.sqrt(size)
+        self.usual = view.mean[-(size // windows) :]  # over the longest window
 
 
 class Gauge:
     """One series' training, ready to be held against; immutable."""
 
-    __slots__ = ("_bounds", "_spread", "_views", "longest", "pause_s", "width")
+    __slots__ = ("_bounds", "_spread", "_still", "_views", "longest", "pause_s", "width")
 
     def __init__(self, usual: Usual) -> None:
         self.width = len(usual.slots)
         self.pause_s = usual.pause_s
         self._spread = usual.spread
+        self._still = [0.0] * self.width
         self.longest = longest = max(view.windows[-1] for view in usual.views)
         self._bounds = tuple(
             (slot, centre, scale, low - MARGIN, high + MARGIN)
@@ -122,12 +128,17 @@ class Gauge:
         self._views = tuple(_Lens(view, longest) for view in usual.views)
 
     def reading(
-        self, values: Sequence[float], before: Sequence[float] | None
+        self, values: Sequence[float], before: Sequence[float] | None, *, first: bool
     ) -> tuple[list[float], bool]:
-        """Return a line's `values` in scales from their centres, bounded; float [width].
+        """Return a line's `values` in scales from their centres, bounded, and then their steps.
 
-        Where one is NaN, what the slot held `before`, or its centre. Also returns whether one is
-        wild.
+        Where one is NaN, it is what the slot held `before`, or its centre. Also returns whether one
+        is wild.
+
+        Args:
+            values: of all slots of the line.
+            before: the reading before it, as returned; None: there was none.
+            first: it begins its windows, and no step leads to it.
         """
         found = []
         wild = False
@@ -140,21 +151,30 @@ class Gauge:
                     wild = True
                 value = min(max(value, low), high)
             found.append(value)
-        return found, wild
+        if first or before is None:
+            return found + self._still, wild
+        return found + [abs(a - b) for a, b in zip(found, before, strict=False)], wild
 
     def worst(self, view: int, rows: Array) -> Worst:
-        """Return the oddest slot of readings, over the longest window of a view; as `distance`.
+        """Return what is oddest over the longest window of a view, whose `rows` are as `distance`.
 
         Its usual means are those within two standard deviations.
         """
         lens = self._views[view]
         means = lens.kernel[-1].dot(rows[:, :-1]).tolist()
-        odd = [abs(mean) / spread for mean, spread in zip(means, self._spread, strict=True)]
+        odd = [
+            abs(mean - usual) / spread
+            for mean, usual, spread in zip(means, lens.usual, self._spread, strict=True)
+        ]
         index = odd.index(max(odd))
-        slot, centre, scale, _, _ = self._bounds[index]
-        about = 2 * scale * self._spread[index]
-        mean = centre + scale * means[index]
-        return Worst(slot, mean, centre - about, centre + about, lens.longest)
+        slot, centre, scale, _, _ = self._bounds[index % self.width]
+        about = 2 * self._spread[index]
+        mean, low, high = means[index], lens.usual[index] - about, lens.usual[index] + about
+        if index < self.width:
+            at = centre + scale * mean, centre + scale * low, centre + scale * high
+            return Worst(slot, *at, lens.longest, steps=False)
+        at = scale * mean, scale * max(0.0, low), scale * high
+        return Worst(slot, *at, lens.longest, steps=True)
 
     def view(self, count: int) -> int | None:
         """Return the view over the longest windows that so many readings fill; None: none is."""
@@ -170,7 +190,7 @@ class Gauge:
 
         Args:
             view: its index.
-            rows: float64 [longest, width + 1], as `reading` returns them and a one, the oldest
+            rows: float64 [longest, 2 * width + 1], as `reading` returns them and a one, the oldest
                 first; those that no window reaches are not looked at.
         """
         lens = self._views[view]
@@ -180,13 +200,14 @@ class Gauge:
 
 
 class Worst(NamedTuple):
-    """The slot whose mean over a window is farthest from its usual ones."""
+    """The slot whose mean over a window is farthest from its usual ones: of readings, or steps."""
 
     slot: int
     mean: float
     low: float
     high: float
     readings: int
+    steps: bool
 
 
 class _Trace:
@@ -196,7 +217,7 @@ class _Trace:
                  "view")  # fmt: skip
 
     def __init__(self, gauge: Gauge) -> None:
-        self.rows = np.zeros((2 * gauge.longest, gauge.width + 1))
+        self.rows = np.zeros((2 * gauge.longest, 2 * gauge.width + 1))
         self.rows[:, -1] = 1.0
         self.at = 0
         self.count = 0
@@ -273,7 +294,7 @@ class Series:
         trace.values = values
         longest = gauge.longest
         at = trace.at = trace.count % longest
-        reading, wild = gauge.reading(values, trace.last)
+        reading, wild = gauge.reading(values, trace.last, first=not trace.count)
         trace.rows[at::longest, :-1] = reading
         trace.view = gauge.view(trace.count + 1)
         score: float | None = None

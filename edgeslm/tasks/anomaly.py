@@ -294,14 +294,13 @@ class Anomaly:
         """Return what made one of the other channels the lowest."""
         if channel == WINDOW and past.series and scores.template is not None:
             worst = past.series.worst(request.source, scores.template)
-            return {
-                "channel": channel,
-                "slot": worst.slot,
-                "value": f"{worst.mean:g}",
-                "expected": f"{worst.low:g} to {worst.high:g}",
-                "readings": worst.readings,
-            }
-        cause: Cause = {"channel": channel}
+            usual = f"{worst.low:g} to {worst.high:g}"
+            cause: Cause = {"channel": channel, "slot": worst.slot, "value": f"{worst.mean:g}"}
+            cause |= {"expected": usual, "readings": worst.readings}
+            if worst.steps:
+                cause["steps"] = True
+            return cause
+        cause = {"channel": channel}
         if channel == SESSION:
             cause["token"] = parts.template[:LONGEST_QUOTE]
             if odd is not None and odd.after != NONE:

@@ -167,7 +167,7 @@ def _series(
     fold = FOLDS * np.arange(n) // n
     unseen = np.full((n, len(views)), np.nan)
     scale = _Scale.of(values)
-    means = _means(scale.apply(values), (1, *windows))
+    means = _means(_with_steps(scale.apply(values), runs), (1, *windows))
     filled = np.arange(n) - runs + 1
     for k in range(FOLDS):
         inside = np.flatnonzero(fold == k)
@@ -257,6 +257,13 @@ def _runs(times: Sequence[float | None], pause_s: float | None) -> NDArray[np.in
         pause = before is not None and now is not None and now - before > pause_s
         starts[i] = i if pause else starts[i - 1]
     return starts
+
+
+def _with_steps(values: Array, runs: NDArray[np.int64]) -> Array:
+    """Return readings with the steps that led to them, none to the first of a run."""
+    steps = np.abs(np.diff(values, axis=0, prepend=values[:1]))
+    steps[runs == np.arange(len(values))] = 0.0
+    return np.hstack([values, steps])
 
 
 def _means(values: Array, windows: Sequence[int]) -> dict[int, Array]:

@@ -13,9 +13,19 @@ from edgeslm.core.calibration import Tail, tail
 from edgeslm.core.series import LATE, Gauge, Series, Usual, View
 
 LINEAR = tail([i / 100 for i in range(500)])
-SHORT = View((1, 3), (0.0, 0.0), ((1.0, 0.0), (0.0, 1.7)))
-LONG = View((1, 3, 6), (0.0,) * 3, ((1.0, 0.0, 0.0), (0.0, 1.7, 0.0), (0.0, 0.0, 2.4)))
-USUAL = Usual((0,), (10.0,), (2.0,), (-3.0,), (3.0,), (0.5,), 100.0, (SHORT, LONG))
+
+
+def view(*windows: int, levels: tuple[float, ...], steps: float = 0.0) -> View:
+    """Of one slot: weights of its means, and one of its mean steps, which are usually 0.5."""
+    weights = np.array([weight for level in levels for weight in (level, steps)])
+    return View(windows, (0.0, 0.5) * len(windows), tuple(map(tuple, np.diag(weights).tolist())))
+
+
+def usual(*views: View) -> Usual:
+    return Usual((0,), (10.0,), (2.0,), (-3.0,), (3.0,), (0.5, 0.1), 100.0, views)
+
+
+USUAL = usual(view(1, 3, levels=(1.0, 1.7)), view(1, 3, 6, levels=(1.0, 1.7, 2.4)))
 KEY = ("pump", 0)
 
 
@@ -42,7 +52,29 @@ def test_a_mean_that_creeps_up_is_odd_though_no_reading_is() -> None:
     assert crept[-1] > calm[-1] + 0.2
     worst = made.worst(*KEY)
     assert (worst.slot, worst.mean, worst.low, worst.high) == (0, 13.0, 8.0, 12.0)
-    assert worst.readings == 6
+    assert (worst.readings, worst.steps) == (6, False)
+
+
+@pytest.mark.parametrize(("values", "mean"), [([11.0] * 8, 0.0), ([9.0, 13.0] * 4, 4.0)])
+def test_a_slot_that_is_stuck_or_rattles_is_odd_whatever_its_level(
+    values: list[float], mean: float
+) -> None:
+    gauge = Gauge(usual(view(1, 3, 6, levels=(0.0, 0.0, 0.0), steps=5.0)))
+    made = Series({KEY: gauge}, [LINEAR])
+    calm = feed(made, [10.0, 11.0] * 4)
+    found = feed(made, values, start=8)
+    assert calm[-1] is not None
+    assert found[-1] is not None
+    assert found[-1] > calm[-1] + 0.1
+    worst = made.worst(*KEY)
+    assert (worst.slot, worst.steps) == (0, True)
+    assert (worst.mean, worst.low, worst.high) == pytest.approx((mean, 0.6, 1.4))
+
+
+def test_no_step_leads_over_a_pause() -> None:
+    made, fresh = series(), series()
+    feed(made, [2.0] * 6)
+    assert feed(made, [12.0] * 6, start=200) == feed(fresh, [12.0] * 6, start=200)
 
 
 def test_a_far_reading_is_bounded_and_a_wild_one_no_part_of_the_window() -> None:
@@ -127,8 +159,8 @@ def test_a_series_without_a_gauge_is_not_kept() -> None:
 
 def test_a_slot_without_a_number_holds_what_it_held() -> None:
     gauge = Gauge(USUAL)
-    assert gauge.reading([math.nan], None) == ([0.0], False)
-    assert gauge.reading([math.nan], [1.5]) == ([1.5], False)
-    assert gauge.reading([12.0], [1.5]) == ([1.0], False)
+    assert gauge.reading([math.nan], None, first=True) == ([0.0, 0.0], False)
+    assert gauge.reading([math.nan], [1.5, 9.0], first=False) == ([1.5, 0.0], False)
+    assert gauge.reading([12.0], [1.5, 9.0], first=False) == ([1.0, 0.5], False)
     assert isinstance(LINEAR, Tail)
-    assert np.isfinite(gauge.distance(1, np.ones((6, 2))))
+    assert np.isfinite(gauge.distance(1, np.ones((6, 3))))
