@@ -25,6 +25,7 @@ MAX_VIEWS: Final = 8
 MAX_FACTOR: Final = 1e9
 """Largest factor and mean, in scales of a slot: no sum of products of them overflows."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Step = Annotated[float, Field(ge=0, le=MAX_FACTOR)]
 
 
 def _ascending(values: Sequence[float]) -> bool:
@@ -105,6 +106,9 @@ class ViewParameters(Typed):
     ]
     mean: tuple[Finite, ...]
     root: tuple[tuple[Finite, ...], ...]
+    steps_low: tuple[Step, ...]
+    steps_high: tuple[Step, ...]
+    steps_spread: tuple[Annotated[float, Field(ge=1e-9, le=MAX_FACTOR)], ...]
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -116,6 +120,12 @@ class ViewParameters(Typed):
             raise ValueError(msg)
         if any(abs(value) > MAX_FACTOR for row in (self.mean, *self.root) for value in row):
             msg = f"mean and root must lie within {MAX_FACTOR:g}"
+            raise ValueError(msg)
+        if not len(self.steps_low) == len(self.steps_high) == len(self.steps_spread):
+            msg = "steps_low, steps_high and steps_spread must be as long"
+            raise ValueError(msg)
+        if any(low > high for low, high in zip(self.steps_low, self.steps_high, strict=True)):
+            msg = "steps_low must not lie above steps_high"
             raise ValueError(msg)
         return self
 
@@ -142,12 +152,9 @@ class SeriesParameters(Typed):
         if not _ascending(self.slots):
             msg = "slots must ascend"
             raise ValueError(msg)
-        each = (self.centre, self.scale, self.low, self.high)
+        each = (self.centre, self.scale, self.low, self.high, self.spread)
         if {len(values) for values in each} != {width}:
-            msg = "centre, scale, low and high must be one per slot"
-            raise ValueError(msg)
-        if len(self.spread) != 2 * width:
-            msg = "spread must be one per slot, and one more for its steps"
+            msg = "centre, scale, low, high and spread must be one per slot"
             raise ValueError(msg)
         if any(low > high for low, high in zip(self.low, self.high, strict=True)):
             msg = "low must not lie above high"
@@ -155,14 +162,20 @@ class SeriesParameters(Typed):
         if not _ascending([view.windows[-1] for view in self.views]):
             msg = "views must be of ever longer windows"
             raise ValueError(msg)
-        if any(len(view.mean) != 2 * width * len(view.windows) for view in self.views):
-            msg = "mean must be one per window and slot, and one more for its steps"
+        if any(len(view.mean) != width * len(view.windows) for view in self.views):
+            msg = "mean must be one per window and slot"
+            raise ValueError(msg)
+        if any(len(view.steps_low) != width for view in self.views):
+            msg = "steps_low must be one per slot"
             raise ValueError(msg)
         return self
 
     def gauge(self) -> Gauge:
         """Return the gauge that these are the parameters of."""
-        views = tuple(View(v.windows, v.mean, v.root) for v in self.views)
+        views = tuple(
+            View(v.windows, v.mean, v.root, v.steps_low, v.steps_high, v.steps_spread)
+            for v in self.views
+        )
         return Gauge(
             Usual(
                 self.slots,

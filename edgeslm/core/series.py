@@ -3,8 +3,8 @@
 A reading alone may be usual while ten of them are not: a mean that has crept up, two slots that no
 longer move together. So the last reading and the means over short and long windows are held, all
 together, against those of training, by Mahalanobis distance: their levels, and how they differ.
-With them are held the means of the steps, how far each slot went from one reading to the next: a
-sensor that is stuck, or rattles, keeps its level.
+A sensor that is stuck, or rattles, keeps its level: so the mean of the steps, how far a slot went
+from one reading to the next, adds to that as far as it leaves the range that it had in training.
 
 Readings are brought to the scale of training, and bounded to little beyond its range: one wild
 reading, which the number channel sees by itself, must not colour a whole window.
@@ -48,14 +48,20 @@ class View:
 
     Args:
         windows: lengths, readings, ascending; each is one of the series' own.
-        mean: of the means, window by window, those of the slots' readings and then those of their
-            steps, in units of the slots' scale.
+        mean: of the means, window by window, in units of the slots' scale.
         root: float64 [n, n] for n means: |(x - mean) @ root| is the Mahalanobis distance.
+        steps_low: lowest usual mean of each slot's steps over the longest of these windows, in
+            scales: that of training, and its standard deviation below.
+        steps_high: highest, likewise.
+        steps_spread: the standard deviation, > 0.
     """
 
     windows: tuple[int, ...]
     mean: tuple[float, ...]
     root: tuple[tuple[float, ...], ...]
+    steps_low: tuple[float, ...]
+    steps_high: tuple[float, ...]
+    steps_spread: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +74,7 @@ class Usual:
         scale: standard deviation of each, > 0.
         low: lowest value of each, in scales from the centre.
         high: highest.
-        spread: standard deviation of the mean over the longest window of each one's readings, then
-            of each one's steps, in scales, > 0.
+        spread: standard deviation of the mean over the longest window of each, in scales, > 0.
         pause_s: a longer time between two readings begins its windows anew; None: none does.
         views: from that over the shortest windows to that over the longest; as many as every other
             series of a bundle has. Of those whose windows are full, the last one speaks.
@@ -91,7 +96,7 @@ class _Lens:
     Every row ends with a one, by which `root` takes the means of training from those at hand.
     """
 
-    __slots__ = ("kernel", "longest", "root", "scale", "usual")
+    __slots__ = ("kernel", "longest", "root", "scale", "steps", "usual")
 
     def __init__(self, view: View, rows: int) -> None:
         self.longest = view.windows[-1]
@@ -99,13 +104,15 @@ class _Lens:
         for row, length in zip(self.kernel, view.windows, strict=True):
             row[-length:] = 1 / length
         size, windows = len(view.mean), len(view.windows)
+        width = size // windows
         root = np.array(view.root)
-        padded = np.zeros((windows, size // windows + 1, size))
-        padded[:, :-1] = root.reshape(windows, -1, size)
+        padded = np.zeros((windows, 2 * width + 1, size))  # steps have no part in it
+        padded[:, :width] = root.reshape(windows, -1, size)
         padded[0, -1] = -(np.array(view.mean) @ root)
         self.root = padded.reshape(-1, size)
         self.scale = 1 / math.sqrt(size)
-        self.usual = view.mean[-(size // windows) :]  # over the longest window
+        self.usual = view.mean[-width:]  # over the longest window
+        self.steps = tuple(zip(view.steps_low, view.steps_high, view.steps_spread, strict=True))
 
 
 class Gauge:
@@ -158,23 +165,28 @@ class Gauge:
     def worst(self, view: int, rows: Array) -> Worst:
         """Return what is oddest over the longest window of a view, whose `rows` are as `distance`.
 
-        Its usual means are those within two standard deviations.
+        That is a mean of steps where one left its range, else the level that is farthest from its
+        usual ones, which are those within two standard deviations.
         """
         lens = self._views[view]
         means = lens.kernel[-1].dot(rows[:, :-1]).tolist()
+        beyond = [_beyond(*one) for one in zip(means[self.width :], lens.steps, strict=True)]
+        if (most := max(beyond)) > 0:
+            index = beyond.index(most)
+            slot, _, scale, _, _ = self._bounds[index]
+            low, high, _ = lens.steps[index]
+            mean = means[self.width + index]
+            return Worst(slot, scale * mean, scale * low, scale * high, lens.longest, steps=True)
         odd = [
             abs(mean - usual) / spread
-            for mean, usual, spread in zip(means, lens.usual, self._spread, strict=True)
+            for mean, usual, spread in zip(means, lens.usual, self._spread, strict=False)
         ]
         index = odd.index(max(odd))
-        slot, centre, scale, _, _ = self._bounds[index % self.width]
+        slot, centre, scale, _, _ = self._bounds[index]
         about = 2 * self._spread[index]
         mean, low, high = means[index], lens.usual[index] - about, lens.usual[index] + about
-        if index < self.width:
-            at = centre + scale * mean, centre + scale * low, centre + scale * high
-            return Worst(slot, *at, lens.longest, steps=False)
-        at = scale * mean, scale * max(0.0, low), scale * high
-        return Worst(slot, *at, lens.longest, steps=True)
+        at = centre + scale * mean, centre + scale * low, centre + scale * high
+        return Worst(slot, *at, lens.longest, steps=False)
 
     def view(self, count: int) -> int | None:
         """Return the view over the longest windows that so many readings fill; None: none is."""
@@ -195,8 +207,17 @@ class Gauge:
         """
         lens = self._views[view]
         # Of arrays as small as these, `dot` costs half of what `@` does.
-        spread = lens.kernel.dot(rows).ravel().dot(lens.root)
-        return lens.scale * math.sqrt(spread.dot(spread))
+        means = lens.kernel.dot(rows)
+        spread = means.ravel().dot(lens.root)
+        steps = means[-1, self.width : -1].tolist()
+        beyond = max(map(_beyond, steps, lens.steps))
+        return math.hypot(lens.scale * math.sqrt(spread.dot(spread)), beyond)
+
+
+def _beyond(mean: float, usual: tuple[float, float, float]) -> float:
+    """Return by how many spreads a mean lies outside its range."""
+    low, high, spread = usual
+    return max(low - mean, mean - high, 0.0) / spread
 
 
 class Worst(NamedTuple):

@@ -167,7 +167,8 @@ def _series(
     fold = FOLDS * np.arange(n) // n
     unseen = np.full((n, len(views)), np.nan)
     scale = _Scale.of(values)
-    means = _means(_with_steps(scale.apply(values), runs), (1, *windows))
+    scaled = scale.apply(values)
+    means, steps = _means(scaled, (1, *windows)), _means(_steps(scaled, runs), windows)
     filled = np.arange(n) - runs + 1
     for k in range(FOLDS):
         inside = np.flatnonzero(fold == k)
@@ -177,11 +178,15 @@ def _series(
             full = filled >= view[-1]
             rest, here = np.flatnonzero(apart & full), np.flatnonzero((fold == k) & full)
             if len(rest) >= FEWEST_FIT and len(here):
-                columns = _columns(means, view)
-                unseen[here, views.index(view)] = _Model.of(columns[rest]).distances(columns[here])
+                columns, rates = _columns(means, view), steps[view[-1]]
+                model = _Model.of(columns[rest], rates[rest])
+                unseen[here, views.index(view)] = model.distances(columns[here], rates[here])
     if np.isnan(unseen).all(axis=0).any():
         return None
-    models = [_Model.of(_columns(means, view)[filled >= view[-1]]) for view in views]
+    models = [
+        _Model.of(_columns(means, view)[filled >= view[-1]], steps[view[-1]][filled >= view[-1]])
+        for view in views
+    ]
     spread = means[longest][filled >= longest].std(axis=0).clip(1e-6)
     source, template = key
     parameters = {
@@ -195,7 +200,14 @@ def _series(
         "spread": _short(spread),
         "pause_s": pause_s,
         "views": [
-            {"windows": view, "mean": _short(m.mean), "root": [_short(row) for row in m.root]}
+            {
+                "windows": view,
+                "mean": _short(m.mean),
+                "root": [_short(row) for row in m.root],
+                "steps_low": _short(m.steps_low),
+                "steps_high": _short(m.steps_high),
+                "steps_spread": _short(m.steps_spread),
+            }
             for view, m in zip(views, models, strict=True)
         ],
     }
@@ -259,11 +271,11 @@ def _runs(times: Sequence[float | None], pause_s: float | None) -> NDArray[np.in
     return starts
 
 
-def _with_steps(values: Array, runs: NDArray[np.int64]) -> Array:
-    """Return readings with the steps that led to them, none to the first of a run."""
-    steps = np.abs(np.diff(values, axis=0, prepend=values[:1]))
+def _steps(values: Array, runs: NDArray[np.int64]) -> Array:
+    """Return the steps that led to readings, none to the first of a run."""
+    steps: Array = np.abs(np.diff(values, axis=0, prepend=values[:1]))
     steps[runs == np.arange(len(values))] = 0.0
-    return np.hstack([values, steps])
+    return steps
 
 
 def _means(values: Array, windows: Sequence[int]) -> dict[int, Array]:
@@ -303,7 +315,7 @@ class _Scale:
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """Mean and whitening of some windows' means, the covariance shrunk.
+    """Mean and whitening of some windows' means, the covariance shrunk; the range of mean steps.
 
     Source:
         Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance
@@ -312,9 +324,12 @@ class _Model:
 
     mean: Array
     root: Array
+    steps_low: Array
+    steps_high: Array
+    steps_spread: Array
 
     @classmethod
-    def of(cls, rows: Array) -> _Model:
+    def of(cls, rows: Array, steps: Array) -> _Model:
         rows = rows[:: max(1, len(rows) // MAX_FITTED)]
         mean = rows.mean(axis=0)
         from sklearn.covariance import ledoit_wolf  # noqa: PLC0415 -- `--help` does without
@@ -322,9 +337,14 @@ class _Model:
         covariance, _ = ledoit_wolf(rows - mean, assume_centered=True)
         precision = np.linalg.inv(covariance + _RIDGE * np.eye(len(mean)))
         root: Array = np.linalg.cholesky((precision + precision.T) / 2).astype(np.float64)
-        return cls(mean, root)
+        spread = steps.std(axis=0).clip(1e-6)
+        low, high = (steps.min(axis=0) - spread).clip(0), steps.max(axis=0) + spread
+        return cls(mean, root, low, high, spread)
 
-    def distances(self, rows: Array) -> Array:
+    def distances(self, rows: Array, steps: Array) -> Array:
+        """As `core.series.Gauge.distance`."""
         squares = ((rows - self.mean) @ self.root) ** 2
-        found: Array = np.sqrt(squares.mean(axis=1))
+        outside = np.maximum(self.steps_low - steps, steps - self.steps_high).clip(0)
+        beyond = (outside / self.steps_spread).max(axis=1)
+        found: Array = np.hypot(np.sqrt(squares.mean(axis=1)), beyond)
         return found

@@ -15,14 +15,17 @@ from edgeslm.core.series import LATE, Gauge, Series, Usual, View
 LINEAR = tail([i / 100 for i in range(500)])
 
 
-def view(*windows: int, levels: tuple[float, ...], steps: float = 0.0) -> View:
-    """Of one slot: weights of its means, and one of its mean steps, which are usually 0.5."""
-    weights = np.array([weight for level in levels for weight in (level, steps)])
-    return View(windows, (0.0, 0.5) * len(windows), tuple(map(tuple, np.diag(weights).tolist())))
+def view(
+    *windows: int, levels: tuple[float, ...], steps: tuple[float, float] = (0.0, 99.0)
+) -> View:
+    """Of one slot: weights of its means, and the range of its mean steps."""
+    root = tuple(map(tuple, np.diag(levels).tolist()))
+    low, high = steps
+    return View(windows, (0.0,) * len(windows), root, (low,), (high,), (0.1,))
 
 
 def usual(*views: View) -> Usual:
-    return Usual((0,), (10.0,), (2.0,), (-3.0,), (3.0,), (0.5, 0.1), 100.0, views)
+    return Usual((0,), (10.0,), (2.0,), (-3.0,), (3.0,), (0.5,), 100.0, views)
 
 
 USUAL = usual(view(1, 3, levels=(1.0, 1.7)), view(1, 3, 6, levels=(1.0, 1.7, 2.4)))
@@ -59,7 +62,7 @@ def test_a_mean_that_creeps_up_is_odd_though_no_reading_is() -> None:
 def test_a_slot_that_is_stuck_or_rattles_is_odd_whatever_its_level(
     values: list[float], mean: float
 ) -> None:
-    gauge = Gauge(usual(view(1, 3, 6, levels=(0.0, 0.0, 0.0), steps=5.0)))
+    gauge = Gauge(usual(view(1, 3, 6, levels=(0.0, 0.0, 0.0), steps=(0.3, 0.7))))
     made = Series({KEY: gauge}, [LINEAR])
     calm = feed(made, [10.0, 11.0] * 4)
     found = feed(made, values, start=8)
