@@ -69,7 +69,7 @@ class FastClient(StockClient):
         except BlockingIOError:
             return MQTTErrorCode.MQTT_ERR_SUCCESS
         except OSError as err:
-            self.trouble = self.trouble or _alert(err)
+            self._heed(err)
             return self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
         if not data:
             return self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
@@ -86,6 +86,23 @@ class FastClient(StockClient):
         except (MQTTException, IndexError, struct.error, UnicodeDecodeError):
             rc = MQTTErrorCode.MQTT_ERR_PROTOCOL
         return self._loop_rc_handle(rc) if rc else rc
+
+    def _sock_send(self, buf: bytes | bytearray) -> int:
+        try:
+            return super()._sock_send(buf)
+        except BlockingIOError:
+            raise
+        except OSError:  # who has hung up may have said why, and that lies there unread
+            try:
+                self._sock_recv(1)
+            except OSError as err:
+                self._heed(err)
+            raise
+
+    def _heed(self, err: OSError) -> None:
+        self.alert = self.alert or alert_of(err)
+        if self.alert:
+            self.trouble = self.trouble or f"the broker's TLS: {self.alert}"
 
     def send(self, publications: Iterable[Publication]) -> list[int]:
         parts: list[bytes] = []
@@ -226,10 +243,10 @@ _HEADS: Final = (bytes([PUBLISH | _QOS_1]), bytes([PUBLISH | _QOS_1 | 1]))  # by
 _HEADS_0: Final = (bytes([PUBLISH]), bytes([PUBLISH | 1]))
 
 
-def _alert(err: OSError) -> str:
-    """Return what the broker's TLS has said before it hung up; "" where it said nothing."""
+def alert_of(err: OSError) -> str:
+    """Return what the other side's TLS has said before it hung up; "" where it said nothing."""
     _, said, what = (getattr(err, "reason", None) or "").partition("ALERT_")
-    return f"the broker's TLS: {what.replace('_', ' ').lower()}" if said else ""
+    return what.replace("_", " ").lower() if said else ""
 
 
 def _encode_length(size: int) -> bytes:

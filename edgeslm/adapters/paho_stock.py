@@ -42,6 +42,8 @@ class StockClient(paho.Client):
         session_present: None until the broker has accepted the connection.
         trouble: why the connection was refused or is gone; "" while it is not.
         refusal: MQTT 5 reason code with which the broker said no; 0: it did not.
+        alert: what the broker's TLS has said before it hung up, such as "certificate revoked"; ""
+            where it said nothing, or who reads does not tell.
         quota: most publications the broker takes unconfirmed (MQTT 5).
         largest: most bytes of a packet that the broker takes (MQTT 5).
         max_packet_bytes: the largest packet that the broker takes; None: it named none.
@@ -69,6 +71,7 @@ class StockClient(paho.Client):
         self.session_present: bool | None = None
         self.trouble = ""
         self.refusal = 0
+        self.alert = ""
         self.quota = 65_535
         self.max_packet_bytes: int | None = None
         self.largest = 0xFFFF_FFFF

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+import ssl
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -232,6 +233,36 @@ def split(stream: bytes) -> tuple[int, bytes, bytes]:
         at += 1
         if byte < 128:
             return stream[0], stream[at : at + size], stream[at + size :]
+
+
+class HungUp:
+    """A TLS socket whose other end has said why, and hung up, before anything was written."""
+
+    def send(self, _data: bytes) -> int:
+        raise ssl.SSLEOFError(8, "EOF occurred in violation of protocol")
+
+    def recv(self, _most: int) -> bytes:
+        err = ssl.SSLError(1, "sslv3 alert certificate revoked")
+        err.reason = "SSLV3_ALERT_CERTIFICATE_REVOKED"
+        raise err
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_an_alert_is_heard_whoever_comes_first(*, writes: bool) -> None:
+    with client(v5=True) as (made, _):
+        made._sock_close()  # noqa: SLF001
+        made._sock = HungUp()  # type: ignore[assignment] # noqa: SLF001
+        if writes:
+            made.acknowledge([5])
+            made.loop_write()
+        else:
+            made.loop_read()
+        assert made.alert == "certificate revoked"
+        assert made.trouble == "the broker's TLS: certificate revoked"
+        assert made.socket() is None
 
 
 def test_only_tested_versions_of_paho_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from edgeslm.adapters.mqtt_open import LinkConfig, describe, tls_context, visit
+from edgeslm.adapters.paho_fast import alert_of
 from edgeslm.cli.checks import Finding, Level, error, ok, warning
 from edgeslm.cli.checks.files import brokers_of, unreadable
 from edgeslm.contract.fleet import BLOCK_BYTES
@@ -91,6 +92,14 @@ _CERTIFICATES: Final = {
     62: _NAME,
     64: _NAME,
 }
+# What OpenSSL's names of alerts have that are about the certificate that we show, or lack.
+_OF_OURS: Final = ("certificate", "unknown ca")
+_OURS: Final = _Cause(
+    "TLS: the broker does not take this device's certificate",
+    "Give tls.cert_file one that is in force, of an authority in the broker's cafile. With "
+    "[provision], `edgeslm provision --renew` gets one, or says what the fleet has against it.",
+    EXIT_CONFIG,
+)
 _TLS: Final = _Cause(
     "TLS failed",
     "Is this the broker's TLS port? Does it want a client certificate (tls.cert_file)?",
@@ -171,13 +180,22 @@ def _connect(check: str, broker: Broker, device_id: str, blocks: str) -> Iterato
         cause = _NOT_MQTT_TLS if broker.tls else _NOT_MQTT
         if client.refusal:
             cause = _REFUSALS.get(client.refusal, _REFUSED)
+        elif _is_of_ours(client.alert):
+            cause = _OURS
         yield _finding(check, describe(ConnectionError(client.trouble), broker), cause)
         return
     how = f"MQTT {broker.protocol}{' over TLS' if broker.tls else ''}"
-    who = f"user {broker.username}" if broker.username is not None else "nobody in particular"
+    who = _who(broker)
     yield ok(check, f"{broker.host}:{broker.effective_port}: takes us by {how} as {who}")
     if blocks and client.max_packet_bytes is not None:
         yield _carries(f"{check}.packets", client.max_packet_bytes, blocks)
+
+
+def _who(broker: Broker) -> str:
+    if broker.username is not None:
+        return f"user {broker.username}"
+    shows = broker.tls is not None and broker.tls.cert_file is not None
+    return "who its certificate says" if shows else "nobody in particular"
 
 
 def _carries(check: str, most: int, topic: str) -> Finding:
@@ -203,10 +221,17 @@ def _cause(err: OSError | ValueError, *, tls: bool) -> _Cause:
         return _CERTIFICATES[err.verify_code]
     if isinstance(err, OSError) and err.errno in _UNREACHABLE:
         return _NO_ROUTE
+    if isinstance(err, ssl.SSLError) and _is_of_ours(alert_of(err)):
+        return _OURS
     for kind, cause in _FAILURES:
         if isinstance(err, kind):
             return cause
     return _TLS if tls else _NOT_REACHED
+
+
+def _is_of_ours(alert: str) -> bool:
+    """Whether the broker's TLS has ended it for our certificate."""
+    return any(word in alert for word in _OF_OURS)
 
 
 def _finding(check: str, detail: str, cause: _Cause) -> Finding:
