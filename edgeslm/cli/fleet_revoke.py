@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
             "broker must know:\n"
             "  edgeslm fleet broker-config              its acl_file: they may do nothing\n"
             "  edgeslm fleet broker-config --kind crl   its crlfile: nor do they get in\n"
-            "and then SIGHUP to mosquitto\n"
+            "mosquitto reads the former at SIGHUP, and the latter when it is restarted\n"
         )
     )
     return 0

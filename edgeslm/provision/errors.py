@@ -53,6 +53,12 @@ class BrokerUnreachableError(UnavailableError):
     code = "provision.unreachable"
 
 
+class RevokedAtBrokerError(BrokerUnreachableError):
+    """A broker has this device's certificate on its list of revoked ones; the fleet says why."""
+
+    code = "provision.listed"
+
+
 class ProvisionUnansweredError(UnavailableError):
     """The broker is there, and the fleet's service has not answered."""
 

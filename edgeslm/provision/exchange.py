@@ -24,6 +24,7 @@ from edgeslm.provision.errors import (
     BrokerUnreachableError,
     ClockBehindError,
     ProvisionUnansweredError,
+    RevokedAtBrokerError,
     UnknownAuthorityError,
 )
 
@@ -34,6 +35,7 @@ AGAIN_S: Final = 5.0
 RETAINED_S: Final = 2.0
 _NOT_YET: Final = 9  # X509_V_ERR_CERT_NOT_YET_VALID
 _EXPIRED: Final = 10  # X509_V_ERR_CERT_HAS_EXPIRED
+_REVOKED: Final = "certificate revoked"  # RFC 8446, 6.2: certificate_revoked, as OpenSSL has it
 
 
 def ask(
@@ -80,6 +82,7 @@ def hear(broker: Broker, root: str) -> str | None:
         root: topic levels that the fleet's devices share.
 
     Raises:
+        RevokedAtBrokerError: by the list of the last node the certificate was revoked.
         EdgeSLMError: no node answers, or takes us.
     """
     topic = FleetTopics(root).authority
@@ -124,7 +127,7 @@ def _heard(client: StockClient, topic: str) -> str | None:
                 return AuthorityNotice.model_validate_json(message.payload[:MAX_BYTES]).issuer
         client.arrived.clear()
     if not subscribed:
-        raise BrokerUnreachableError(client.trouble or "the broker did not answer")
+        raise _not_let_in(client)
     return None
 
 
@@ -207,7 +210,14 @@ class _Exchange:
         if self._heard and client.socket() is not None:
             msg = "the broker is there, and nobody has answered. Is `edgeslm fleet serve` running?"
             return ProvisionUnansweredError(msg)
-        return BrokerUnreachableError(client.trouble or "the broker did not answer")
+        return _not_let_in(client)
+
+
+def _not_let_in(client: StockClient) -> EdgeSLMError:
+    if client.alert == _REVOKED:
+        msg = "the broker says that this device's certificate was revoked."
+        return RevokedAtBrokerError(f"{msg} Ask the fleet by [provision.broker].")
+    return BrokerUnreachableError(client.trouble or "the broker did not answer")
 
 
 def _distrusted(err: ssl.SSLCertVerificationError, said: str) -> EdgeSLMError:

@@ -39,7 +39,12 @@ from edgeslm.core.provisioning import (
 from edgeslm.errors import EdgeSLMError, RejectedError
 from edgeslm.ports import Clock
 from edgeslm.provision import exchange
-from edgeslm.provision.errors import ProvisionConfigError, WrongCertificateError, unusable
+from edgeslm.provision.errors import (
+    ProvisionConfigError,
+    RevokedAtBrokerError,
+    WrongCertificateError,
+    unusable,
+)
 from edgeslm.provision.folder import Folder, Pending
 from edgeslm.provision.keys import FACTORY_KEY, FileKeys, Keys, load_key, public_pem, signature
 
@@ -61,6 +66,7 @@ class Due(Enum):
     EXPIRED = "its certificate has expired"
     ASKED = "somebody asked for it"
     AUTHORITY = "the fleet has another authority by now"
+    REVOKED = "the broker says that its certificate was revoked"
     MOVED = "its hardware is not that on which it was given: is this a copy?"
 
 
@@ -146,8 +152,8 @@ class Provisioner:
             now = self._clock.wall()
             after = self._provision.renew_after
             why = due(identity, now, after, asked=renew, machine=self._machine)
-            if why is None and identity is not None and self._replaced(identity):
-                why = Due.AUTHORITY
+            if why is None and identity is not None:
+                why = self._told(identity)
             if why is None:
                 assert identity is not None  # noqa: S101 -- else it is due
                 return Outcome(identity, renewed=False, clock_behind=now < identity.not_before)
@@ -155,10 +161,11 @@ class Provisioner:
             self._keys.installed(self._folder.number())
             return Outcome(new, renewed=True, clock_behind=now < new.not_before)
 
-    def _replaced(self, identity: Identity) -> bool:
-        """Whether the fleet says that others sign by now than who signed what is in force.
+    def _told(self, identity: Identity) -> Due | None:
+        """Return what is due by what the fleet and its brokers say; None: nothing is.
 
-        Where nobody says so, nothing is due: it is asked again tomorrow.
+        That others sign by now than who signed what is in force; or that a broker has that on its
+        list of revoked ones. Where nobody says so, it is asked again tomorrow.
         """
         ours = x509.load_pem_x509_certificate(self._folder.read(CERT)).issuer
         names = [each.value for each in ours.get_attributes_for_oid(NameOID.COMMON_NAME)]
@@ -166,10 +173,13 @@ class Provisioner:
         for broker in self._brokers(Due.AUTHORITY, identity, anew=False):
             try:
                 said = self._hear(broker, root)
+            except RevokedAtBrokerError:
+                return Due.REVOKED
             except EdgeSLMError:  # who was away for long gets in by the other way alone
                 continue
-            return said is not None and said.startswith(AUTHORITY_NAMED) and said not in names
-        return False
+            known = said is None or not said.startswith(AUTHORITY_NAMED) or said in names
+            return None if known else Due.AUTHORITY
+        return None
 
     def _got(self, why: Due, identity: Identity | None) -> Identity:
         """Return who this is by the certificate that it has got.

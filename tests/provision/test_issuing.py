@@ -30,6 +30,7 @@ from edgeslm.fleet.database.engine import reading
 from edgeslm.fleet.database.schema import audit, certificates
 from edgeslm.fleet.database.schema import identities as table
 from edgeslm.fleet.shown import fingerprint_of
+from edgeslm.provision.errors import RevokedAtBrokerError
 from tests.provision.kit import DAY_S, WE, Csr, Device, Fleet, LostError, request, versioned
 
 A, B = "a" * 64, "b" * 64
@@ -444,6 +445,26 @@ def test_who_was_revoked_and_enrolled_anew_comes_by_what_let_it_in(
     assert fleet.asked[-1] == asked  # the same again, and not a token that has been used
     assert first_serial(first) != before
     assert first.run(renew=True).renewed
+
+
+def test_who_is_on_a_brokers_list_asks_the_fleet_without_being_told_to(
+    fleet: Fleet, device: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = provisioned(fleet, device)
+    enrolment.revoke(fleet.engine, ["d"], actor=WE, now=fleet.clock.now)
+    assert not first.run().renewed  # no broker says anything yet
+
+    def listed(*_: object) -> str:
+        msg = "by the list"
+        raise RevokedAtBrokerError(msg)
+
+    monkeypatch.setattr(fleet, "hear", listed)
+    with pytest.raises(refused.DeviceRevokedError):
+        first.run()
+    first.token(fleet.enrol("d", again=True)["d"])
+    assert first.run().renewed
+    monkeypatch.undo()
+    assert not first.run().renewed
 
 
 def test_a_new_board_is_enrolled_anew_and_comes_by_its_token(fleet: Fleet, device: Make) -> None:
