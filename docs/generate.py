@@ -42,49 +42,76 @@ MODELS: Final[dict[str, type[BaseModel]]] = {
     "plan": Plan,
     "feedback": Feedback,
 }
-# tests/cli/test_surroundings.py has each.
+# tests/cli/test_surroundings.py and tests/provision have each.
 SURROUNDINGS: Final = (
     (
         "The state or runtime directory is read-only, or another user's; or a file in it is",
         "75 `folder.unavailable`, `slots.unavailable`",
         "75",
+        "75 `provision.disk`",
     ),
     (
         "The disk is full",
         "goes on: `outbox_blocked`; 75 `trust.unavailable`, `disk.full`",
         "75",
+        "75 `provision.disk`",
     ),
     (
         "Another agent, or updater, has the directory; an agent says which process",
         "75 `agent.running`, `updater.running`",
         "-",
+        "75 `provision.busy`",
     ),
     (
         "A device node or driver is missing, or a provider's library is of another version",
         "goes on with other models: `model_failed`, `bundle.no_artifact`",
         "65",
+        "-",
     ),
     (
-        "The broker's certificate has expired, or is not valid yet",
+        "The broker's certificate has expired",
         "goes on: `uplink_disconnected` in the log",
         "75",
+        "75 `provision.broker_expired`",
+    ),
+    (
+        "The broker's certificate is not valid yet",
+        "goes on: `uplink_disconnected` in the log",
+        "75",
+        "75 `provision.clock`",
     ),
     (
         "The broker's certificate is signed by an unknown CA, or for another name",
         "goes on: `uplink_disconnected` in the log",
         "78",
+        "65 `provision.unknown_ca`",
     ),
     (
         "The clock is at 1970, or otherwise before the release",
         "goes on: results, states and events have `clock: untrusted`",
         "75",
+        "75 `provision.clock`; 0 where there is a certificate",
     ),
     (
         "This device has no certificate yet, and [provision] is to get it",
         "75 `config.not_provisioned`; with `--wait`, as their units have it, goes on: it waits",
         "75",
+        "0: gets it",
     ),
-    ("The host has another name", "goes on under the same id: that of the settings", "0"),
+    (
+        "This device's certificate has expired",
+        "goes on: `uplink_disconnected` in the log",
+        "78",
+        "0: renews it",
+    ),
+    (
+        "This device was revoked",
+        "goes on: `uplink_disconnected` in the log",
+        "78",
+        "65 `provision.revoked`",
+    ),
+    ("The token has been used", "-", "-", "65 `provision.token_used`"),
+    ("The host has another name", "goes on under the same id: that of the settings", "0", "0"),
 )
 MADE: Final = "<!-- Made from the code by `make docs`; edit the code instead. -->"
 
@@ -312,8 +339,9 @@ def exit_page(errors: list[_errors.ErrorClass]) -> str:
         "",
         "A service that can go on, or whose surroundings may be mended while it waits, does not",
         "end: it says so in its log and, once it can, in an event. `edgeslm doctor` tells both.",
+        "`edgeslm provision` has [more of its own](provisioning.md#on-a-device).",
         "",
-        *_tables.rows("What", "`run`, `updater`", "`doctor`", of=SURROUNDINGS),
+        *_tables.rows("What", "`run`, `updater`", "`doctor`", "`provision`", of=SURROUNDINGS),
     ]
     return "\n".join([*lines, ""])
 
