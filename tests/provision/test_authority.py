@@ -147,7 +147,7 @@ def test_a_service_that_runs_signs_by_whoever_is_to_now(fleet: Fleet) -> None:
 
 @pytest.mark.broker
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_broker_takes_both_for_an_overlap_and_then_the_new_one_alone(
     site: Site, service: Running, tmp_path: Path
 ) -> None:
