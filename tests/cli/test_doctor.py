@@ -444,11 +444,12 @@ def test_a_client_certificate_is_shown(
     found = examine(write(uplink=at(port, tls=shown)))
     assert (found["broker.uplink"].level, found["uplink.tls.key_file"].level) == ("ok", "ok")
     lacking = examine(write(uplink=at(port, tls=trusted)))["broker.uplink"]
-    assert "tls.cert_file" in lacking.remedy
+    assert (lacking.status, "tls.cert_file" in lacking.remedy) == (78, True)
     other = Authority(authority.folder / "other", name="other")
     foreign = dict(zip(("cert_file", "key_file"), other.sign("dev1"), strict=True))
     refused = examine(write(uplink=at(port, tls={**trusted, **foreign})))["broker.uplink"]
-    assert "tls.cert_file" in refused.remedy
+    assert (refused.status, "tls.cert_file" in refused.remedy) == (78, True)
+    assert "does not take this device's certificate" in refused.found
 
 
 @PAHOS
