@@ -27,7 +27,7 @@ def summary(first: int, last: int, count: int, *, redelivered: int = 0) -> dict[
 
 @pytest.mark.slow
 @pytest.mark.broker
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_a_week_of_outages_kills_restarts_and_updates_loses_nothing(
     intent_bundle: Path, tmp_path: Path
 ) -> None:
