@@ -32,7 +32,7 @@ _ABSENT: Final = "none"
 # What an export's bytes may depend on, besides its arguments.
 _PINS: Final = ("numpy", "onnx", "onnxruntime", "optimum-onnx", "scikit-learn", "tokenizers",
                 "torch", "transformers", WEIGHTS_PACKAGE)  # fmt: skip
-_SCORING: Final = ("calibration", "detector", "gathering", "learning", "learnt", "memory",
+_SCORING: Final = ("calibration", "detector", "drift", "gathering", "learning", "learnt", "memory",
                    "novelty", "numbers", "overlay", "series", "sessions", "template")  # fmt: skip
 _CODE: Final = (
     "exporters/**/*.py",
