@@ -195,6 +195,7 @@ def test_a_matrix_that_is_called_wrongly(
     assert "usage: edgeslm-export matrix" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_signal_keeps_the_profiles_that_are_whole(
     words: list[str], tmp_path: Path, own_cache: Path
 ) -> None:

@@ -85,6 +85,7 @@ def test_lean_computes_the_same_in_fewer_nodes(
     )
 
 
+@pytest.mark.slow
 def test_gelu_may_be_near_the_exact_one(encoder: Encoder, texts: list[Feeds]) -> None:
     near = rewrite(encoder.model, "lean-tanh")
     assert operators(near)["FastGelu"] == LAYERS

@@ -227,6 +227,7 @@ def test_a_search_keeps_the_budget_as_the_export_will_measure_it(
     assert fits[found["picked"]]
 
 
+@pytest.mark.slow
 def test_a_pick_that_the_export_finds_too_slow_gives_way(
     five_ms: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +279,7 @@ def test_sixteen_bits_are_for_what_leads_out_of_gelu_alone() -> None:
     assert any(t.data_type == onnx.TensorProto.UINT8 for t in made.graph.initializer)
 
 
+@pytest.mark.slow
 def test_openvino_s_recipes_are_searched_where_it_runs(
     job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

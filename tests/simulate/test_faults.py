@@ -39,6 +39,7 @@ def by_group(records: Any, of: Callable[[Record], Any]) -> dict[str, list[Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_each_fault_comes_to_what_it_should(
     service: kit.Running, play: Play, repository: Repository
 ) -> None:

@@ -55,7 +55,7 @@ def refuse(postgresql: Postgresql, url: str) -> Callable[[], None]:
     [
         pytest.param(kill, False, id="killed"),
         pytest.param(refuse, False, id="refusing", marks=pytest.mark.slow),
-        pytest.param(kill, True, id="killed-letting-go"),
+        pytest.param(kill, True, id="killed-letting-go", marks=pytest.mark.slow),
     ],
 )
 def test_a_leader_waits_for_its_database_and_completes_its_rollout(  # noqa: PLR0913 -- fixtures

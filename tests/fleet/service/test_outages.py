@@ -64,6 +64,7 @@ def devices(mosquitto: Mosquitto) -> Iterator[kit.Devices]:
     played.close()
 
 
+@pytest.mark.slow
 def test_a_broker_that_restarts_five_times_holds_up_a_rollout_and_does_not_spoil_it(
     repository: Repository, running: kit.Running, devices: kit.Devices, mosquitto: Mosquitto
 ) -> None:
