@@ -209,8 +209,10 @@ class Gauge:
         # Of arrays as small as these, `dot` costs half of what `@` does.
         means = lens.kernel.dot(rows)
         spread = means.ravel().dot(lens.root)
-        steps = means[-1, self.width : -1].tolist()
-        beyond = max(map(_beyond, steps, lens.steps))
+        beyond = 0.0
+        for mean, usual in zip(means[-1, self.width : -1].tolist(), lens.steps, strict=True):
+            if not usual[0] <= mean <= usual[1]:
+                beyond = max(beyond, _beyond(mean, usual))
         return math.hypot(lens.scale * math.sqrt(spread.dot(spread)), beyond)
 
 
