@@ -113,7 +113,7 @@ def _unjudged(split: Split) -> list[Finding]:
             len(bare),
             [{"label": label, "texts": n} for n, label in bare[:WORST]],
             [named(label) for _, label in bare],
-            "No figure says how well they are told: hold out texts of each, or give --eval.",
+            "No figure says how well they are told: give texts of each to judge by, with --eval.",
         )
     ]
 
