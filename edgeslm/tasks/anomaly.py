@@ -279,33 +279,21 @@ class Anomaly:
                     near = self._detector.near(parts.template)
                     cause["near"] = [template[:LONGEST_QUOTE] for template in near]
                 yield cause
-        else:
-            yield self._cause(request, parts, scores, channel, past, odd)
-
-    def _cause(  # noqa: PLR0913, PLR0917 -- as above
-        self,
-        request: Request,
-        parts: Split,
-        scores: Scores,
-        channel: str,
-        past: Past,
-        odd: Oddness | None,
-    ) -> Cause:
-        """Return what made one of the other channels the lowest."""
-        if channel == WINDOW and past.series and scores.template is not None:
+        elif channel == WINDOW and past.series and scores.template is not None:
             worst = past.series.worst(request.source, scores.template)
             usual = f"{worst.low:g} to {worst.high:g}"
-            cause: Cause = {"channel": channel, "slot": worst.slot, "value": f"{worst.mean:g}"}
+            cause = {"channel": channel, "slot": worst.slot, "value": f"{worst.mean:g}"}
             cause |= {"expected": usual, "readings": worst.readings}
             if worst.steps:
                 cause["steps"] = True
-            return cause
-        cause = {"channel": channel}
-        if channel == SESSION:
-            cause["token"] = parts.template[:LONGEST_QUOTE]
-            if odd is not None and odd.after != NONE:
-                cause["after"] = self._templates[odd.after][:LONGEST_QUOTE]
-        return cause
+            yield cause
+        else:
+            cause = {"channel": channel}
+            if channel == SESSION:
+                cause["token"] = parts.template[:LONGEST_QUOTE]
+                if odd is not None and odd.after != NONE:
+                    cause["after"] = self._templates[odd.after][:LONGEST_QUOTE]
+            yield cause
 
 
 def _mark(request: Request) -> int | None:
