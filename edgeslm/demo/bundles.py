@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +21,7 @@ import edgeslm
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.demo.errors import ExportFailedError, MissingExtraError
 from edgeslm.demo.factory import Message
+from edgeslm.demo.interrupts import deferred
 from edgeslm.demo.orders import Order
 from edgeslm.demo.processes import clean_environment, end
 from edgeslm.errors import RejectedError
@@ -181,18 +183,18 @@ def _export(
 
 def _run(argv: Sequence[str], environment: Mapping[str, str], *, quiet: bool) -> tuple[int, str]:
     """Return the exporter's exit status and, if it is to be quiet, what it said."""
-    with subprocess.Popen(  # noqa: S603 -- our own argument list, no shell
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE if quiet else None,
-        env=environment,
-    ) as process:
-        try:
-            _, said = process.communicate()
-        except KeyboardInterrupt:
-            end(process)  # which lets it tidy up
-            raise
+    with ExitStack() as stack:
+        with deferred():
+            process = subprocess.Popen(  # noqa: S603 -- our own argument list, no shell
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE if quiet else None,
+                env=environment,
+            )
+            stack.enter_context(process)
+            stack.callback(end, process)  # which lets it tidy up
+        _, said = process.communicate()
     return process.returncode, (said or b"").decode("utf-8", "replace")
 
 

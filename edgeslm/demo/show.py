@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import tempfile
 import time
@@ -12,14 +11,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 
 from edgeslm.contract.messages import ModelState, Result, State
 from edgeslm.contract.topics import DEFAULT_ROOT, Topics
 from edgeslm.demo import broker, bundles, replay
 from edgeslm.demo.errors import AgentFailedError
 from edgeslm.demo.factory import FAULT_SHARE, Factory, Message, play
+from edgeslm.demo.interrupts import Interrupts, deferred
 from edgeslm.demo.orders import training_orders
 from edgeslm.demo.player import MACHINES_TOPIC, ORDERS_TOPIC, Player, parse
 from edgeslm.demo.processes import Child
@@ -97,36 +96,6 @@ class View(Protocol):
         """The play is over, whatever the reason; called once if `begin` was."""
 
 
-class Interrupts:
-    """Ctrl-C, TERM and HUP: an exception before the play, a flag in it, and no harm afterwards."""
-
-    _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.raising = True
-        self._before: list[object] = []
-
-    def __enter__(self) -> Self:
-        self._before = [signal.signal(s, self._handle) for s in self._SIGNALS]
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in zip(self._SIGNALS, self._before, strict=True):
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal() gave us
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        first, self.asked = not self.asked, True
-        if first and self.raising:
-            raise KeyboardInterrupt
-
-
 @dataclass(frozen=True, slots=True)
 class _Material:
     """What to train on and what to play."""
@@ -163,11 +132,13 @@ def run(options: Options, view: View) -> Summary:
                 tempfile.TemporaryDirectory(prefix="edgeslm-demo-", ignore_cleanup_errors=True)
             )
         )
-        server, port = broker.start(choice, folder)
-        stack.enter_context(server)
+        with deferred():
+            server, port = broker.start(choice, folder)
+            stack.enter_context(server)
         view.stage("broker", f"{choice.said}, 127.0.0.1:{port}")
         player = stack.enter_context(Player(port, TOPICS))
-        agent = stack.enter_context(_start_agent(folder, port, paths))
+        with deferred():
+            agent = stack.enter_context(_start_agent(folder, port, paths))
         vitals = Vitals()
         _wait_until_serving(player, agent, vitals)
         view.stage("agent", f"process {agent.pid} serves {' and '.join(paths)}")

@@ -6,6 +6,9 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +22,12 @@ from edgeslm.demo import bundles, words
 from edgeslm.demo.errors import ExportFailedError, MissingExtraError
 from edgeslm.demo.factory import Message
 from edgeslm.demo.faults import Fault
+from edgeslm.demo.interrupts import Interrupts, deferred
 from edgeslm.demo.orders import Order
 from edgeslm.demo.plain import PlainView
 from edgeslm.demo.player import level
 from edgeslm.demo.processes import clean_environment
-from edgeslm.demo.show import Interrupts, Vitals, configuration
+from edgeslm.demo.show import Vitals, configuration
 from edgeslm.demo.tally import Tally
 from edgeslm.runtime.profiles import detect_profile
 
@@ -113,6 +117,42 @@ def test_during_the_play_a_signal_only_asks() -> None:
         interrupts.raising = False
         os.kill(os.getpid(), signal.SIGTERM)
         assert interrupts.asked
+
+
+def test_a_signal_while_something_is_started_is_acted_on_once_that_is_known() -> None:
+    known = False
+
+    def start() -> None:
+        nonlocal known
+        with deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            known = True
+
+    with Interrupts(), pytest.raises(KeyboardInterrupt):
+        start()
+    assert known
+
+
+def test_an_exporter_is_ended_that_was_just_being_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *_: object, **__: object) -> None:
+            super().__init__([sys.executable, "-c", "import time; time.sleep(60)"])
+            started.append(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0)  # a step at which Python acts on it
+
+    monkeypatch.setattr(bundles, "check_exporter", lambda: None)
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    wanted = bundles.Wanted("intent", "orders", b"")
+    with Interrupts(), pytest.raises(KeyboardInterrupt):
+        bundles.make(wanted, tmp_path, detect_profile(), quiet=True)
+    (process,) = started
+    assert process.returncode == -signal.SIGTERM
+    assert list((tmp_path / "demo").iterdir()) == []
 
 
 @pytest.mark.parametrize(
