@@ -79,7 +79,7 @@ class Running:
             clock=SystemClock(),
             **more,
         )
-        self._thread = threading.Thread(target=self.server.run)
+        self._thread = threading.Thread(target=self.server.run, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:

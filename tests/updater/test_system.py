@@ -22,6 +22,7 @@ from tests.agent.kit import AgentProcess, Plant, brittle_bundle, poll
 from tests.fleet import kit
 from tests.fleet.served import Running
 from tests.mosquitto import Mosquitto
+from tests.runtime.cascades import CONFIDENCE, TEXTS, seal, write_cascade
 from tests.updater.whole import DEVICE, MODEL, Fleet, large_bundle
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
@@ -161,6 +162,25 @@ def test_a_bad_one_is_refused_and_a_newer_assignment_may_name_an_older_one(syste
     system.fleet.assign(1)
     committed(system, 1)
     assert system.serves() == 1
+
+
+def test_a_cascade_is_tried_and_committed_as_one_model(
+    tmp_path: Path, mosquitto: Mosquitto
+) -> None:
+    fleet = Fleet(tmp_path / "fleet")
+    for version, confidence in ((1, 0.99), (2, CONFIDENCE)):
+        both = write_cascade(tmp_path / f"v{version}", confidence=confidence)
+        seal(both, name=MODEL, version=version)
+        fleet.offer(version, both)
+    with contextlib.closing(System(tmp_path, fleet, mosquitto)) as system:
+        system.fleet.assign(2)
+        system.updater.start()
+        committed(system, 2)
+        before = system.plant.answered()
+        for text in TEXTS:
+            system.plant.publish("plant/a", text)
+        found = system.plant.wait_for(before + len(TEXTS))[before:]
+        assert {(r["model"]["version"], r["stage"]) for r in found} == {(2, "first"), (2, "second")}
 
 
 def test_an_assignment_that_was_replaced_is_refused(system: System, tmp_path: Path) -> None:
