@@ -18,7 +18,8 @@ from edgeslm.adapters.blocks import FileBlockStore
 from edgeslm.adapters.clock import SystemClock
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig
-from edgeslm.contract.settings import Broker, UpdateSettings
+from edgeslm.contract.brokers import Broker
+from edgeslm.contract.settings import UpdateSettings
 from edgeslm.contract.topics import DEFAULT_ROOT, Topics
 from edgeslm.ports import Letter
 from edgeslm.updater.download import Fetcher

@@ -16,7 +16,7 @@ from benchmarks.rivals import jumper
 from benchmarks.setup import Setup
 from benchmarks.stats import once
 from edgeslm.agent.watch import sighting_of
-from edgeslm.contract.settings import ModelSettings
+from edgeslm.contract.routes import ModelSettings
 from edgeslm.core import template
 from edgeslm.core.drift import Drift
 from edgeslm.demo.factory import Factory, play

@@ -20,8 +20,8 @@ from benchmarks.groups.push import serving
 from benchmarks.meter import Meter
 from benchmarks.setup import Setup
 from benchmarks.watch import Activity
+from edgeslm.contract.brokers import Broker as BrokerSettings
 from edgeslm.contract.settings import AgentSettings
-from edgeslm.contract.settings import Broker as BrokerSettings
 from edgeslm.contract.topics import DEFAULT_ROOT, Topics
 from edgeslm.demo.processes import Child
 from edgeslm.fleet.config import FleetConfig

@@ -18,7 +18,7 @@ from benchmarks.rivals import tfidf
 from benchmarks.setup import Setup
 from benchmarks.stats import above, averaged, once
 from edgeslm.agent.watch import Watch, sighting_of
-from edgeslm.contract.settings import ModelSettings
+from edgeslm.contract.routes import ModelSettings
 from edgeslm.ports import Answer
 from edgeslm.tasks.anomaly import DISTANCE, SESSION_END, Anomaly, load
 from exporters.data import ANOMALY, Row

@@ -15,7 +15,7 @@ from paho.mqtt.properties import Properties
 
 from edgeslm.adapters.paho_fast import make_client
 from edgeslm.adapters.paho_stock import Carrier, StockClient
-from edgeslm.contract.settings import Broker, Proxy, Tls
+from edgeslm.contract.brokers import Broker, Proxy, Tls
 
 TCP_TIMEOUT_S: Final = 3.0
 LAST_S: Final = 1.0  # at `stop`, for what is on the way

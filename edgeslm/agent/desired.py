@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgeslm.contract.settings import AgentSettings, ModelSettings
+from edgeslm.contract.routes import ModelSettings
+from edgeslm.contract.settings import AgentSettings
 from edgeslm.errors import RejectedError
 from edgeslm.ports import SlotsUnavailableError
 

@@ -15,7 +15,7 @@ from edgeslm.agent.session import InputSession, Job
 from edgeslm.agent.watch import Watch
 from edgeslm.agent.workers import Pool
 from edgeslm.contract.messages import ErrorInfo, ModelState
-from edgeslm.contract.settings import ModelSettings
+from edgeslm.contract.routes import ModelSettings
 from edgeslm.core.support import has_ended
 from edgeslm.errors import UnavailableError
 from edgeslm.ports import Memory

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from edgeslm.contract.settings import Share
+from edgeslm.contract.routes import Share
 from edgeslm.core.allowance import Allowance
 from edgeslm.core.template import canonical, split
 from edgeslm.ports import Answer, Request

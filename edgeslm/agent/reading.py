@@ -7,7 +7,7 @@ import json
 import math
 from typing import Final, NamedTuple
 
-from edgeslm.contract.settings import Route
+from edgeslm.contract.routes import Route
 from edgeslm.ports import Received, Request
 
 MAX_ID: Final = 512  # characters of a publisher's own id

@@ -16,7 +16,8 @@ from edgeslm.agent.responder import AbsentModel, Model, Responder
 from edgeslm.agent.session import InputSession, Job, routes_of
 from edgeslm.agent.workers import Pool
 from edgeslm.contract.messages import ErrorInfo, ModelState
-from edgeslm.contract.settings import AgentSettings, ModelSettings
+from edgeslm.contract.routes import ModelSettings
+from edgeslm.contract.settings import AgentSettings
 from edgeslm.core.delivery import Parcel
 from edgeslm.core.pressure import Level, entries_at, is_paused
 from edgeslm.errors import EdgeSLMError

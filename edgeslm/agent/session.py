@@ -8,7 +8,7 @@ from typing import Final
 
 from edgeslm.adapters.ring import Ring, digest
 from edgeslm.agent.retained import Retained
-from edgeslm.contract.settings import Lane, Route
+from edgeslm.contract.routes import Lane, Route
 from edgeslm.contract.topics import matches, widest
 from edgeslm.core.delivery import Parcel
 from edgeslm.core.lane import Lane as Order

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from edgeslm.contract.messages import DriftState
-from edgeslm.contract.settings import ModelSettings, Share
+from edgeslm.contract.routes import ModelSettings, Share
 from edgeslm.core.drift import INTENT, NEW, NUMBER, RECENT, Drift, Sighting, Trained
 from edgeslm.core.template import readable
 from edgeslm.ports import Answer, Request

@@ -30,7 +30,8 @@ from edgeslm.agent.retained import Retained
 from edgeslm.contract.feedback import MAX_FEEDBACK_BYTES
 from edgeslm.contract.learning import FeedbackSettings
 from edgeslm.contract.profile import DeviceProfile, FlashBudget, PressureLimits
-from edgeslm.contract.settings import AgentSettings, ModelSettings, load_settings
+from edgeslm.contract.routes import ModelSettings
+from edgeslm.contract.settings import AgentSettings, load_settings
 from edgeslm.core.delivery import Parcel
 from edgeslm.core.pressure import Reading
 from edgeslm.logs import Log

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeslm.adapters.mqtt_open import password_of, tls_context
-from edgeslm.contract.settings import REMEDY, Broker, Tls
+from edgeslm.contract.brokers import Broker, Tls
+from edgeslm.contract.settings import REMEDY
 from edgeslm.errors import ConfigError
 
 

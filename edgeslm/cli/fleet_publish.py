@@ -18,7 +18,7 @@ from edgeslm.adapters.mqtt_open import LinkConfig, password_of, tls_context
 from edgeslm.adapters.signals import acting_on
 from edgeslm.cli.fleet import add_database, database, opened, parser
 from edgeslm.contract.base import problems_of
-from edgeslm.contract.settings import Broker, Tls
+from edgeslm.contract.brokers import Broker, Tls
 from edgeslm.errors import ConfigError
 from edgeslm.ports import Letter, Sink, Transport
 

@@ -14,7 +14,7 @@ from typing import Final, TypedDict
 from edgeslm.agent.reading import Reading, read
 from edgeslm.cli.text import printable, whole
 from edgeslm.contract.messages import ModelRef, Result, encode
-from edgeslm.contract.settings import Route
+from edgeslm.contract.routes import Route
 from edgeslm.errors import EXIT_REJECTED, EdgeSLMError, RejectedError
 from edgeslm.ports import Memory, Received
 from edgeslm.runtime.golden import user_verdicts

@@ -43,6 +43,12 @@ RelativePath = Annotated[
 ]
 
 
+class Section(BaseModel):
+    """A table of settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
 class Typed(BaseModel):
     """A file that people or tools write: unknown keys are mistakes."""
 

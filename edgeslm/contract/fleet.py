@@ -15,7 +15,8 @@ from edgeslm.contract.base import Name, RelativePath, Sha256, Typed, spelled
 from edgeslm.contract.learning import FeedbackSettings
 from edgeslm.contract.manifest import Requirements
 from edgeslm.contract.messages import ErrorInfo, SchemaVersion
-from edgeslm.contract.settings import OutboxSettings, Route
+from edgeslm.contract.routes import Route
+from edgeslm.contract.settings import OutboxSettings
 
 BLOCK_BYTES: Final = 128 * 1024
 """Of a block; the last of a blob is shorter. AWS IoT's streams take as much at most."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from edgeslm.contract.base import spelled
+from edgeslm.contract.base import Section, spelled
 
 PublicKey = Annotated[
     str,
@@ -19,11 +19,7 @@ PublicKey = Annotated[
 TokenId = Annotated[str, spelled(r"^[0-9a-f]{16}$", "not a token's id: 16 of 0-9 and a-f")]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class FeedbackSettings(_Section):
+class FeedbackSettings(Section):
     """What operators say of answers (docs/feedback.md); absent: the topic is not heard."""
 
     keys: Annotated[
@@ -87,7 +83,7 @@ class FeedbackSettings(_Section):
     ] = 8
 
 
-class LearnSettings(_Section):
+class LearnSettings(Section):
     """A source that the model was not trained on learns what is its own, for a while."""
 
     lines: Annotated[
@@ -99,7 +95,7 @@ class LearnSettings(_Section):
     ] = 24.0
 
 
-class NoticeSettings(_Section):
+class NoticeSettings(Section):
     """Events for people: `alarm_raised` and `template_shown`, one for all alarms that are alike."""
 
     again_s: Annotated[

@@ -17,271 +17,30 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
-    SecretStr,
     ValidationError,
     model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from edgeslm.contract.base import Name, problems_of, read_toml, spelled
+from edgeslm.contract.base import Name, Section, problems_of, read_toml, spelled
+from edgeslm.contract.brokers import MAX_PORT, Broker
 from edgeslm.contract.identity import CERT, CURRENT, KEY, SOCKET, read_identity
-from edgeslm.contract.learning import FeedbackSettings, LearnSettings, NoticeSettings
+from edgeslm.contract.learning import FeedbackSettings, NoticeSettings
 from edgeslm.contract.messages import MAX_TAG_CHARS, MAX_TAGS
-from edgeslm.contract.topics import DEFAULT_ROOT, Topics, covers, filter_problem, overlap
+from edgeslm.contract.routes import ModelSettings, Route
+from edgeslm.contract.topics import DEFAULT_ROOT, Topics, covers, overlap
 from edgeslm.errors import ConfigError, NotProvisionedError
 
-Share = Literal["none", "explanation", "text"]
-Lane = Literal["alert", "telemetry"]
-Pointer = Annotated[
-    str,
-    spelled(
-        r"^(/([^~/]|~[01])*)+$",
-        "not a JSON pointer, such as /data/text",
-        max_length=512,
-        description="JSON pointer (RFC 6901) into the payload.",
-    ),
-]
 OTHER_VARIABLES = frozenset({"EDGESLM_CACHE", "EDGESLM_CASES", "EDGESLM_FLEET_PASSPHRASE"})
 """Variables that are no settings: where exports are kept, where tests find their cases, and what
 unlocks the keys of `edgeslm fleet`."""
-_MAX_PORT: Final = 65_535
-_PORTS: Final = {  # by transport, and whether there is TLS
-    ("tcp", False): 1883,
-    ("tcp", True): 8883,
-    ("websockets", False): 80,
-    ("websockets", True): 443,
-}
 UNPROVISIONED: Final = "unprovisioned"
 """Id of a device that has not been told who it is; no fleet gives it to one."""
 REMEDY = "Correct it and start again; docs/settings.md lists every key."
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Tls(_Section):
-    """TLS to a broker; an empty table uses the system's certificate authorities."""
-
-    ca_file: Annotated[Path | None, Field(description="CA bundle, PEM.")] = None
-    cert_file: Annotated[Path | None, Field(description="Client certificate, PEM.")] = None
-    key_file: Annotated[Path | None, Field(description="Client key, PEM.")] = None
-
-    @model_validator(mode="after")
-    def _pair(self) -> Self:
-        if (self.cert_file is None) != (self.key_file is None):
-            msg = "cert_file and key_file belong together"
-            raise ValueError(msg)
-        return self
-
-
-Node = Annotated[
-    str,
-    spelled(
-        r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?$",
-        "not HOST or HOST:PORT; an IPv6 address is in brackets",
-    ),
-]
-
-
-class Proxy(_Section):
-    """A proxy on the way to a broker; needs the extra `proxy`."""
-
-    kind: Annotated[
-        Literal["http", "socks5"], Field(description="http: by CONNECT, as for HTTPS.")
-    ] = "http"
-    host: Annotated[str, Field(min_length=1, description="Name or address.")]
-    port: Annotated[int, Field(ge=1, le=65535)]
-    username: Annotated[str | None, Field(description="With password_file.")] = None
-    password_file: Annotated[
-        Path | None, Field(description="Holds the password; a last newline is dropped.")
-    ] = None
-
-    @model_validator(mode="after")
-    def _pair(self) -> Self:
-        if (self.username is None) != (self.password_file is None):
-            msg = "username and password_file belong together"
-            raise ValueError(msg)
-        return self
-
-
-class Broker(_Section):
-    """One MQTT broker, or a cluster of them."""
-
-    host: Annotated[
-        str, Field(min_length=1, description="Name, address, or path of a Unix socket.")
-    ] = "localhost"
-    port: Annotated[
-        int | None,
-        Field(ge=1, le=65535, description="Absent: 1883, with TLS 8883; of a WebSocket 80, 443."),
-    ] = None
-    others: Annotated[
-        tuple[Node, ...],
-        Field(
-            max_length=15,
-            description="HOST or HOST:PORT of the cluster's other nodes, tried in turn.",
-        ),
-    ] = ()
-    protocol: Annotated[Literal["5", "3.1.1"], Field(description="MQTT version.")] = "5"
-    transport: Annotated[
-        Literal["tcp", "websockets"],
-        Field(description="MQTT as it is, or in a WebSocket, where only HTTP gets through."),
-    ] = "tcp"
-    path: Annotated[
-        str, spelled(r"^/[!-~]*$", "not a path, such as /mqtt", description="Of the WebSocket.")
-    ] = "/mqtt"
-    proxy: Annotated[Proxy | None, Field(description="On the way to the broker.")] = None
-    username: Annotated[str | None, Field(description="With password or password_file.")] = None
-    password: Annotated[SecretStr | None, Field(description="Never logged.")] = None
-    password_file: Annotated[
-        Path | None, Field(description="Holds the password; a last newline is dropped.")
-    ] = None
-    tls: Annotated[Tls | None, Field(description="Plain TCP where absent.")] = None
-    keepalive_s: Annotated[
-        int,
-        Field(
-            ge=5,
-            le=3600,
-            description="MQTT keep-alive; the broker calls us lost after half as long again.",
-        ),
-    ] = 60
-    session_expiry_s: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=0xFFFFFFFF,
-            description="How long the broker keeps our session while we are away (MQTT 5).",
-        ),
-    ] = 7 * 24 * 3600
-
-    @model_validator(mode="after")
-    def _one_password(self) -> Self:
-        if self.password is not None and self.password_file is not None:
-            msg = "give password or password_file, not both"
-            raise ValueError(msg)
-        if (self.password or self.password_file) and self.username is None:
-            msg = "a password needs a username"
-            raise ValueError(msg)
-        return self
-
-    @model_validator(mode="after")
-    def _ports(self) -> Self:
-        if wrong := [f"{host}:{port}" for host, port in self.nodes if not 0 < port <= _MAX_PORT]:
-            msg = f"others: {wrong[0]}: no such port"
-            raise ValueError(msg)
-        return self
-
-    @property
-    def stays_here(self) -> bool:
-        """Whether nothing that is sent leaves this machine."""
-        return all(_is_here(host) for host, _ in self.nodes)
-
-    @property
-    def nodes(self) -> tuple[tuple[str, int], ...]:
-        """Host and port of each node, the one named first first."""
-        found = [(self.host, self.effective_port)]
-        for node in self.others:
-            host, colon, port = node.rpartition(":")
-            if not colon or port.endswith("]"):  # a name alone, or an IPv6 address alone
-                host, port = node, ""
-            found.append((host.strip("[]"), int(port) if port else self.effective_port))
-        return tuple(found)
-
-    @property
-    def effective_port(self) -> int:
-        return self.port or _PORTS[self.transport, self.tls is not None]
-
-    @property
-    def address(self) -> str:
-        return f"{self.host}:{self.effective_port}"
-
-
-class ModelSettings(_Section):
-    """One model on this device."""
-
-    bundle: Annotated[
-        Path | None, Field(description="Bundle folder; absent: what the updater brings.")
-    ] = None
-    workers: Annotated[
-        int | None, Field(ge=1, le=64, description="Threads that call it; the cores, if absent.")
-    ] = None
-    cache_entries: Annotated[
-        int, Field(ge=0, le=1_000_000, description="Model outputs kept; 0 switches the cache off.")
-    ] = 4096
-    receive_maximum: Annotated[
-        int, Field(ge=1, le=65_535, description="Messages taken and not yet acknowledged.")
-    ] = 512
-    review: Annotated[
-        bool,
-        Field(description="Show each new template once (docs/feedback.md), alarm or not."),
-    ] = False
-    learn: LearnSettings = LearnSettings()
-    drift: Annotated[
-        bool, Field(description="Watch whether it still hears what it was trained on, and tell.")
-    ] = True
-    drift_false_rate: Annotated[
-        float,
-        Field(
-            gt=0,
-            le=0.01,
-            description="False reports of drift a message, at most: 1e-5 is one in 100,000.",
-        ),
-    ] = 1e-5
-
-
-class Route(_Section):
-    """Which messages go to which models, and how they are read."""
-
-    topic: Annotated[str, Field(description="MQTT topic filter.")]
-    models: Annotated[tuple[Name, ...], Field(min_length=1, description="Keys of [models].")]
-    text: Annotated[
-        Pointer | None, Field(description="Where the text is; absent: the payload is the text.")
-    ] = None
-    source: Annotated[
-        Pointer | None, Field(description="Where the machine's name is; absent: its topic.")
-    ] = None
-    time: Annotated[
-        Pointer | None, Field(description="Where the text's own time is, seconds since 1970.")
-    ] = None
-    key: Annotated[
-        Pointer | None, Field(description="Where the key is: the session or order the text is of.")
-    ] = None
-    id: Annotated[Pointer | None, Field(description="Where the publisher's own id is.")] = None
-    id_property: Annotated[
-        str | None, Field(description="MQTT 5 user property with the publisher's own id.")
-    ] = None
-    encoding: Annotated[
-        Literal["utf-8", "latin-1", "utf-16-le", "cp1252"], Field(description="Of the payload.")
-    ] = "utf-8"
-    max_bytes: Annotated[
-        int, Field(ge=1, le=16 * 1024 * 1024, description="A longer payload is an error result.")
-    ] = 65_536
-    share: Annotated[
-        Share, Field(description="What results may carry of the text: it stays here by default.")
-    ] = "none"
-    lane: Annotated[
-        Lane | None,
-        Field(
-            description="What results count as while the uplink is away: an alert is never thinned "
-            "nor given up. Absent: those with the label `anomaly` are alerts."
-        ),
-    ] = None
-
-    @model_validator(mode="after")
-    def _readable(self) -> Self:
-        if problem := filter_problem(self.topic):
-            msg = f"topic: {problem}"
-            raise ValueError(msg)
-        if self.text is None and any((self.source, self.time, self.key, self.id)):
-            msg = "source, time, key and id are fields of JSON: name the text's pointer too"
-            raise ValueError(msg)
-        return self
-
-
-class OutboxSettings(_Section):
+class OutboxSettings(Section):
     """Results that the uplink would not take, on disk."""
 
     max_results: Annotated[
@@ -344,7 +103,7 @@ Hours = Annotated[
 ]
 
 
-class UpdateSettings(_Section):
+class UpdateSettings(Section):
     """`edgeslm updater`: which fleet is trusted, and how models are fetched; absent: no updates."""
 
     root: Annotated[
@@ -381,7 +140,7 @@ class UpdateSettings(_Section):
     ] = None
 
 
-class HardwareKey(_Section):
+class HardwareKey(Section):
     """The device's key in a PKCS#11 token; stunnel uses it, and the agent connects to stunnel."""
 
     module: Annotated[Path, Field(description="The token's PKCS#11 library.")]
@@ -396,7 +155,7 @@ class HardwareKey(_Section):
     pin_file: Annotated[Path, Field(description="Holds its PIN, without a newline.")]
 
 
-class ProvisionSettings(_Section):
+class ProvisionSettings(Section):
     """`edgeslm provision`: how the device gets its certificate; absent: it is given one."""
 
     dir: Annotated[
@@ -434,7 +193,7 @@ class ProvisionSettings(_Section):
         return self
 
 
-class PressureSettings(_Section):
+class PressureSettings(Section):
     """When the agent does less, telemetry first and alarms last; an absent key is the profile's."""
 
     temperature_c: Annotated[
@@ -453,7 +212,7 @@ class PressureSettings(_Section):
 
 def _on_loopback(address: str) -> str:
     host, _, port = address.rpartition(":")
-    if not 0 < int(port) <= _MAX_PORT:
+    if not 0 < int(port) <= MAX_PORT:
         msg = f"{port}: no such port"
         raise ValueError(msg)
     if host != "localhost":
@@ -467,7 +226,7 @@ def _on_loopback(address: str) -> str:
     return address
 
 
-class MetricsSettings(_Section):
+class MetricsSettings(Section):
     """What Prometheus scrapes (docs/metrics.md); absent: nothing is served."""
 
     listen: Annotated[
@@ -506,7 +265,7 @@ Prefix = Annotated[
 ]
 
 
-class HomeAssistantSettings(_Section):
+class HomeAssistantSettings(Section):
     """Entities in Home Assistant, by its MQTT discovery; absent: none, and none are left."""
 
     discovery_prefix: Annotated[Prefix, Field(description="As its MQTT integration has it.")] = (
@@ -660,15 +419,6 @@ def load_settings(path: Path) -> AgentSettings:
         remedy = "Give `edgeslm provision` first, or say it here."
         raise NotProvisionedError(str(path), problems, remedy=remedy)
     return settings.model_copy(update={"uplink": certified(settings)})
-
-
-def _is_here(host: str) -> bool:
-    if host.startswith("/") or host.lower() == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _unprotected(settings: AgentSettings) -> str | None:

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from edgeslm.adapters.mqtt_open import LinkConfig, describe, open_client
 from edgeslm.adapters.paho_stock import StockClient
+from edgeslm.contract.brokers import Broker
 from edgeslm.contract.provision import MAX_BYTES, AuthorityNotice, CertificateReply
-from edgeslm.contract.settings import Broker
 from edgeslm.contract.topics import FleetTopics
 from edgeslm.errors import EdgeSLMError
 from edgeslm.ports import Letter

@@ -20,8 +20,9 @@ from typing import Annotated, Any, Final
 from pydantic import Field, TypeAdapter, ValidationError
 
 from edgeslm.adapters.fs import write_durably
+from edgeslm.contract.brokers import Broker, Tls
 from edgeslm.contract.identity import CERT, CURRENT, SOCKET, TUNNEL_PID
-from edgeslm.contract.settings import Broker, HardwareKey, Tls
+from edgeslm.contract.settings import HardwareKey
 from edgeslm.core.provisioning import SIGNED
 from edgeslm.provision.errors import DeviceKeyError, ProvisionExtraError, unusable
 from edgeslm.provision.folder import Folder, disk

@@ -16,16 +16,11 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from edgeslm.contract.brokers import Broker
 from edgeslm.contract.fleet import DeviceId
 from edgeslm.contract.identity import CERT, CURRENT, Identity, read_identity
 from edgeslm.contract.provision import CertificateReply, CertificateRequest
-from edgeslm.contract.settings import (
-    UNPROVISIONED,
-    AgentSettings,
-    Broker,
-    ProvisionSettings,
-    certified,
-)
+from edgeslm.contract.settings import UNPROVISIONED, AgentSettings, ProvisionSettings, certified
 from edgeslm.core.provisioning import (
     AUTHORITY_NAMED,
     CertificateRequestError,

@@ -17,10 +17,10 @@ from pydantic import ValidationError
 from edgeslm.adapters.dsse import read_envelope
 from edgeslm.adapters.mqtt_open import LinkConfig
 from edgeslm.adapters.slot_store import MemorySlotStore
+from edgeslm.contract.brokers import Broker
 from edgeslm.contract.fleet import ASSIGNMENT, Assignment
 from edgeslm.contract.messages import SCHEMA_VERSION, Status, UpdateState, encode
 from edgeslm.contract.profile import DeviceProfile, Trial
-from edgeslm.contract.settings import Broker
 from edgeslm.contract.slots import ModelSlots, Slot, SlotTable
 from edgeslm.contract.topics import Topics
 from edgeslm.core.update import State, state_of

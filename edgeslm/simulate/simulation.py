@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from edgeslm.contract.settings import Broker
+from edgeslm.contract.brokers import Broker
 from edgeslm.errors import UnavailableError
 from edgeslm.logs import Log
 from edgeslm.runtime.profiles import load_profile

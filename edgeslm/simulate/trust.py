@@ -16,8 +16,9 @@ from typing import Final
 from edgeslm.adapters.clock import SystemClock, since_boot
 from edgeslm.adapters.dsse import Signers
 from edgeslm.adapters.tuf import Trust, read_assignment
+from edgeslm.contract.brokers import Broker
 from edgeslm.contract.fleet import Assignment, BlockList, Command, Keys
-from edgeslm.contract.settings import AgentSettings, Broker, UpdateSettings
+from edgeslm.contract.settings import AgentSettings, UpdateSettings
 from edgeslm.core import trust as rules
 from edgeslm.core.trust import CommandMalformedError, Floors, TrustUnavailableError
 from edgeslm.errors import EdgeSLMError

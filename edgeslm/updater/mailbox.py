@@ -17,7 +17,7 @@ from typing import Final
 
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig
-from edgeslm.contract.settings import Broker
+from edgeslm.contract.brokers import Broker
 from edgeslm.errors import RejectedError
 from edgeslm.ports import (
     Arrived,

@@ -13,7 +13,7 @@ import pytest
 from edgeslm.adapters.mqtt_open import LinkConfig, visit
 from edgeslm.adapters.paho_fast import FastClient, make_client
 from edgeslm.adapters.paho_stock import StockClient
-from edgeslm.contract.settings import Broker
+from edgeslm.contract.brokers import Broker
 from tests.certificates import Authority
 from tests.gateways import ConnectProxy, Gateway, SocksProxy, WebSocketGateway
 from tests.mosquitto import Mosquitto

@@ -12,7 +12,8 @@ import pytest
 
 from edgeslm.agent.agent import CHANGES
 from edgeslm.agent.reading import read
-from edgeslm.contract.settings import Route, load_settings
+from edgeslm.contract.routes import Route
+from edgeslm.contract.settings import load_settings
 from edgeslm.contract.vocabulary import INPUT_ERRORS
 from edgeslm.errors import ConfigError
 from edgeslm.ports import Received, Request

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgeslm.agent.notices import KEPT, TOGETHER, Notices, Seen
 from edgeslm.agent.recent import MAX_CHARS, Recent, Said
-from edgeslm.contract.settings import Share
+from edgeslm.contract.routes import Share
 from edgeslm.ports import Answer, Request
 
 DAY_S = 86_400.0

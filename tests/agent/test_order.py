@@ -21,7 +21,7 @@ from edgeslm.adapters.ring import Ring
 from edgeslm.agent.responder import Responder
 from edgeslm.agent.session import InputSession, Job
 from edgeslm.agent.workers import Pool
-from edgeslm.contract.settings import Route
+from edgeslm.contract.routes import Route
 from edgeslm.core.delivery import Parcel
 from edgeslm.ports import Memory, Received
 from edgeslm.runtime.model import Model, load_model

@@ -19,7 +19,8 @@ from edgeslm.adapters.loopback import Bus, Loopback
 from edgeslm.agent.models import ModelSlot
 from edgeslm.agent.people import LOOK_S, TOLD, People, Voices
 from edgeslm.contract.learning import FeedbackSettings
-from edgeslm.contract.settings import AgentSettings, ModelSettings
+from edgeslm.contract.routes import ModelSettings
+from edgeslm.contract.settings import AgentSettings
 from edgeslm.core.delivery import Parcel
 from edgeslm.core.memory import LineMemory
 from edgeslm.core.overlay import Lesson

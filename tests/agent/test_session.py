@@ -18,7 +18,7 @@ from edgeslm.adapters.ring import Ring
 from edgeslm.agent.reading import read
 from edgeslm.agent.retained import Retained
 from edgeslm.agent.session import InputSession, Job
-from edgeslm.contract.settings import Route
+from edgeslm.contract.routes import Route
 from edgeslm.core.delivery import Parcel
 from edgeslm.ports import Arrived, Down, Report, Up
 

@@ -14,7 +14,8 @@ from edgeslm.agent.models import ModelSlot
 from edgeslm.agent.roster import Roster
 from edgeslm.agent.vitals import LOOK_S, SILENT_S, STUCK_S, Vitals, limits_of
 from edgeslm.contract.profile import FlashBudget, PressureLimits
-from edgeslm.contract.settings import AgentSettings, ModelSettings, PressureSettings
+from edgeslm.contract.routes import ModelSettings
+from edgeslm.contract.settings import AgentSettings, PressureSettings
 from edgeslm.core.growth import BOUND_MB_H
 from edgeslm.core.pressure import CACHE_SHARE, Level, Limits, Reading
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgeslm.agent.watch import OVER, SHOWN, SUSPECTED, Watch, sighting_of
-from edgeslm.contract.settings import ModelSettings
+from edgeslm.contract.routes import ModelSettings
 from edgeslm.core.drift import INTENT, Sighting, Trained
 from edgeslm.ports import Answer, Request
 

@@ -13,7 +13,7 @@ import pytest
 
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig
-from edgeslm.contract.settings import Broker
+from edgeslm.contract.brokers import Broker
 from edgeslm.ports import Arrived, Confirmed, Down, Letter, Report, Subscribed, Up
 from tests.agent.kit import AgentProcess, brittle_bundle, poll
 from tests.nats import NODES, Cluster

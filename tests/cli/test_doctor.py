@@ -32,11 +32,12 @@ from edgeslm.cli.checks import Finding, brokers, device, files, guarded, updates
 from edgeslm.cli.checks import providers as checked
 from edgeslm.cli.checks.models import untimed
 from edgeslm.cli.updates import UpdateExtraError
+from edgeslm.contract.brokers import Broker
 from edgeslm.contract.control import Report as AgentReport
 from edgeslm.contract.control import ServingModel
 from edgeslm.contract.fleet import BLOCK_BYTES
 from edgeslm.contract.manifest import Artifact
-from edgeslm.contract.settings import AgentSettings, Broker, load_settings
+from edgeslm.contract.settings import AgentSettings, load_settings
 from edgeslm.contract.slots import ModelSlots, Slot, SlotTable
 from edgeslm.contract.topics import FleetTopics
 from edgeslm.core.block import HEAD_BYTES

@@ -14,7 +14,7 @@ import pytest
 
 from edgeslm.cli.fleet_publish import _options, broker_of
 from edgeslm.cli.main import main
-from edgeslm.contract.settings import Broker
+from edgeslm.contract.brokers import Broker
 from edgeslm.contract.topics import FleetTopics
 from edgeslm.updater.mailbox import open_mailbox
 from tests.fleet import kit

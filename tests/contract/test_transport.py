@@ -20,7 +20,7 @@ from edgeslm.adapters.loopback import Bus, Loopback, Message
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig
 from edgeslm.adapters.paho_stock import StockClient
-from edgeslm.contract.settings import Broker
+from edgeslm.contract.brokers import Broker
 from edgeslm.core.delivery import Parcel
 from edgeslm.ports import (
     Arrived,

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from edgeslm.contract.settings import OTHER_VARIABLES, AgentSettings, Broker, Tls, load_settings
+from edgeslm.contract.brokers import Broker, Tls
+from edgeslm.contract.settings import OTHER_VARIABLES, AgentSettings, load_settings
 from edgeslm.errors import EXIT_CONFIG, ConfigError
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edgeslm.contract.control import ServingModel
 from edgeslm.contract.fleet import DeviceConfig
 from edgeslm.contract.profile import Trial
-from edgeslm.contract.settings import Route
+from edgeslm.contract.routes import Route
 from edgeslm.core.trial import (
     ENOUGH,
     QUIET_FACTOR,

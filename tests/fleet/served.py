@@ -11,8 +11,8 @@ from typing import Final
 from edgeslm.adapters.clock import SystemClock
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig
+from edgeslm.contract.brokers import Broker
 from edgeslm.contract.fleet import BLOCK_BYTES, Index, TimeReply
-from edgeslm.contract.settings import Broker
 from edgeslm.errors import UnavailableError
 from edgeslm.fleet.publisher import Publications
 from edgeslm.fleet.server import Served, Server

@@ -10,7 +10,7 @@ from sqlalchemy import insert, update
 
 from edgeslm.adapters.tuf import Trust
 from edgeslm.contract.fleet import Assignment, DeviceConfig
-from edgeslm.contract.settings import Route
+from edgeslm.contract.routes import Route
 from edgeslm.errors import EdgeSLMError
 from edgeslm.fleet.database import assignments, schema
 from edgeslm.fleet.database.schema import device_models, devices

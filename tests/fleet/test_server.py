@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from edgeslm.adapters.clock import SystemClock
+from edgeslm.contract.brokers import Broker
 from edgeslm.contract.fleet import (
     BLOCK_BYTES,
     MAX_REQUEST_BYTES,
@@ -20,7 +21,6 @@ from edgeslm.contract.fleet import (
     Missing,
     TimeReply,
 )
-from edgeslm.contract.settings import Broker
 from edgeslm.contract.topics import FleetTopics, Topics
 from edgeslm.core import block as codec
 from edgeslm.fleet import server as server_module

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from edgeslm.agent.reading import MAX_ID, read
-from edgeslm.contract.settings import Route
+from edgeslm.contract.routes import Route
 from edgeslm.contract.vocabulary import INPUT_ERRORS
 from edgeslm.ports import Received
 from edgeslm.runtime.stream import split_lines

@@ -16,7 +16,7 @@ from edgeslm.adapters.stick import (
 )
 from edgeslm.contract.base import parse_json
 from edgeslm.contract.fleet import BLOCK_BYTES, BlobFile, BlockList, DeviceConfig
-from edgeslm.contract.settings import Route
+from edgeslm.contract.routes import Route
 from edgeslm.contract.slots import Bad, ModelSlots, Operation, Slot, SlotTable
 from edgeslm.core.slots import begin, candidates, end, problem, slot
 from edgeslm.errors import InvalidFileError

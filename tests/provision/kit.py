@@ -23,8 +23,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from sqlalchemy import Engine
 
+from edgeslm.contract.brokers import Broker
 from edgeslm.contract.provision import PROVISIONER, CertificateReply, CertificateRequest
-from edgeslm.contract.settings import AgentSettings, Broker, read_settings
+from edgeslm.contract.settings import AgentSettings, read_settings
 from edgeslm.errors import EdgeSLMError
 from edgeslm.fleet import enrolment, issuing
 from edgeslm.fleet.authority import Authority, name_of

@@ -9,7 +9,8 @@ from queue import SimpleQueue
 
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig, visit
-from edgeslm.contract.settings import AgentSettings, Broker
+from edgeslm.contract.brokers import Broker
+from edgeslm.contract.settings import AgentSettings
 from edgeslm.fleet import enrolment
 from edgeslm.fleet.database.engine import open_database
 from edgeslm.fleet.service.service import Service

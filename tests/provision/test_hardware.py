@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from edgeslm.contract.brokers import Broker, Tls
 from edgeslm.contract.identity import SOCKET
-from edgeslm.contract.settings import Broker, HardwareKey, Tls, load_settings
+from edgeslm.contract.settings import HardwareKey, load_settings
 from edgeslm.provision.folder import Folder
 from edgeslm.provision.hardware import stunnel
 from tests.provision.kit import Site, edgeslm, eventually

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
-from edgeslm.contract.settings import Broker
+from edgeslm.contract.brokers import Broker
 from edgeslm.contract.topics import DEFAULT_ROOT
 from edgeslm.fleet.repository import Repository
 from edgeslm.simulate.scenario import Scenario, read_scenario

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.contract.settings import Broker
+from edgeslm.contract.brokers import Broker
 from edgeslm.contract.topics import DEFAULT_ROOT
 from edgeslm.core.rollout import State
 from edgeslm.fleet.broker_config import Access, acl_file

@@ -15,7 +15,8 @@ from typing import Final
 
 from edgeslm.adapters.blocks import FileBlockStore
 from edgeslm.adapters.clock import SystemClock
-from edgeslm.contract.settings import Broker, UpdateSettings
+from edgeslm.contract.brokers import Broker
+from edgeslm.contract.settings import UpdateSettings
 from edgeslm.contract.topics import Topics
 from edgeslm.updater.download import Fetcher
 from edgeslm.updater.mailbox import open_mailbox

@@ -14,8 +14,9 @@ import pytest
 
 from edgeslm.adapters.blocks import FileBlockStore, FileDownload
 from edgeslm.adapters.clock import SystemClock
+from edgeslm.contract.brokers import Broker
 from edgeslm.contract.fleet import BLOCK_BYTES, Ask, Missing, TimeReply, Want
-from edgeslm.contract.settings import Broker, UpdateSettings
+from edgeslm.contract.settings import UpdateSettings
 from edgeslm.contract.topics import FleetTopics, Topics
 from edgeslm.core import block as codec
 from edgeslm.ports import DamagedBlobError, DiskFullError, Received

@@ -15,7 +15,7 @@ from edgeslm.adapters.slot_store import FileSlotStore
 from edgeslm.contract.control import Done, Order
 from edgeslm.contract.fleet import BlobFile, BlockList, DeviceConfig
 from edgeslm.contract.profile import Trial
-from edgeslm.contract.settings import Route
+from edgeslm.contract.routes import Route
 from edgeslm.contract.slots import SlotTable
 from edgeslm.contract.topics import Topics
 from edgeslm.core import slots

@@ -17,8 +17,9 @@ import pytest
 
 from edgeslm.adapters.blocks import FileBlockStore
 from edgeslm.adapters.clock import SystemClock
+from edgeslm.contract.brokers import Broker
 from edgeslm.contract.fleet import BLOCK_BYTES
-from edgeslm.contract.settings import Broker, UpdateSettings
+from edgeslm.contract.settings import UpdateSettings
 from edgeslm.contract.topics import Topics
 from edgeslm.updater.download import Fetcher
 from edgeslm.updater.mailbox import open_mailbox

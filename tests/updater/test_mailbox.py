@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from edgeslm.adapters.loopback import Bus, Loopback, Message
-from edgeslm.contract.settings import Broker
+from edgeslm.contract.brokers import Broker
 from edgeslm.ports import Letter, Received, Sink, Transport
 from edgeslm.updater.mailbox import (
     IN_FLIGHT,

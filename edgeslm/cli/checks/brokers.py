@@ -14,8 +14,9 @@ from edgeslm.adapters.mqtt_open import LinkConfig, describe, tls_context, visit
 from edgeslm.adapters.paho_fast import alert_of
 from edgeslm.cli.checks import Finding, Level, error, ok, warning
 from edgeslm.cli.checks.files import brokers_of, unreadable
+from edgeslm.contract.brokers import Broker
 from edgeslm.contract.fleet import BLOCK_BYTES
-from edgeslm.contract.settings import AgentSettings, Broker
+from edgeslm.contract.settings import AgentSettings
 from edgeslm.contract.topics import FleetTopics
 from edgeslm.core.block import HEAD_BYTES
 from edgeslm.errors import EXIT_CONFIG, EXIT_UNAVAILABLE, ConfigError

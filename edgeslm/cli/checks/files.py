@@ -17,7 +17,8 @@ from edgeslm.agent.folders import foreign_file
 from edgeslm.cli.checks import Finding, error, ok, warning
 from edgeslm.cli.text import megabytes
 from edgeslm.contract.base import read_toml
-from edgeslm.contract.settings import AgentSettings, Broker
+from edgeslm.contract.brokers import Broker
+from edgeslm.contract.settings import AgentSettings
 from edgeslm.errors import EXIT_UNAVAILABLE
 
 _ROOM_BYTES: Final = {  # beside what the outbox may hold

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from edgeslm.adapters.clock import SystemClock
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig
-from edgeslm.contract.settings import Broker
+from edgeslm.contract.brokers import Broker
 from edgeslm.fleet.authority import Authority
 from edgeslm.fleet.issuing import answer
 from edgeslm.fleet.repository import Repository

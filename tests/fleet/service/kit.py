@@ -18,9 +18,9 @@ from sqlalchemy import Engine
 from edgeslm.adapters.dsse import read_envelope
 from edgeslm.adapters.mqtt import MqttLink
 from edgeslm.adapters.mqtt_open import LinkConfig
+from edgeslm.contract.brokers import Broker
 from edgeslm.contract.fleet import ASSIGNMENT, Assignment
 from edgeslm.contract.rollout import Plan
-from edgeslm.contract.settings import Broker
 from edgeslm.contract.topics import DEFAULT_ROOT, Topics
 from edgeslm.core.rollout import DeviceState, State, Target
 from edgeslm.fleet.database import rollouts

@@ -18,7 +18,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, event
 
 from edgeslm import logs
-from edgeslm.contract.settings import Broker
+from edgeslm.contract.brokers import Broker
 from edgeslm.fleet.database.engine import open_database
 from edgeslm.fleet.repository import Repository
 from edgeslm.fleet.service.wiring import make
