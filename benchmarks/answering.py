@@ -15,13 +15,20 @@ _TOLD_EVERY: Final = 500
 
 def answers(bundle: Path, rows: Sequence[Row], *, tell: Callable[[str], None]) -> list[Answer]:
     """Return what the runtime answers to each row, one after another, as on a device."""
+    return answers_to(bundle, [request(row) for row in rows], tell=tell)
+
+
+def answers_to(
+    bundle: Path, requests: Sequence[Request], *, tell: Callable[[str], None]
+) -> list[Answer]:
+    """Return what the runtime answers to each request, one after another, as on a device."""
     model = load_model(bundle)
     memory = model.memory()
     found = []
-    for number, row in enumerate(rows):
+    for number, one in enumerate(requests):
         if number % _TOLD_EVERY == 0:
-            tell(f"answering {number:,} of {len(rows):,}")
-        found.append(model.answer(request(row), memory))
+            tell(f"answering {number:,} of {len(requests):,}")
+        found.append(model.answer(one, memory))
     return found
 
 

@@ -138,6 +138,7 @@ class Request:
         key: the session or order that it is of.
         id: its publisher's own; the same again is the same text again.
         delivery: our number for what a broker delivers, the same when it delivers it again.
+        last: it ends its session, as its publisher says.
     """
 
     text: str
@@ -146,6 +147,7 @@ class Request:
     key: str | None = None
     id: str | None = None
     delivery: int | None = None
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,7 @@ ANOMALIES: Final[tuple[Spec, ...]] = (
     Spec(
         "hdfs-auroc",
         "hdfs",
-        "HDFS sessions, known to have ended: AUROC",
+        "HDFS sessions, their last lines marked: AUROC",
         "AUROC",
         _TFIDF_NN,
         ">=",
@@ -152,7 +152,7 @@ ANOMALIES: Final[tuple[Spec, ...]] = (
     Spec(
         "hdfs-f1",
         "hdfs",
-        "HDFS sessions at alarm budget 1 %, known to have ended: F1",
+        "HDFS sessions, their last lines marked, at alarm budget 1 %: F1",
         "F1",
         _TFIDF_NN,
         ">=",
@@ -161,7 +161,7 @@ ANOMALIES: Final[tuple[Spec, ...]] = (
     Spec(
         "hdfs-lines-auroc",
         "hdfs",
-        "HDFS sessions by their lines alone: AUROC",
+        "HDFS sessions, no line marked: AUROC",
         "AUROC",
         _TFIDF_NN,
         ">=",
@@ -170,7 +170,7 @@ ANOMALIES: Final[tuple[Spec, ...]] = (
     Spec(
         "hdfs-lines-f1",
         "hdfs",
-        "HDFS sessions by the alarms that the agent raises, of lines alone, budget 1 %: F1",
+        "HDFS sessions, no line marked, at alarm budget 1 %: F1",
         "F1",
         _TFIDF_NN,
         ">=",

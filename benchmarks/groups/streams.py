@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, roc_auc_score
 
 from benchmarks import bundles, cases
-from benchmarks.answering import answers, request
+from benchmarks.answering import answers, answers_to, request
 from benchmarks.figures import Measured
 from benchmarks.groups.anomaly import Judged, answered, bad_ones, nearest
 from benchmarks.rivals import tfidf
@@ -20,7 +21,7 @@ from benchmarks.stats import above, averaged, once
 from edgeslm.agent.watch import Watch, sighting_of
 from edgeslm.contract.routes import ModelSettings
 from edgeslm.ports import Answer
-from edgeslm.tasks.anomaly import DISTANCE, SESSION_END, Anomaly, load
+from edgeslm.tasks.anomaly import DISTANCE, Anomaly, load
 from exporters.data import ANOMALY, Row
 from exporters.heads import anomaly
 
@@ -73,23 +74,16 @@ def nab(setup: Setup) -> dict[str, Measured]:
 
 
 def hdfs(setup: Setup) -> dict[str, Measured]:
-    """Blocks of a file system, a session each: is any line odd, or its end?"""
+    """Blocks of a file system, a session each, whose last lines are marked, or are not."""
     case = "hdfs-sessions"
     train, unseen = cases.rows(setup, case, "train"), cases.rows(setup, case, "eval")
     bundle = bundles.anomaly(setup, case, train, unseen)
-    said: dict[str | None, list[tuple[Row, Answer]]] = defaultdict(list)
-    for row, answer in zip(unseen, answers(bundle, unseen, tell=setup.tell), strict=True):
-        said[row.key].append((row, answer))
-    bad = np.array([lines[0][0].label == ANOMALY for lines in said.values()])
-    # A session is as odd as its oddest line, or as its end, as its last line has it.
-    ends = np.array([lines[-1][1].channels[SESSION_END] for lines in said.values()])
-    by_lines = np.array([max(answer.score for _, answer in lines) for lines in said.values()])
-    scores = np.maximum(by_lines, -np.log(ends))
-    # The agent raises these; that a session has ended it cannot know, where lines have no time.
-    raised = np.array(
-        [any(answer.label == ANOMALY for _, answer in lines) for lines in said.values()]
-    )
-    alarms = raised | (ends <= bundles.BUDGET)
+    ends = {row.key: i for i, row in enumerate(unseen)}
+    marked = [replace(request(row), last=ends[row.key] == i) for i, row in enumerate(unseen)]
+    scores, alarms = _of_sessions(unseen, answers_to(bundle, marked, tell=setup.tell))
+    by_lines, raised = _of_sessions(unseen, answers(bundle, unseen, tell=setup.tell))
+    labels = {row.key: row.label for row in unseen}
+    bad = np.array([label == ANOMALY for label in labels.values()])
     setup.tell("the rival")
     normal = _whole(train)
     rival = tfidf.distances(normal, _whole(unseen))
@@ -118,6 +112,18 @@ def memory_cost(setup: Setup) -> dict[str, Measured]:
         ours.append(_cpu_us(known, unseen, _watch(known)))
         floors.append(_cpu_us(plain, calm, None))
     return {"memory-cost": above(ours, floors)}
+
+
+def _of_sessions(
+    rows: Sequence[Row], said: Sequence[Answer]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the largest score of each session, and whether one of its lines was an alarm."""
+    sessions: dict[str | None, list[Answer]] = defaultdict(list)
+    for row, answer in zip(rows, said, strict=True):
+        sessions[row.key].append(answer)
+    scores = [max(answer.score for answer in lines) for lines in sessions.values()]
+    alarms = [any(answer.label == ANOMALY for answer in lines) for lines in sessions.values()]
+    return np.array(scores), np.array(alarms)
 
 
 def _missed(bad: NDArray[np.bool_], alarms: NDArray[np.bool_]) -> float:

@@ -68,23 +68,27 @@ def _read_json(
     if route.id is not None and own_id is None:
         own_id = _as_id(_at(document, route.id))
     text = _at(document, route.text or "")
-    if text is _ABSENT:
-        return Reading(None, own_id, "input.field_missing", f"nothing at {route.text}")
-    if not isinstance(text, str):
-        return Reading(None, own_id, "input.field_type", f"{route.text} is not a string")
-    if not text or text.isspace():
-        return Reading(None, own_id, "input.empty", f"{route.text} is empty")
+    if not isinstance(text, str) or not text or text.isspace():
+        return Reading(None, own_id, *_no_text(text, route))
     source = topic if route.source is None else _as_id(_at(document, route.source)) or topic
     key = None if route.key is None else _as_id(_at(document, route.key))
     time = None
-    if route.time is not None:
-        found = _at(document, route.time)
-        if found is not _ABSENT and found is not None:
-            time = _as_time(found)
-            if time is None:
-                why = f"{route.time} is not a time in seconds since 1970"
-                return Reading(None, own_id, "input.field_type", why)
-    return Reading(Request(text, source, time, key, own_id, delivery), own_id)
+    if (found := _given(document, route.time)) is not None and (time := _as_time(found)) is None:
+        why = f"{route.time} is not a time in seconds since 1970"
+        return Reading(None, own_id, "input.field_type", why)
+    last = _given(document, route.last)
+    if not isinstance(last, bool | None):
+        return Reading(None, own_id, "input.field_type", f"{route.last} is not true or false")
+    return Reading(Request(text, source, time, key, own_id, delivery, last is True), own_id)
+
+
+def _no_text(found: object, route: Route) -> tuple[str, str]:
+    """Return code and words of what is no text at its pointer."""
+    if found is _ABSENT:
+        return "input.field_missing", f"nothing at {route.text}"
+    if not isinstance(found, str):
+        return "input.field_type", f"{route.text} is not a string"
+    return "input.empty", f"{route.text} is empty"
 
 
 def id_of(message: Received, route: Route) -> str | None:
@@ -119,6 +123,12 @@ def _as_time(value: object) -> float | None:
     except OverflowError:
         return None
     return time if math.isfinite(time) else None
+
+
+def _given(document: object, pointer: str | None) -> object:
+    """What a pointer points at; None where there is none, or nothing."""
+    found = _ABSENT if pointer is None else _at(document, pointer)
+    return None if found is _ABSENT else found
 
 
 def _at(document: object, pointer: str) -> object:

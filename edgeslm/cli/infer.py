@@ -26,10 +26,11 @@ from edgeslm.runtime.result import answered, refused
 from edgeslm.runtime.stream import Group, Line, map_in_order, read_groups
 
 _ROUTE: Final = Route(topic="#", models=("model",))  # as an agent that is told nothing else
-_FIELDS: Final = {name: f"/{name}" for name in ("text", "source", "time", "key", "id")}
+_FIELDS: Final = {name: f"/{name}" for name in ("text", "source", "time", "key", "last", "id")}
 _EPILOG: Final = """\
 Each line of input gives one line of output, in order: the result that the agent would publish.
-A line is a text, or a JSON object with "text" and, where known, "source", "time", "key" and "id".
+A line is a text, or a JSON object with "text" and, where known, "source", "time", "key", "last" and
+"id".
 With --format auto a line that begins with "{" must be such an object, else its result is an error;
 with --format text it is a text like any other.
 A text alone has no source: a bundle trained on several machines judges it as one of a machine it

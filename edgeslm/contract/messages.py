@@ -70,7 +70,7 @@ class ModelRef(TypedDict):
 class Cause(TypedDict):
     """What made an anomaly's lowest channel low."""
 
-    channel: Annotated[str, Field(description="text, number, window or session.")]
+    channel: Annotated[str, Field(description="text, number, window, session or session_end.")]
     slot: NotRequired[Annotated[int, Field(description="Index of the number in the line, from 0.")]]
     value: NotRequired[
         Annotated[str, Field(description="That number, as written; of a window, its mean.")]

@@ -74,6 +74,9 @@ class Route(Section):
     key: Annotated[
         Pointer | None, Field(description="Where the key is: the session or order the text is of.")
     ] = None
+    last: Annotated[
+        Pointer | None, Field(description="Where true says that a text is the last one of its key.")
+    ] = None
     id: Annotated[Pointer | None, Field(description="Where the publisher's own id is.")] = None
     id_property: Annotated[
         str | None, Field(description="MQTT 5 user property with the publisher's own id.")
@@ -100,7 +103,7 @@ class Route(Section):
         if problem := filter_problem(self.topic):
             msg = f"topic: {problem}"
             raise ValueError(msg)
-        if self.text is None and any((self.source, self.time, self.key, self.id)):
-            msg = "source, time, key and id are fields of JSON: name the text's pointer too"
+        if self.text is None and any((self.source, self.time, self.key, self.last, self.id)):
+            msg = "source, time, key, last and id are fields of JSON: name the text's pointer too"
             raise ValueError(msg)
         return self

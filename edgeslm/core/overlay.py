@@ -22,7 +22,7 @@ from edgeslm.core.template import canonical, number, split
 
 Kind = Literal["normal", "anomaly", "intent"]
 Range = tuple[float, float]
-WIDER: Final = frozenset({"window", "session"})
+WIDER: Final = frozenset({"window", "session", "session_end"})
 """Channels that look at more than the line."""
 FOUND: Final = 4096
 """Templates of which it is remembered what lessons say."""

@@ -74,7 +74,7 @@ class _Said(NamedTuple):
 
 
 class _Session:
-    __slots__ = ("counts", "late", "lines", "time", "whole")
+    __slots__ = ("counts", "ended", "late", "lines", "time", "whole")
 
     def __init__(self) -> None:
         self.lines: list[_Said] = []  # the last ones, in the order of their times
@@ -82,6 +82,7 @@ class _Session:
         self.counts: dict[int, int] = {}
         self.time: float | None = None
         self.late = 0
+        self.ended = False
 
     def take(self, at: int, said: _Said) -> None:
         self.lines.insert(at, said)
@@ -118,14 +119,21 @@ class Sessions:
         return len(self._kept)
 
     def score(
-        self, key: str, template: int | None, time: float | None, text: int | None = None
+        self,
+        key: str,
+        template: int | None,
+        time: float | None,
+        text: int | None = None,
+        *,
+        last: bool = False,
     ) -> Oddness:
         """Take a line of a session in; return how odd it is there.
 
         A new template (None) is left to the text channel: neither it nor what comes after it is
         odd for its place. A line that comes late takes the place that its time gives it, and is
         judged there; one that is older than all that are kept has none, and is not. One that comes
-        again leaves the session as it stands.
+        again leaves the session as it stands. What comes after the `last` one, and is later, is of
+        another session.
 
         Args:
             key: of the session.
@@ -133,8 +141,10 @@ class Sessions:
             time: of the line, seconds; None: it is of now.
             text: stands for what it says, all of it: one of the same text and time is the same
                 line again. None: none is, because somebody else knows which is which.
+            last: it ends the session.
         """
         session = self._session(key, time)
+        session.ended = session.ended or last
         lines = session.lines
         if self._is_again(lines, time, text):
             self.counts["lines_repeated"] += 1
@@ -200,10 +210,13 @@ class Sessions:
         session, pause_s = self._kept.get(key), self._habits.pause_s
         if session is not None:
             self._kept.move_to_end(key)
-            unknown = None in {time, session.time, pause_s}
-            if unknown or time - session.time <= pause_s:  # type: ignore[operator]
+            since = None if time is None or session.time is None else time - session.time
+            if since is not None and since <= 0:  # late, or again
                 return session
-            self.counts["sessions_expired"] += 1
+            if not session.ended:
+                if since is None or pause_s is None or since <= pause_s:
+                    return session
+                self.counts["sessions_expired"] += 1
         elif len(self._kept) >= self._limit:
             self._kept.popitem(last=False)
             self.counts["sessions_dropped"] += 1

@@ -49,7 +49,8 @@ DISTANCE: Final = "distance"
 LONGEST_QUOTE: Final = 80
 """Characters of a token or a number that an explanation quotes at most."""
 SESSION_END: Final = "session_end"
-"""Not of the fused score: how odd the session is, if this line was its last."""
+"""Not of the fused score: how odd the session is, if this line was its last. Where its publisher
+says that it is, an alarm by itself."""
 
 
 FEEDBACK: Final = "feedback"
@@ -171,23 +172,24 @@ class Anomaly:
         if (said := past.said(request)) is not None:
             return said
         scores = self._detector.scores(parts, source, distance, memory=past, budget=self._budget)
-        window, odd = None, None
+        window, odd = None, self._in_session(request, scores, past)
         past.new_templates += scores.template is None
         if past.series is not None and scores.template is not None:
             window = past.series.score(source, scores.template, scores.values, request.time)
-        if past.sessions is not None and request.key is not None:
-            # Where its publisher names each text, none is taken for another one.
-            text = hash(request.text) if request.id is None else None
-            odd = past.sessions.score(request.key, scores.template, request.time, text)
         session = None if odd is None else odd.line
+        ends = request.last and odd is not None
         if (covered := scores.covered) is not None:
             window = None if WINDOW in covered.silenced else window
             session = None if SESSION in covered.silenced else session
+            ends = ends and SESSION_END not in covered.silenced
         verdict = self._fusion.verdict(Said(scores.text, scores.number, window, session))
         channels = verdict.channels
         if odd is not None:
             channels[SESSION_END] = self._end.p_value(odd.end)
         p, score, channel, budget = verdict.p_value, verdict.score, verdict.channel, self._budget
+        if ends and channels[SESSION_END] < p:
+            p, channel = channels[SESSION_END], SESSION_END
+            score = -math.log(p)
         lesson = None if covered is None else covered.fault or covered.words
         if covered is not None and covered.fault is not None:
             p, score, channel = min(p, math.exp(-CONFIRMED)), max(score, CONFIRMED), FEEDBACK
@@ -213,6 +215,17 @@ class Anomaly:
         known = memory is None or answer.source_known
         return past.say(
             request, answer if known else self._of_newcomer(answer, parts, source, past)
+        )
+
+    @staticmethod
+    def _in_session(request: Request, scores: Scores, past: Past) -> Oddness | None:
+        """Return how odd a line is in its session; None: it is of none."""
+        if past.sessions is None or request.key is None:
+            return None
+        # Where its publisher names each text, none is taken for another one.
+        text = hash(request.text) if request.id is None else None
+        return past.sessions.score(
+            request.key, scores.template, request.time, text, last=request.last
         )
 
     def silences(self, lesson: Lesson, faults: Sequence[Request]) -> bool:
@@ -289,7 +302,7 @@ class Anomaly:
             yield cause
         else:
             cause = {"channel": channel}
-            if channel == SESSION:
+            if channel in {SESSION, SESSION_END}:
                 cause["token"] = parts.template[:LONGEST_QUOTE]
                 if odd is not None and odd.after != NONE:
                     cause["after"] = self._templates[odd.after][:LONGEST_QUOTE]

@@ -133,6 +133,7 @@ JSON_ROUTE = {
     "source": "/machine",
     "time": "/at",
     "key": "/order",
+    "last": "/done",
     "id": "/id",
     "id_property": "msg-id",
 }
@@ -165,6 +166,19 @@ def test_fields_are_read_by_pointers(make_agent: MakeAgent, plant: Plant, brittl
     assert lone["score"] == 5
 
 
+def test_the_last_line_of_a_key_is_what_says_true() -> None:
+    route = Route.model_validate(JSON_ROUTE)
+
+    def last(payload: str) -> bool:
+        message = Received("in/a", payload.encode(), 1, 1, False, False, 1, 0.0)  # noqa: FBT003
+        request = read(message, route).request
+        assert request is not None
+        return request.last
+
+    said = [line(), line(done=None), line(done=False), line(done=True)]
+    assert list(map(last, said)) == [False, False, False, True]
+
+
 @pytest.mark.parametrize(
     ("payload", "code"),
     [
@@ -180,8 +194,10 @@ def test_fields_are_read_by_pointers(make_agent: MakeAgent, plant: Plant, brittl
         (line(at="noon"), "input.field_type"),
         (line(at=True), "input.field_type"),
         ('{"d": [{"text": "x"}], "at": 1e999}', "input.field_type"),
+        (line(done=1), "input.field_type"),
+        (line(done="true"), "input.field_type"),
     ],
-    ids=range(12),
+    ids=range(14),
 )
 def test_what_cannot_be_read_says_why(payload: str, code: str) -> None:
     route = Route.model_validate(JSON_ROUTE)

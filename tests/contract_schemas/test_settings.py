@@ -227,7 +227,10 @@ PAIRS: dict[str, tuple[Any, Any]] = {
     "MODELS__NAME__RECEIVE_MAXIMUM": (1, 2),
     "ROUTES__NAME__TOPIC": ("a", "b/+"),
     "ROUTES__NAME__MODELS": (["name"], ["other"]),
-    **{f"ROUTES__NAME__{key}": ("/a", "/b") for key in ("TEXT", "SOURCE", "TIME", "KEY", "ID")},
+    **{
+        f"ROUTES__NAME__{key}": ("/a", "/b")
+        for key in ("TEXT", "SOURCE", "TIME", "KEY", "LAST", "ID")
+    },
     "ROUTES__NAME__ID_PROPERTY": ("a", "b"),
     "ROUTES__NAME__ENCODING": ("utf-8", "latin-1"),
     "ROUTES__NAME__MAX_BYTES": (1, 2),

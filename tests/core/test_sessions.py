@@ -58,6 +58,17 @@ def test_after_a_pause_a_key_is_another_session() -> None:
     assert sessions.score("k", OPEN, 62.0).line > 0
 
 
+def test_after_its_last_line_a_key_is_another_session() -> None:
+    sessions = Sessions(HABITS)
+    for time, template in enumerate((OPEN, WORK, CLOSE)):
+        ended = sessions.score("k", template, float(time), last=template == CLOSE)
+    assert ended.end == 0
+    late = sessions.score("k", WORK, 1.5)
+    assert late.after == WORK, "it is of the one that has ended"
+    assert sessions.score("k", OPEN, 3.0) == Oddness(0.0, PAIR, NONE)
+    assert sessions.counts["sessions_expired"] == 0
+
+
 def at(*lines: tuple[int, float]) -> tuple[list[float], dict[str, int]]:
     """Return how odd each line is, (template, time), and what was counted."""
     sessions = Sessions(HABITS)

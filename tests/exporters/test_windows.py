@@ -12,6 +12,7 @@ import pytest
 
 from edgeslm.core import calibration
 from edgeslm.core.learnt import SessionsParameters, WindowsParameters
+from edgeslm.core.overlay import Lesson
 from edgeslm.core.series import Series
 from edgeslm.ports import Answer, Memory, Request
 from edgeslm.tasks.anomaly import Anomaly, load
@@ -164,6 +165,26 @@ def test_a_session_that_ends_early_says_so_on_its_last_line() -> None:
     assert found[-1].channels["session_end"] < 0.01
     assert answers(task, orders(1))[-1].channels["session_end"] == 1
     assert "session" not in answers(task, [Row("order opened")])[0].channels
+
+
+def test_an_early_end_is_an_alarm_where_the_line_is_said_to_be_the_last() -> None:
+    task = fitted(orders(400))
+
+    def ended(count: int, memory: Memory) -> Answer:
+        *lines, last = [Request(r.text, r.source, key=r.key) for r in orders(1)[:count]]
+        for line in lines:
+            ask(task, line, memory)
+        return ask(task, replace(last, last=True), memory)
+
+    memory = task.memory()
+    early = ended(2, memory)
+    assert early.label == "anomaly"
+    assert early.p_value == early.channels["session_end"]
+    (cause,) = early.explanation
+    assert (cause["channel"], cause["token"]) == ("session_end", "part milled")
+    assert ended(4, memory).label == "normal", "the key's next session"
+    memory.overlay.learn(Lesson(1, "normal", "part milled", channel="session_end"))
+    assert ended(2, memory).label == "normal"
 
 
 def test_a_line_that_comes_again_is_no_step_of_training() -> None:
