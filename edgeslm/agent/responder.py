@@ -25,7 +25,8 @@ ALARM: Final = "anomaly"
 TOGETHER: Final = 32
 """Most inputs that a thread takes at once: the first of them waits for the last."""
 QUIET_S: Final = 10.0  # between two log lines about faults of ours
-EXPLAINED: Final = 20  # alarms that are explained in the log in so long
+EXPLAINED: Final = 20  # alarms that are explained in the log in so long, beside
+TEMPLATES: Final = 1000  # the first of each template, of so many
 _NEVER: Final = "the model could not be loaded before it was removed"
 
 
@@ -204,6 +205,7 @@ class Responder:
         self._quiet_until = 0.0
         self._explained_until = 0.0
         self._explained = self._unexplained = 0
+        self._explained_of: set[str | None] = set()
         self._sequencer: Sequencer[_Deposit | Lesson] = Sequencer()
 
     @property
@@ -464,13 +466,18 @@ class Responder:
         """Log what an alarm is of, whatever its route shares: the log stays on the device.
 
         And whatever the log's level. A flood of alarms is no flood of lines, which would wear the
-        disk: at most `EXPLAINED` in `QUIET_S`, and how many more there were with the next line.
+        disk: in `QUIET_S` the first of each template and `EXPLAINED` others, and with the next line
+        how many more there were.
         """
         now = time.monotonic()
         if now >= self._explained_until:
             self._explained_until, self._explained = now + QUIET_S, 0
-        self._explained += 1
-        if self._explained > EXPLAINED:
+            self._explained_of.clear()
+        if answer.template not in self._explained_of and len(self._explained_of) < TEMPLATES:
+            self._explained_of.add(answer.template)
+        elif self._explained < EXPLAINED:
+            self._explained += 1
+        else:
             self._unexplained += 1
             return
         log.record(

@@ -12,6 +12,7 @@ import pytest
 
 from edgeslm.agent.agent import CHANGES
 from edgeslm.agent.reading import read
+from edgeslm.agent.responder import EXPLAINED
 from edgeslm.contract.routes import Route
 from edgeslm.contract.settings import load_settings
 from edgeslm.contract.vocabulary import INPUT_ERRORS
@@ -63,6 +64,23 @@ def test_two_real_models_answer_as_their_bundles_do(
     (shared,) = [r for r in results if r["topic"] == "open/4"]
     assert shared["text"] == texts[2]
     assert agent.stop() < 5
+
+
+def test_of_a_flood_of_alarms_the_log_has_the_first_of_each_template(
+    make_agent: MakeAgent, plant: Plant, anomaly_bundle: Path
+) -> None:
+    agent = make_agent(
+        models={"alarms": {"bundle": anomaly_bundle, "workers": 1}},
+        routes={"lines": {"topic": "line/+", "models": ["alarms"]}},
+    )
+    agent.start()
+    flood = ["zzz unseen §§"] * (1 + EXPLAINED + 9)
+    for text in (*flood, "yyy unseen §§", "xxx unseen §§"):
+        plant.publish("line/4", text)
+    assert {r["label"] for r in plant.wait_for(len(flood) + 2)} == {"anomaly"}
+    agent.stop()
+    said = [e["unexplained"] for e in agent.events() if e["event"] == "alarm_explained"]
+    assert said == [0] * (1 + EXPLAINED) + [9, 0]
 
 
 def test_a_line_is_answered_in_order_whatever_the_workers_do(
