@@ -22,8 +22,6 @@ from edgeslm.runtime.result import answered, refused
 
 log = Log(__name__)
 ALARM: Final = "anomaly"
-TOGETHER: Final = 32
-"""Most inputs that a thread takes at once: the first of them waits for the last."""
 QUIET_S: Final = 10.0  # between two log lines about faults of ours
 EXPLAINED: Final = 20  # alarms that are explained in the log in so long, beside
 TEMPLATES: Final = 1000  # the first of each template, of so many
@@ -39,7 +37,7 @@ class Model(Protocol):
     node_share: float
 
     @property
-    def batch_invariant(self) -> bool: ...
+    def together(self) -> int: ...
     @property
     def variant(self) -> str | None: ...
     @property
@@ -92,7 +90,7 @@ class AbsentModel:
     passed_over = ()
     supported_until = None
     trained = Trained()
-    batch_invariant = False
+    together = 1
     handed_over = None
     cache_hits = 0
     cache_misses = 0
@@ -230,8 +228,8 @@ class Responder:
 
     @property
     def most(self) -> int:
-        """Inputs worth taking together: more than one only where that changes no answer."""
-        return TOGETHER if self.model.batch_invariant else 1
+        """See `Model.together` in edgeslm/runtime/."""
+        return self.model.together
 
     @property
     def waiting(self) -> int:

@@ -23,11 +23,11 @@ from edgeslm import __version__, providers
 from edgeslm.adapters.fs import write_durably
 from edgeslm.adapters.meters import EnergyMeter, cpu_mhz, energy_meter, temperature_c
 from edgeslm.adapters.process import cores, pss_mb
-from edgeslm.agent.responder import TOGETHER
 from edgeslm.cli.text import duration, printable, whole
 from edgeslm.contract.measurement import Climate, Energy, Latency, Measurement
 from edgeslm.errors import UnavailableError
 from edgeslm.ports import Request
+from edgeslm.runtime.batches import TOGETHER
 from edgeslm.runtime.coverage import coverage_state
 from edgeslm.runtime.device import this_device
 from edgeslm.runtime.golden import parse_golden
@@ -42,8 +42,9 @@ _WARM_UP: Final = 10  # inferences
 _EPILOG: Final = f"""\
 Cold start and memory are those of a fresh `edgeslm infer` with as many callers. Nothing else should
 run on the machine meanwhile. What the machine does not tell (memory, energy, clock, temperature) is
-null. In batches is as the agent takes what waits: each caller hands over {TOGETHER} texts at once;
-the agent does so, and it is measured, only where an answer does not depend on a text's neighbours.
+null. In batches is as the agent takes what waits: each caller hands over up to {TOGETHER} texts
+at once; the agent does so, and it is measured, only where an answer does not depend on a text's
+neighbours.
 
 The figures are kept beside the bundle folder, as bench-HASH-DEVICE.json, where it can be written;
 those of a --variant as bench-HASH-DEVICE+VARIANT.json.
@@ -194,7 +195,9 @@ def measure(  # noqa: PLR0913 -- by name
         "callers": callers,
         "all_callers_per_s": per_second(model, callers=callers),
         "batched_per_s": (
-            per_second(model, callers=callers, together=TOGETHER) if model.batch_invariant else None
+            per_second(model, callers=callers, together=model.together)
+            if model.together > 1
+            else None
         ),
         "cached_us": 1e6 / per_second(cached, callers=1),
         "energy": energy(energy_meter(), model, requests, seconds),
@@ -383,7 +386,7 @@ def _lines(measured: Measurement) -> Iterator[str]:
     if batched is None:
         yield "  in batches    never: an answer would depend on its neighbours"
     else:
-        yield f"  in batches    {batched:.0f} answers/s, {TOGETHER} texts at a time by each caller"
+        yield f"  in batches    {batched:.0f} answers/s, as many texts at a time as the agent takes"
     yield f"  from cache    {measured['cached_us']:.1f} us"
     spent = measured["energy"]
     if spent is None:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Final, Literal, NamedTuple, cast, get_args
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ from edgeslm.errors import RejectedError
 from edgeslm.ports import Answer, Memory, Prepared, Request
 from edgeslm.runtime.bundle import Bundle
 from edgeslm.runtime.model import Model, Part, Reading
+
+_TOGETHER: Final = 8  # texts: more brought nothing, and the first waits for what is handed over
 
 
 class CascadeError(RejectedError):
@@ -112,6 +114,13 @@ class Cascade(Model):
         self.verified = max(first.verified, self.verified, key=get_args(Verified).index)
 
     @property
+    def together(self) -> int:
+        """See `Model.together`; the second stage may run one at a time what is left of them."""
+        if self.batch_invariant:
+            return super().together
+        return _TOGETHER if self._first.batch_invariant else 1
+
+    @property
     def handed_over(self) -> float | None:
         return self._handed / self._answered if self._answered else None
 
@@ -144,9 +153,7 @@ class Cascade(Model):
         said = self._first.judge(readings)
         left = [i for i, one in enumerate(said) if not is_sure(one, self._confidence)]
         others = super().read([requests[i] for i in left]) if left else []
-        stages = [
-            _of("first", request, one) for request, one in zip(requests, readings, strict=True)
-        ]
+        stages = [_of("first", *each) for each in zip(requests, readings, said, strict=True)]
         for i, one in zip(left, others, strict=True):
             stages[i] = _of("second", requests[i], one)
         with self._counting:
@@ -162,16 +169,17 @@ class Cascade(Model):
             "first": self._first.judge,
             "second": super().judge,
         }
+        # A memory of which no answer depends on what came before changes what it was taught alone.
+        taught = memory is not None and len(memory.overlay) > 0
         answers: list[Answer | Exception] = []
         for one in readings:
             if isinstance(one, Exception):
                 answers.append(one)
                 continue
-            stage, reading = cast("tuple[Stage, Reading]", one.prepared.context)
-            [answer] = judges[stage]([reading], memory)
-            answers.append(
-                answer if isinstance(answer, Exception) else replace(answer, stage=stage)
-            )
+            stage, reading, said = cast("_Read", one.prepared.context)
+            if said is None or taught:
+                [said] = judges[stage]([reading], memory)
+            answers.append(said if isinstance(said, Exception) else replace(said, stage=stage))
         return answers
 
     def check_batches(self, requests: Sequence[Request]) -> bool:
@@ -197,7 +205,21 @@ def _is_ordered(part: Part) -> bool:
     return memory is not None and memory.ordered
 
 
-def _of(stage: Stage, request: Request, read: Reading | Exception) -> Reading | Exception:
+class _Read(NamedTuple):
+    """Who has read a text, what, and the answer to it where that is known already."""
+
+    stage: Stage
+    reading: Reading
+    said: Answer | Exception | None
+
+
+def _of(
+    stage: Stage,
+    request: Request,
+    read: Reading | Exception,
+    said: Answer | Exception | None = None,
+) -> Reading | Exception:
     if isinstance(read, Exception):
         return read
-    return Reading(Prepared(request, None, context=(stage, read)), None, truncated=False)
+    context = _Read(stage, read, said)
+    return Reading(Prepared(request, None, context=context), None, truncated=False)

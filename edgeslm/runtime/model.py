@@ -18,7 +18,7 @@ from edgeslm.contract.profile import DeviceProfile
 from edgeslm.core.drift import Trained
 from edgeslm.core.overlay import Lesson
 from edgeslm.ports import Answer, Memory, Prepared, Request, Session, Task, Tensor
-from edgeslm.runtime.batches import MASK, groups, stack
+from edgeslm.runtime.batches import MASK, TOGETHER, groups, stack
 from edgeslm.runtime.buckets import LENGTH_FROM, Buckets
 from edgeslm.runtime.bundle import Bundle, BundleTamperedError, VariantFiles, open_bundle
 from edgeslm.runtime.cache import Cache
@@ -102,6 +102,11 @@ class Model:
         self._finish = task.finish
         self._memory = task.memory
         self._cache: Cache[Row] = Cache(cache_entries)
+
+    @property
+    def together(self) -> int:
+        """Texts worth asking at once: more than one only where that changes no answer."""
+        return TOGETHER if self.batch_invariant else 1
 
     @property
     def handed_over(self) -> float | None:

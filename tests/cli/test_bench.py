@@ -14,10 +14,10 @@ import onnx
 import pytest
 
 from edgeslm.adapters import process
-from edgeslm.agent.responder import TOGETHER
 from edgeslm.cli import bench
 from edgeslm.contract.measurement import MEASUREMENT, Measurement
 from edgeslm.ports import Answer, Memory, Request
+from edgeslm.runtime.batches import TOGETHER
 from edgeslm.runtime.bundle import MANIFEST
 from edgeslm.runtime.model import Model, load_model
 from tests.cli.conftest import Run
@@ -142,7 +142,7 @@ def test_batches_are_those_of_the_agents_threads(
     assert found["batched_per_s"] > 0
     assert set(sizes) == {2, TOGETHER}, "the golden file's two texts, and then full turns"
     assert bench.main([str(folder), "--seconds", "0.01"]) == 0
-    assert f"answers/s, {TOGETHER} texts at a time" in capsys.readouterr().out
+    assert "answers/s, as many texts at a time" in capsys.readouterr().out
 
 
 def test_there_are_no_batches_where_this_machine_disproves_them(

@@ -17,12 +17,14 @@ from edgeslm.adapters.ort import InferenceError
 from edgeslm.contract import manifest as contract
 from edgeslm.core.overlay import Lesson
 from edgeslm.errors import EdgeSLMError
-from edgeslm.ports import Answer, Request
+from edgeslm.ports import Answer, Prepared, Request
 from edgeslm.runtime import bundle as bundles
+from edgeslm.runtime.batches import TOGETHER
 from edgeslm.runtime.bundle import MANIFEST, open_bundle
 from edgeslm.runtime.cascade import is_sure
 from edgeslm.runtime.golden import GoldenFailedError
 from edgeslm.runtime.model import Model, load_model
+from edgeslm.tasks.intent import Intent
 from tests.runtime import cascades, tiny
 from tests.runtime.cascades import CONFIDENCE, TEXTS
 
@@ -100,6 +102,48 @@ def test_alone_together_cached_or_not_to_the_last_bit(*, batched: bool, tmp_path
     assert [cached.answer_anew(request) for request in ASKED] == alone
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(cached.answer, ASKED)) == alone
+
+
+def test_a_second_stage_that_runs_one_at_a_time_leaves_the_first_its_batches(
+    both: Path, tmp_path: Path
+) -> None:
+    ones = load_model(both)
+    alone = [ones.answer(request) for request in ASKED]
+    marked = {"first": True, "second": False}
+
+    def mark(manifest: dict[str, Any]) -> None:
+        for artifact in manifest["artifacts"]:
+            if artifact["role"] == "graph":
+                artifact["batch_invariant"] = marked[artifact["stage"]]
+
+    _edit(mark)(both)
+    model = load_model(both)
+    assert not model.batch_invariant
+    assert (ones.together, model.together) == (1, 8)
+    assert model.answer_all(ASKED) == alone
+    assert load_model(cascades.write_cascade(tmp_path / "b", batched=True)).together == TOGETHER
+
+
+def test_what_the_first_has_said_is_not_judged_again(
+    both: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[str] = []
+    finish = Intent.finish
+
+    def spy(self: Intent, prepared: Prepared, *args: Any, **kwargs: Any) -> Answer:
+        judged.append(prepared.request.text)
+        return finish(self, prepared, *args, **kwargs)
+
+    monkeypatch.setattr(Intent, "finish", spy)
+    model = load_model(both, golden=False)
+    model.answer_all(ASKED)
+    assert len(judged) == round(len(ASKED) * (1 + (model.handed_over or 0.0)))
+    asked, memory = ASKED[:1], model.memory()
+    assert memory is not None
+    memory.overlay.learn(Lesson(1, "intent", asked[0].text, label=tiny.LABELS[0]))
+    [answer] = model.answer_all(asked, memory)
+    assert isinstance(answer, Answer)
+    assert answer.lesson == 1, "but where it was taught since"
 
 
 def test_counts_both_caches(both: Path) -> None:
