@@ -75,6 +75,7 @@ class Cache(Generic[V]):
         found: dict[str, V | Exception] = {}
         own: dict[str, str | bytes] = {}  # text -> key
         shared = 0
+        done = threading.Event()
         with self._lock:
             for text in texts:
                 key = text if len(text) <= _LONG else _digest(text)
@@ -83,14 +84,14 @@ class Cache(Generic[V]):
                     self._kept.move_to_end(key)
                     found[text] = value
                 elif text not in own and key not in self._computing:
-                    self._computing[key] = threading.Event()
+                    self._computing[key] = done
                     own[text] = key
                     continue
                 shared += value is not None or text in own
             self.hits += shared
             self.misses += len(own)
         if own:
-            found.update(zip(own, self._compute_all(own, compute), strict=True))
+            found.update(zip(own, self._compute_all(own, compute, done), strict=True))
         # Nobody waits for this caller any more, so it may wait for others.
         return [found[t] if t in found else self._wait_for(t, compute) for t in texts]
 
@@ -133,6 +134,7 @@ class Cache(Generic[V]):
         self,
         own: Mapping[str, str | bytes],
         compute: Callable[[Sequence[str]], Sequence[V | Exception]],
+        done: threading.Event,
     ) -> Sequence[V | Exception]:
         values: Sequence[V | Exception] = ()
         try:
@@ -143,7 +145,8 @@ class Cache(Generic[V]):
                     if not isinstance(value, Exception):
                         self._keep(key, value)
                 for key in own.values():
-                    self._computing.pop(key).set()
+                    self._computing.pop(key)
+            done.set()
         return values
 
     def _wait_for(

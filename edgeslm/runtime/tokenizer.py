@@ -49,6 +49,11 @@ class Tokenizer:
                 raise
             msg = f"tokenizer: {str(err)[:300] or type(err).__name__}. Export the bundle again."
             raise TokenizerError(msg) from None
+        # Views of them cost less than an array for each text.
+        self._ones = np.ones((1, max_tokens), np.int64)
+        self._zeros = np.zeros_like(self._ones)
+        for row in (self._ones, self._zeros):
+            row.setflags(write=False)
         self._first_chars = min(MAX_CHARS, max_tokens * _CHARS_PER_TOKEN)
 
     @classmethod
@@ -85,8 +90,8 @@ class Tokenizer:
         input_ids = np.array([ids], dtype=np.int64)
         tensors: dict[str, Tensor] = {
             "input_ids": input_ids,
-            "attention_mask": np.ones_like(input_ids),
-            "token_type_ids": np.zeros_like(input_ids),
+            "attention_mask": self._ones[:, : len(ids)],
+            "token_type_ids": self._zeros[:, : len(ids)],
         }
         return tensors, bool(encoding.overflowing) or not whole
 
