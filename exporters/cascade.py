@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from edgeslm.contract.profile import DeviceProfile
 from edgeslm.errors import RejectedError
 from edgeslm.ports import Answer
 from edgeslm.runtime.bundle import MANIFEST, open_bundle
-from edgeslm.runtime.cascade import CascadeError, CascadeParameters, is_sure
+from edgeslm.runtime.cascade import CascadeError, CascadeParameters
 from edgeslm.runtime.model import Model, load_model
 from edgeslm.runtime.profiles import load_profile
 from edgeslm.runtime.variants import CPU
@@ -26,7 +26,7 @@ from exporters.evaluation.measures import Metrics
 from exporters.export import BUNDLE, QUALITY, TAR, check_name
 from exporters.folders import beside, check_out, replace_folder
 from exporters.golden import POOL, Judged, Twin, choose, golden_file, pick, strange_rows
-from exporters.handover import HandOver, find
+from exporters.handover import HandOver, find, settled
 from exporters.members import Member, member
 from exporters.mlbom import ML_BOM, Origins, StageOrigin, ml_bom
 from exporters.quality import answer_all, request_of, short, tidy
@@ -125,12 +125,14 @@ class _Examples:
     """Texts of a cascade.
 
     Args:
-        unseen: in scope, fitted on by neither stage: the hand-over is found by them.
+        unseen: in scope, fitted on by neither stage: what the hand-over loses is told by them.
+        outside: out of scope; what the first may reject for good, it is worth it for.
         judged: to judge the whole by.
         cautions: what the user should know of them, a sentence each.
     """
 
     unseen: list[Row]
+    outside: list[Row]
     judged: list[Row]
     cautions: list[str]
 
@@ -157,15 +159,18 @@ def _examples(order: Order, first: Member, second: Member) -> _Examples:
             "texts that neither was fitted on; of one file and --seed both hold out the same."
         )
         raise CascadeError(msg)
+    outside = [row for row in rows if row.label == OUT_OF_SCOPE]
     cautions = contradictions(kept, order.data.name)
     if order.evaluation is None:
         cautions.append(
             f"judged on the {len(unseen)} texts that the hand-over was found by: give others with "
             "--eval for figures that owe them nothing"
         )
-        return _Examples(unseen, kept, cautions)
+        return _Examples(unseen, outside, kept, cautions)
     judged = _labelled(order.evaluation, first)
-    return _Examples(unseen, judged, cautions + contradictions(judged, order.evaluation.name))
+    return _Examples(
+        unseen, outside, judged, cautions + contradictions(judged, order.evaluation.name)
+    )
 
 
 def _labelled(file: Path, first: Member) -> list[Row]:
@@ -233,16 +238,22 @@ class _Making:
         rows = self._examples.unseen
         truth = [str(row.label) for row in rows]
         said = self._ask(front.model, rows, "asking the first stage")
+        outside = self._ask(front.model, self._examples.outside, "asking what is out of scope")
         found = [
-            find(said, self._ask(b.model, rows, f"asking {b.name}"), truth, lose=self._order.lose)
+            find(
+                said,
+                self._ask(b.model, rows, f"asking {b.name}"),
+                truth,
+                lose=self._order.lose,
+                outside=outside,
+            )
             for b in backs
         ]
         order = self._order
         names = Names(order.name, order.version, self._profile.name, order.supported_until)
         writer = Writer(self._bundle, names, front, backs)
         settings = [
-            CascadeParameters(confidence=one.confidence, lose_points=self._order.lose)
-            for one in found
+            CascadeParameters(**one.bounds._asdict(), lose_points=self._order.lose) for one in found
         ]
         writer.write(settings, [b""] * len(backs))
         judged = [
@@ -329,9 +340,10 @@ class _Making:
             "passed": passed,
             "handed_over": short(handed / len(rows)),
             "hand_over": {
-                "confidence": found.confidence,
+                **found.bounds._asdict(),
                 "texts": found.texts,
                 "share": short(found.share),
+                "rejected": short(found.rejected),
                 "lost_points": short(found.lost),
                 "standard_error": short(found.error),
             },
@@ -341,7 +353,7 @@ class _Making:
             back,
             report,
             Judgement(back.name, rows, alone, said),
-            self._golden(front, back, found.confidence, list(map(Judged, rows, said)), whole),
+            self._golden(front, back, found, list(map(Judged, rows, said)), whole),
         )
 
     def _measure(self, rows: Sequence[Row], answers: Sequence[Answer]) -> Metrics:
@@ -352,7 +364,7 @@ class _Making:
         self,
         front: Part,
         back: Part,
-        confidence: float,
+        found: HandOver,
         judged: Sequence[Judged],
         whole: Model,
     ) -> bytes:
@@ -367,13 +379,6 @@ class _Making:
         own, limits = front.member.parameters(front.variant), front.tolerance
         first = self._ask(front.model, [j.row for j in pool], "more cases of the first stage")
 
-        def settled(answer: Answer) -> bool:
-            # Who answers is up to the first stage, and so to how far a device's may be off.
-            if abs(answer.confidence - confidence) <= limits.confidence:
-                return False
-            sure = is_sure(replace(answer, accepted=None), confidence)
-            return not sure or abs(answer.score - own.threshold) > limits.score
-
         raw = {
             stage: part.member.bundle.of(part.variant).read("parameters")
             for stage, part in (("first", front), ("second", back))
@@ -382,7 +387,9 @@ class _Making:
         def surety(answer: Answer, limits: Tolerance) -> float:
             return self._recipe.surety(answer, raw[str(answer.stage)], limits)
 
-        certain = [j for j, one in zip(pool, first, strict=True) if settled(one)]
+        certain = [
+            j for j, one in zip(pool, first, strict=True) if settled(one, found.bounds, limits, own)
+        ]
         if not certain:
             msg = (
                 f"--first: its confidence in each of {len(pool)} texts is within "

@@ -135,7 +135,7 @@ class Writer:
         for part, own, cases in zip(self._seconds, settings, golden, strict=True):
             inside = self._folder / (part.variant or "")
             inside.mkdir(exist_ok=True)
-            (inside / _SETTINGS).write_text(own.model_dump_json() + "\n", "utf-8")
+            (inside / _SETTINGS).write_bytes(own.to_bytes())
             (inside / _GOLDEN).write_bytes(cases)
             allowed = widest(self._first.tolerance, part.tolerance)
             whole += [

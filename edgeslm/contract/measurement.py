@@ -107,8 +107,8 @@ class Measurement(TypedDict):
     batched_per_s: Annotated[
         float | None,
         Field(
-            description="With as many callers, each handing over 32 texts at once, as the agent's "
-            "threads take what waits. Null where answers would depend on the batch."
+            description="With as many callers, each handing over up to 32 texts at once, as the "
+            "agent's threads take what waits. Null where answers would depend on the batch."
         ),
     ]
     cached_us: Annotated[float, Field(description="Of an answer whose model output is kept.")]

@@ -1,8 +1,9 @@
 """Two models as one: the first answers what it is sure of, the second all else.
 
 The first is small and fast, and is asked everything. Where it would reject a text, or is less sure
-of its answer than a threshold that the exporter has calibrated, the second answers in its place: so
-what is out of scope is said by the second alone.
+of its answer than a threshold that the exporter has calibrated, the second answers in its place.
+What is further out of scope than another threshold, where the exporter found one, the first
+rejects for good.
 """
 
 from __future__ import annotations
@@ -31,6 +32,21 @@ class CascadeError(RejectedError):
     code = "cascade.unfit"
 
 
+class Bounds(NamedTuple):
+    """Of what the first stage says, what stands.
+
+    Args:
+        confidence: that it must exceed where it accepts a text; see `sureness`.
+        rejects_above: score that it must exceed where it rejects one; None: no score is enough.
+        p_exponent: of the p-value, which the confidence counts times: what is unlike the texts
+            learnt from is trusted less. None: it counts alone.
+    """
+
+    confidence: float
+    rejects_above: float | None = None
+    p_exponent: float | None = None
+
+
 class CascadeParameters(Typed):
     """The `cascade` artifact of a bundle."""
 
@@ -38,9 +54,26 @@ class CascadeParameters(Typed):
     confidence: Annotated[
         float, Field(ge=0, le=1, description="The first answers where it has more than this.")
     ]
+    rejects_above: Annotated[
+        float | None,
+        Field(description="What scores more the first rejects for good; null: nothing."),
+    ] = None
+    p_exponent: Annotated[
+        float | None,
+        Field(gt=0, le=1, description="The confidence counts times the p-value to this power."),
+    ] = None
     lose_points: Annotated[
         float, Field(ge=0, description="Accuracy that the hand-over may cost, as was asked.")
     ]
+
+    @property
+    def bounds(self) -> Bounds:
+        """Of the answers of the first stage that stand."""
+        return Bounds(self.confidence, self.rejects_above, self.p_exponent)
+
+    def to_bytes(self) -> bytes:
+        """Return the artifact."""
+        return self.model_dump_json(exclude_none=True).encode() + b"\n"
 
 
 def read_parameters(raw: bytes) -> CascadeParameters:
@@ -53,16 +86,25 @@ def read_parameters(raw: bytes) -> CascadeParameters:
     return parse_json(CascadeParameters, raw, file="cascade.json", remedy=remedy)
 
 
-def is_sure(answer: Answer | Exception, confidence: float) -> bool:
-    """Whether the first stage answers so that the second need not be asked.
+def sureness(answer: Answer, p_exponent: float | None) -> float:
+    """Return how sure the first stage is of an answer, to be held against a threshold.
 
     Args:
         answer: of the first stage.
-        confidence: that it must exceed.
+        p_exponent: of `Bounds`.
     """
+    if p_exponent is None or answer.p_value is None:
+        return answer.confidence
+    return float(answer.confidence * answer.p_value**p_exponent)
+
+
+def is_sure(answer: Answer | Exception, bounds: Bounds) -> bool:
+    """Whether the first stage answers so that the second need not be asked."""
     if isinstance(answer, Exception):
         return False
-    return answer.accepted is not False and answer.confidence > confidence
+    if answer.accepted is False:
+        return bounds.rejects_above is not None and answer.score > bounds.rejects_above
+    return sureness(answer, bounds.p_exponent) > bounds.confidence
 
 
 def cascade(parameters: bytes, first: Part, second: Part) -> Callable[[], Model]:
@@ -84,7 +126,7 @@ def cascade(parameters: bytes, first: Part, second: Part) -> Callable[[], Model]
         raise CascadeError(msg)
 
     def load() -> Model:
-        return second.load(partial(Cascade, first=first.load(), confidence=found.confidence))
+        return second.load(partial(Cascade, first=first.load(), bounds=found.bounds))
 
     return load
 
@@ -95,14 +137,14 @@ class Cascade(Model):
     Args:
         bundle: of both.
         first: the first stage.
-        confidence: see `is_sure`.
+        bounds: of the answers of the first stage that stand.
         parts: those of `Model`.
     """
 
-    def __init__(self, bundle: Bundle, *, first: Model, confidence: float, **parts: Any) -> None:
+    def __init__(self, bundle: Bundle, *, first: Model, bounds: Bounds, **parts: Any) -> None:
         super().__init__(bundle, **parts)
         self._first = first
-        self._confidence = confidence
+        self._bounds = bounds
         self._counting = threading.Lock()
         self._answered = self._handed = 0
         stages = {"first": first.coverages, "second": self.coverages}
@@ -143,7 +185,7 @@ class Cascade(Model):
 
     def answer_anew(self, request: Request, memory: Memory | None = None) -> Answer:
         """See `Model.answer_anew`."""
-        if is_sure(self._first.answer_anew(request), self._confidence):
+        if is_sure(self._first.answer_anew(request), self._bounds):
             return replace(self._first.answer_anew(request, memory), stage="first")
         return replace(super().answer_anew(request, memory), stage="second")
 
@@ -151,7 +193,7 @@ class Cascade(Model):
         """Have each answered: the second stage is asked when it is known what the first says."""
         readings = self._first.read(requests)
         said = self._first.judge(readings)
-        left = [i for i, one in enumerate(said) if not is_sure(one, self._confidence)]
+        left = [i for i, one in enumerate(said) if not is_sure(one, self._bounds)]
         others = super().read([requests[i] for i in left]) if left else []
         stages = [_of("first", *each) for each in zip(requests, readings, said, strict=True)]
         for i, one in zip(left, others, strict=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Final, Literal, TypeVar
 
@@ -146,6 +146,17 @@ def out_of_scope(
     return mixed.softmax * unsure + mixed.energy * free + mixed.knn * distance + mixed.bias
 
 
+def p_value(calibration: Sequence[float], score: float) -> float:
+    """Share of in-scope texts at least as far out; the text itself counts as one of them.
+
+    Args:
+        calibration: scores of such texts, ascending.
+        score: of the text.
+    """
+    behind = len(calibration) - bisect_left(calibration, score)
+    return (behind + 1) / (len(calibration) + 1)
+
+
 class Intent:
     """Implements `edgeslm.ports.Task`."""
 
@@ -187,15 +198,13 @@ class Intent:
         if not (math.isfinite(free) and math.isfinite(score)):
             msg = "the graph of this model gave no number; check it with `edgeslm bundle verify`"
             raise NoNumberError(msg)
-        # Share of in-scope texts at least as far out; the text itself counts as one of them.
-        behind = len(self._calibration) - bisect_left(self._calibration, score)
         answer = Answer(
             label=self._labels[best],
             # exp(best logit - log of the sum): the softmax's largest value
             confidence=min(1.0, float(np.exp(float(logits[best]) + free))),
             score=score,
             accepted=score <= self._threshold,
-            p_value=(behind + 1) / (len(self._calibration) + 1),
+            p_value=p_value(self._calibration, score),
             truncated=truncated,
         )
         lesson = None if memory is None else memory.overlay.of(prepared.request.text)

@@ -15,6 +15,7 @@ import pytest
 from edgeslm.errors import EdgeSLMError
 from edgeslm.ports import Request
 from edgeslm.runtime.bundle import open_bundle
+from edgeslm.runtime.cascade import read_parameters
 from edgeslm.runtime.golden import parse_golden
 from edgeslm.runtime.model import load_model
 from edgeslm.runtime.profiles import detect_profile
@@ -110,6 +111,25 @@ def test_is_one_bundle_that_answers(made: Made, tmp_path: Path) -> None:
     assert "second alone" in page
     assert "first: model.onnx" in page
     assert all(stages.steps[name] == stages.totals[name] for name in stages.totals)
+
+
+def test_what_is_out_of_scope_shows_what_the_first_may_reject_for_good(
+    made: Made, tmp_path: Path
+) -> None:
+    strange = [{"text": f"xylophone {i} zebra", "label": "oos"} for i in range(20)]
+    rows = [json.loads(line) for line in made.data.read_text().splitlines()]
+    data = write_lines(tmp_path / "with.jsonl", [*rows, *strange])
+    report = make(order(made, tmp_path / "out", data=data), Stages())
+    [(name, variant)] = report["variants"].items()
+    found = variant["hand_over"]
+    assert found["rejects_above"] is not None
+    written = read_parameters(open_bundle(tmp_path / "out/bundle").of(name).read("cascade"))
+    assert written.bounds._asdict() == {key: found[key] for key in written.bounds._asdict()}
+    model = load_model(tmp_path / "out/bundle")
+    answers = [model.answer(Request(row["text"])) for row in strange]
+    kept = [answer for answer in answers if answer.stage == "first"]
+    assert kept, "else the test says nothing"
+    assert all(answer.accepted is False for answer in kept)
 
 
 def test_uses_only_texts_that_neither_was_fitted_on(made: Made, tmp_path: Path) -> None:

@@ -76,11 +76,15 @@ def test_parameters_of_a_cascade(targets: int) -> None:
     def decide(raw: bytes) -> None:
         found = read_parameters(raw)
         assert 0 <= found.confidence <= 1
-        assert not is_sure(Answer("a", 1.0, 0.0, accepted=False), found.confidence)
+        far = Answer("a", 1.0, 0.0, accepted=False)
+        assert is_sure(far, found.bounds) == ((found.rejects_above or 0.0) < 0.0)
 
     fuzz(
         decide,
-        [b'{"schema_version": 1, "confidence": 0.71, "lose_points": 0.3}'],
+        [
+            b'{"schema_version": 1, "confidence": 0.71, "lose_points": 0.3}',
+            b'{"confidence": 0.7, "rejects_above": -1.5, "p_exponent": 0.1, "lose_points": 0.3}',
+        ],
         allowed=(InvalidFileError,),
         targets=targets,
     )

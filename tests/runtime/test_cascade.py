@@ -21,7 +21,7 @@ from edgeslm.ports import Answer, Prepared, Request
 from edgeslm.runtime import bundle as bundles
 from edgeslm.runtime.batches import TOGETHER
 from edgeslm.runtime.bundle import MANIFEST, open_bundle
-from edgeslm.runtime.cascade import is_sure
+from edgeslm.runtime.cascade import Bounds, is_sure
 from edgeslm.runtime.golden import GoldenFailedError
 from edgeslm.runtime.model import Model, load_model
 from edgeslm.tasks.intent import Intent
@@ -71,6 +71,36 @@ def test_what_the_first_rejects_the_second_judges(tmp_path: Path) -> None:
     assert all(answer.accepted for answer in answers)
 
 
+def test_what_is_far_enough_out_of_scope_the_first_rejects_for_good(tmp_path: Path) -> None:
+    far = -1.2  # of the scores that the first would reject, about half are above it
+    own = {"confidence": CONFIDENCE, "rejects_above": far, "lose_points": 0.3}
+    both = cascades.write_cascade(
+        tmp_path / "both", rejects=-100.0, settings=json.dumps(own).encode()
+    )
+    model = load_model(both, golden=False)
+    first = load_model(cascades.alone(both, "first", tmp_path / "first"), golden=False)
+    met = set()
+    for request in ASKED:
+        said, answer = first.answer(request), model.answer(request)
+        kept = said.score > far
+        assert (answer.stage, answer.accepted) == (("first", False) if kept else ("second", True))
+        assert model.answer_anew(request) == answer
+        met.add(kept)
+    assert met == {True, False}, "else the test says nothing"
+
+
+def test_by_its_p_value_an_answer_counts_less(tmp_path: Path) -> None:
+    plain = {"confidence": CONFIDENCE, "lose_points": 0.3}
+    handed = []
+    for name, more in (("plain", {}), ("less", {"p_exponent": 1.0})):
+        settings = json.dumps({**plain, **more}).encode()
+        both = cascades.write_cascade(tmp_path / name, settings=settings)
+        model = load_model(both, golden=False)
+        answers = [model.answer(request) for request in ASKED]
+        handed.append({i for i, answer in enumerate(answers) if answer.stage == "second"})
+    assert handed[0] < handed[1], "the first's p-values are 1/3, 2/3 or 1"
+
+
 @pytest.mark.parametrize(("confidence", "stage"), [(0.0, "first"), (1.0, "second")])
 def test_the_threshold_decides(confidence: float, stage: str, tmp_path: Path) -> None:
     both = cascades.write_cascade(tmp_path / "both", confidence=confidence, rejects=10.0)
@@ -82,13 +112,28 @@ def test_the_threshold_decides(confidence: float, stage: str, tmp_path: Path) ->
     confidence=st.floats(0, 1),
     least=st.floats(0, 1),
     accepted=st.sampled_from([None, False, True]),
+    above=st.none() | st.floats(-9, 9),
+    exponent=st.none() | st.floats(0.01, 1),
+    p_value=st.none() | st.floats(0.001, 1),
 )
-def test_a_rejection_is_never_sure(
-    confidence: float, least: float, *, accepted: bool | None
+def test_of_a_rejection_the_score_decides_and_else_the_confidence(  # noqa: PLR0913
+    confidence: float,
+    least: float,
+    above: float | None,
+    exponent: float | None,
+    p_value: float | None,
+    *,
+    accepted: bool | None,
 ) -> None:
-    answer = Answer("a", confidence, 0.0, accepted=accepted)
-    assert is_sure(answer, least) == (accepted is not False and confidence > least)
-    assert not is_sure(InferenceError("no"), least)
+    answer = Answer("a", confidence, 0.0, accepted=accepted, p_value=p_value)
+    bounds = Bounds(least, above, exponent)
+    if accepted is False:
+        assert is_sure(answer, bounds) == (above is not None and above < 0)
+    elif exponent is None or p_value is None:
+        assert is_sure(answer, bounds) == (confidence > least)
+    else:
+        assert is_sure(answer, bounds) == (confidence * p_value**exponent > least)
+    assert not is_sure(InferenceError("no"), bounds)
 
 
 @pytest.mark.parametrize("batched", [False, True])
@@ -313,6 +358,14 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "settings are none": (_settings(b"[]"), "file.invalid", "cascade.json"),
     "a confidence of 2": (
         _settings(b'{"confidence": 2, "lose_points": 0}'), "file.invalid", "confidence",
+    ),
+    "a p-value that counts for more": (
+        _settings(b'{"confidence": 0.5, "lose_points": 0, "p_exponent": -1}'),
+        "file.invalid", "p_exponent",
+    ),
+    "a score that is no number": (
+        _settings(b'{"confidence": 0.5, "lose_points": 0, "rejects_above": NaN}'),
+        "file.invalid", "cascade.json",
     ),
     "settings of another kind": (
         _settings(b'{"confidence": 0.5, "lose_points": 0, "margin": 1}'), "file.invalid", "margin",
