@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -13,6 +13,7 @@ from exporters.data import OUT_OF_SCOPE, Row, spread
 _PARTS: Final = (10, 5)  # one of them is held out: of the first number that leaves enough
 LEAST: Final = 20  # held-out texts: fewer see no difference of less than 5 points
 _LEAST_FEW: Final = 5  # where they do not say when to stop, and only calibrate
+_EXPORT_PARTS: Final = 5  # one of them judges the export where no --eval is given
 _SHOWN: Final = 5
 
 
@@ -54,28 +55,22 @@ def divide(rows: Sequence[Row], *, seed: int, way: Way = "full") -> Division:
         rows: examples.
         seed: of the deal.
         way: what trains on them. Of `few`, what is held out only calibrates: a handful will do.
+            What is given to judge the export by stands in for none of it: it would flatter itself.
 
     Raises:
         TooFewError: they leave too few to judge by.
     """
     outside = [row for row in rows if row.label == OUT_OF_SCOPE]
     inside = [row for row in rows if row.label != OUT_OF_SCOPE]
-    few = way == "few"
-    for parts in _PARTS:
-        dealt = spread(inside, parts, seed=seed)
-        held_out = [row for row, part in zip(inside, dealt, strict=True) if part == parts - 1]
+    ranks = spread(inside, max(1, len(inside)), seed=seed)  # of texts among those of their label
+    for least, spared in _deals(way, len(inside)):
+        held_out = [row for row, rank in zip(inside, ranks, strict=True) if rank in spared]
         texts = len({row.text for row in held_out})
-        if texts >= LEAST or (few and parts == _PARTS[-1] and texts >= _LEAST_FEW):
+        if texts >= least:
             break
     else:
-        least = _LEAST_FEW if few else LEAST
-        msg = (
-            f"--train {way}: {len({row.text for row in inside})} different texts leave {texts} to "
-            f"judge by, and {least} are needed. Give about {least * _PARTS[-1]} texts, at least "
-            f"{_PARTS[-1]} of most labels, or take --train {_INSTEAD[way]}."
-        )
-        raise TooFewError(msg)
-    learn = [row for row, part in zip(inside, dealt, strict=True) if part != parts - 1]
+        raise TooFewError(_too_few(inside, texts, way))
+    learn = [row for row, rank in zip(inside, ranks, strict=True) if rank not in spared]
     known = Counter(str(row.label) for row in learn)
     unseen = sorted(known.keys() - {row.label for row in held_out})
     cautions = []
@@ -83,8 +78,8 @@ def divide(rows: Sequence[Row], *, seed: int, way: Way = "full") -> Division:
         shown = ", ".join(repr(label) for label in unseen[:_SHOWN])
         more = ", ..." if len(unseen) > _SHOWN else ""
         cautions.append(
-            f"labels with fewer than {parts} different texts: {len(unseen)} ({shown}{more}): "
-            "training learns them, but "
+            f"labels with fewer than {spared.start + 1} different texts: {len(unseen)} "
+            f"({shown}{more}): training learns them, but "
             + (
                 "neither when it stops nor what is calibrated heeds them"
                 if way == "full"
@@ -92,3 +87,29 @@ def divide(rows: Sequence[Row], *, seed: int, way: Way = "full") -> Division:
             )
         )
     return Division(learn, held_out, outside, tuple(sorted(known)), cautions)
+
+
+def _deals(way: Way, texts: int) -> Iterator[tuple[int, range]]:
+    """Yield how many texts are enough to judge by, and which of a label's `texts` they would be.
+
+    Where one in five of each label are too few of few, it is the fewest of each that are enough,
+    and fewer than are left to learn from.
+    """
+    for parts in _PARTS:
+        enough = way == "few" and parts == _PARTS[-1]
+        yield _LEAST_FEW if enough else LEAST, range(parts - 1, texts, parts)
+    if way == "few":
+        for each in range(1, _LEAST_FEW + 1):
+            yield _LEAST_FEW, range(2, 2 * each + 1, 2)
+
+
+def _too_few(inside: Sequence[Row], held_out: int, way: Way) -> str:
+    """Say how many texts of each label would do, of which so many can be held out as it is."""
+    least, parts, kept = (_LEAST_FEW, 2, 1) if way == "few" else (LEAST, _PARTS[-1], 0)
+    each = -(-least // max(1, len({row.label for row in inside}))) * parts + kept
+    more = max(_EXPORT_PARTS, each + (each - 1) // (_EXPORT_PARTS - 1))
+    return (
+        f"--train {way}: {len({row.text for row in inside})} different texts to learn from leave "
+        f"{held_out} to calibrate by, and {least} are needed. Give {each} texts of each label with "
+        f"--eval, {more} without it, or take --train {_INSTEAD[way]}."
+    )
