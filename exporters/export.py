@@ -369,7 +369,7 @@ class Common:
         return self._found
 
     def _look(self, bench: Workbench | None) -> Inspection:
-        found = inspect(self.job.task, self.split, bench)
+        found = inspect(self.job.task, self.split, bench, self.job.train)
         for caution in found.cautions():
             self._tell(caution)
         return found

@@ -9,14 +9,15 @@ from typing import Final
 from exporters.data import ANOMALY, Row, Split
 from exporters.heads.anomaly import FEW
 from exporters.inspection.findings import WORST, Finding, Inspection, line, named
+from exporters.tune.lock import Train
 from exporters.workbench import Workbench
 
 _NAMELESS: Final = "(no source)"
 
 
-def inspect(split: Split, bench: Workbench | None) -> Inspection:
+def inspect(split: Split, bench: Workbench | None, train: Train | None = None) -> Inspection:
     """See `exporters.inspection.Inspector.inspect`: no model is needed."""
-    del bench
+    del bench, train
     found = _equal_to_normal(split) + _thin(split) + _unheard(split)
     return Inspection("anomaly", "source", _counts(split), found)
 

@@ -14,22 +14,29 @@ from exporters.inspection.findings import WORST, Finding, Inspection, line, name
 from exporters.inspection.shingles import near
 from exporters.inspection.suspects import Suspect, suspects
 from exporters.labels import folded
+from exporters.tune.lock import Train
 from exporters.workbench import Workbench
 
 FEW: Final = 8
 """Different texts of a label below which what is learnt of it depends on which they are."""
+_ALL_FEW: Final = "where nearly all have few, take --train few"
 _RATIO: Final = 20  # of the most texts of a label to the fewest
 _ALIKE: Final = 0.75  # share of the runs of four letters in common
 _SAME_KEY: Final = 100  # pairs that one text under many labels can make, at most
 _PARTIAL: Final = (
     "texts are so alike that not all were held against each other: near {} may be more"
 )
+_NO_MODEL: Final = "without a model, mislabelled lines were not looked for; give --model"
+_LEARNT: Final = (
+    "mislabelled lines were not looked for, since the teacher has learnt from them: "
+    "`edgeslm-export data --model SOURCE` looks for them with what it was made of"
+)
 
 
-def inspect(split: Split, bench: Workbench | None) -> Inspection:
+def inspect(split: Split, bench: Workbench | None, train: Train | None = None) -> Inspection:
     """See `exporters.inspection.Inspector.inspect`."""
     notes = []
-    found = _starving(split)
+    found = _starving(split, train)
     found += _unjudged(split)
     by_text = _by_text([*split.train, *split.held_out])
     found += _contradictions(by_text)
@@ -39,7 +46,7 @@ def inspect(split: Split, bench: Workbench | None) -> Inspection:
     if not whole:
         notes.append(_PARTIAL.format("duplicates"))
     if bench is None:
-        notes.append("without a model, mislabelled lines were not looked for; give --model")
+        notes.append(_LEARNT if train == "student" else _NO_MODEL)
     else:
         found += _mislabelled(split, bench)
         found += _cut(split, bench)
@@ -56,11 +63,15 @@ def _counts(split: Split) -> Iterator[tuple[str, int, int]]:
         yield label, train[label], judged[label]
 
 
-def _starving(split: Split) -> list[Finding]:
-    """Labels with few different texts, and labels with far fewer than others."""
+def _starving(split: Split, train: Train | None) -> list[Finding]:
+    """Labels with few different texts, and labels with far fewer than others.
+
+    Counted are those of the training file, with what is held out of it: others nobody could add to.
+    """
     texts: defaultdict[str, set[str]] = defaultdict(set)
     first: dict[str, Row] = {}
-    for row in split.train:
+    files = {row.file for row in split.train}
+    for row in (*split.train, *(row for row in split.held_out if row.file in files)):
         if row.label != OUT_OF_SCOPE:
             texts[str(row.label)].add(folded(row.text))
             first.setdefault(str(row.label), row)
@@ -79,8 +90,8 @@ def _starving(split: Split) -> list[Finding]:
                 len(thin),
                 [columns(*one) for one in thin[:WORST]],
                 [f"{named(label)} {n}, {first[label].place}" for n, label in thin],
-                "Expect them to be missed: give each more texts, in other words; where nearly all "
-                "have few, take --train few.",
+                "Expect them to be missed: give each more texts, in other words"
+                + ("." if train in {"few", "student"} else f"; {_ALL_FEW}."),
             )
         )
     least, most = ordered[0], ordered[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from exporters.heads.intent import Opinions, fit
 from exporters.inspection import anomaly, inspect, intent
 from exporters.inspection.findings import WORST, Finding, Inspection
 from exporters.inspection.suspects import suspects
+from exporters.tune.lock import Train
 from tests.exporters.test_intent_head import LABELS, Clusters
 
 
@@ -57,12 +59,38 @@ def test_good_examples_give_no_finding() -> None:
 def test_three_examples_of_a_label_are_told_with_their_place() -> None:
     """Texts that a reader takes for the same count once."""
     rows = [*plenty("x", "y"), ("one", "z"), ("two", "z"), ("three", "z"), ("Three ", "z")]
-    few = looked(examples(*rows), examples(("x", "x"), ("y", "y"), ("z", "z")))["few"]
+    judged = examples(("x", "x"), ("y", "y"), ("z", "z"), file="b.jsonl")
+    few = looked(examples(*rows), judged)["few"]
     assert few.count == 1
     assert few.worst == [{"label": "z", "texts": 3, "file": "a.jsonl", "line": 21}]
     assert few.caution().startswith(
         "labels with fewer than 8 different texts: 1 ('z' 3, a.jsonl:21). Expect them"
     )
+
+
+def test_what_a_label_has_is_counted_with_what_is_held_out_of_it() -> None:
+    rows = examples(*plenty("x", "y", each=8))
+    train, judged = rows[1:], rows[:1]
+    assert "few" not in looked(train, judged)
+    assert "few" in looked(train, [replace(row, file="b.jsonl") for row in judged])
+
+
+@pytest.mark.parametrize(
+    ("train", "told"), [(None, True), ("head", True), ("few", False), ("student", False)]
+)
+def test_a_way_for_few_is_named_to_whoever_could_take_it(
+    train: Train | None, *, told: bool
+) -> None:
+    rows = examples(*plenty("x", "y", each=4))
+    few = found(intent.inspect(Split(rows, []), None, train))["few"]
+    assert ("--train few" in few.caution()) is told
+
+
+def test_where_a_teacher_has_learnt_the_examples_no_option_is_named_that_is_not_there() -> None:
+    rows = examples(*plenty("x", "y"))
+    [note] = intent.inspect(Split(rows, examples(*plenty("x", "y"))), None, "student").notes
+    assert "give --model" not in note
+    assert "`edgeslm-export data --model SOURCE`" in note
 
 
 @pytest.mark.parametrize(("most", "told"), [(190, False), (200, True)])
