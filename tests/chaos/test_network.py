@@ -64,6 +64,7 @@ def in_first_order(plant: Plant) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_an_uplink_cut_again_and_again_loses_nothing_and_keeps_order(
     far: Callable[..., AgentProcess], plant: Plant, network: Proxy
 ) -> None:

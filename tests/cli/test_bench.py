@@ -208,6 +208,7 @@ def test_of_a_cascade_it_says_who_answered(
     assert f", by the {found['latency'][0]['stage']} stage" in shown
 
 
+@pytest.mark.slow
 def test_another_variant_is_measured_and_kept_by_itself(run: Run, intent: Path) -> None:
     name_variants(intent, "int8", "fp32")
     assert run("bench", intent, "--seconds", "0.01", "--device", "d").returncode == 0

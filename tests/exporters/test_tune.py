@@ -164,6 +164,7 @@ def test_what_was_tried_is_tried_again_where_the_runtime_has_changed() -> None:
     assert {runtime.read_bytes(), Path(trial.__file__).read_bytes()} <= set(trial.code())
 
 
+@pytest.mark.slow
 def test_a_search_tells_what_int8_costs_and_tries_nothing_twice(job: Job) -> None:
     job = dataclasses.replace(job, tune_minutes=2.0)  # enough for all there is to try
     export(job, Stages())
@@ -207,6 +208,7 @@ def five_ms(job: Job) -> Job:
     return profile(job, "cpu", "[cpu.int8]\nreduce_range = false\n[budget]\nlatency_ms = 5.0")
 
 
+@pytest.mark.slow
 def test_a_search_keeps_the_budget_as_the_export_will_measure_it(
     five_ms: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,6 +117,7 @@ def fleet(tmp_path: Path, mosquitto: Mosquitto) -> Iterator[Fleet]:
     made.close()
 
 
+@pytest.mark.slow
 def test_a_device_looks_at_itself_and_who_is_not_there_does_not_answer(fleet: Fleet) -> None:
     done = fleet.run("doctor", "dev1")
     assert "clock" in done.stdout, done.stderr

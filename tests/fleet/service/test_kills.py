@@ -178,6 +178,7 @@ def shared_database(postgresql: Postgresql) -> Iterator[str]:
     postgresql.drop(url)
 
 
+@pytest.mark.slow
 def test_of_two_workers_the_one_that_leads_is_killed_in_a_rollout(
     repository: Repository, shared_database: str, mosquitto: Mosquitto
 ) -> None:

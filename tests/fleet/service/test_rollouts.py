@@ -187,6 +187,7 @@ def test_an_order_that_comes_too_late_is_forgotten(
     assert kit.state_of(running.engine, number) in {State.MOVING, State.SOAKING}
 
 
+@pytest.mark.slow
 def test_devices_that_match_later_join_a_live_rollout(
     serve_quick: Serve, play: Play, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
