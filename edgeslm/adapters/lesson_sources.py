@@ -25,7 +25,8 @@ class Attendance:
         source: its name.
         spent_s: that it has been learning, while the agent ran.
         silent_s: since it was heard, likewise.
-        pupil: what it has learnt so far; None: it is not known, or it learns no more.
+        pupil: what it has learnt so far, or that it ended with nothing; None: it is not known, or
+            has learnt.
     """
 
     source: str
@@ -155,6 +156,18 @@ class SourceLog:
         with self._writing() as db:
             for source in sources:
                 _drop(db, model, source)
+
+    def readmit(self, model: str, source: str) -> None:
+        """Forget of a source that its period is over and it has learnt nothing, if it is so.
+
+        Raises:
+            LessonsUnavailableError: the disk refused.
+        """
+        query = "SELECT record FROM pupil WHERE model = ? AND source = ?"
+        for (record,) in self._rows(query, model, source):
+            with contextlib.suppress(ValueError):
+                if records.pupil_of(record).ended:
+                    self.drop(model, [source])
 
     def forget(self, model: str, source: str, *, at: float, by: str) -> bool:
         """Take back what a source has learnt, for somebody; return whether there was something.

@@ -258,6 +258,8 @@ class People:
         lesson, undone = taught.lesson, taught.undone is not None
         if lesson.kind != "anomaly" or undone:
             self._notices.judged(taught.model, lesson.text, lesson.source)
+        if lesson.kind == "normal" and lesson.signed and lesson.source and not undone:
+            self._learners.again(taught.model, self._slots().get(taught.model), lesson.source)
         detail: dict[str, str | float] = {"lesson": lesson.id, "kind": lesson.kind}
         who = (taught.undone_by, taught.undone_token) if undone else (taught.operator, taught.token)
         detail |= {key: value for key, value in zip(("by", "token"), who, strict=True) if value}

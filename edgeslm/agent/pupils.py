@@ -15,16 +15,8 @@ from typing import Final, Protocol
 from edgeslm.adapters.lesson_sources import Attendance, Forgotten
 from edgeslm.adapters.lessons import LessonLog
 from edgeslm.agent.models import ModelSlot
-from edgeslm.core.learning import (
-    ANNOUNCED,
-    FEWEST,
-    SOURCES,
-    Began,
-    Dropped,
-    Learnt,
-    School,
-    Snapshot,
-)
+from edgeslm.core.allowance import Allowance
+from edgeslm.core.learning import KEPT, SOURCES, TERMS, Dropped, Learnt, School, Snapshot
 from edgeslm.ports import Memory
 
 SAVE_S: Final = 3600.0
@@ -33,6 +25,13 @@ SAVED_BYTES: Final = 2**20
 """Written at once, about, but at the end: a source that does not fit waits for the next time."""
 SILENT_S: Final = 30 * 86_400.0
 """After so long without a line, while the agent ran, a source may give way to another one."""
+BEGUN: Final = 60
+"""Sources of a model that are told of in a minute, at most; of others in the next one."""
+REMEDY: Final = (
+    "if its alarms are normal, confirm them: it learns anew; if not, it may be faulty; or export "
+    "the model anew with its lines"
+)
+_MINUTE_S: Final = 60.0
 _HOUR_S: Final = 3600.0
 _DAY_S: Final = 86_400.0
 
@@ -46,6 +45,7 @@ class _Source:
     silent_s: float = 0.0
     tried_s: float = 0.0  # of `spent_s`, when it was to end last
     heard: bool = False  # since it was saved
+    told: bool = False  # that it learns
     saved_s: float = 0.0  # `silent_s` as it was written
 
 
@@ -60,14 +60,34 @@ class Pupils:
     def __init__(self, attendances: Iterable[Attendance], *, now: float) -> None:
         self._now = now
         self._save_at = now + SAVE_S
+        self._tells = Allowance(BEGUN, _MINUTE_S)
         self._sources = {
-            each.source: _Source(each.spent_s, each.silent_s, saved_s=each.silent_s)
+            each.source: _Source(each.spent_s, each.silent_s, saved_s=each.silent_s, told=True)
             for each in attendances
         }
 
     def forget(self, source: str) -> None:
         """Know nothing of a source."""
         self._sources.pop(source, None)
+
+    def again(self, source: str, school: School) -> None:
+        """Let the time of a source begin anew, which learns or is to."""
+        if (known := self._sources.get(source)) is not None and school.learnt(source) is None:
+            known.spent_s = known.tried_s = 0.0
+            known.told = known.told and source in school.learning
+
+    def begun(self, school: School, now: float) -> Iterator[str]:
+        """Yield who learns, and was not told of; not all at once where they are many."""
+        for source in school.learning:
+            known = self._sources.get(source)
+            if (known is None or not known.told) and self._tells.take(now):
+                yield source
+
+    def tell(self, source: str) -> bool:
+        """Note that it is told that a source learns; return whether it was not."""
+        known = self._sources.setdefault(source, _Source())
+        told, known.told = known.told, True
+        return not told
 
     def pass_time(self, school: School, now: float, *, hours: float) -> Iterator[Lesson]:
         """Let time pass; yield what ends those whose time is over, and takes what is to be saved.
@@ -93,7 +113,8 @@ class Pupils:
             pupil.spent_s += passed
             if pupil.spent_s >= pupil.tried_s + _HOUR_S * hours:
                 pupil.tried_s = pupil.spent_s  # for another while, if too few lines have come
-                yield partial(_end, source=name)
+                waits = pupil.spent_s < TERMS * _HOUR_S * hours
+                yield partial(_close, source=name, waits=waits)
         if len(self._sources) > 2 * SOURCES or now >= self._save_at:
             self._sources = {name: self._sources[name] for name in held}
         if now >= self._save_at:
@@ -106,7 +127,7 @@ class Pupils:
         """Yield what is to be written of these."""
         for snapshot in snapshots:
             source = self._sources.get(snapshot.source)
-            if source is not None and snapshot.pupil.lines >= ANNOUNCED:
+            if source is not None and snapshot.pupil.heard >= KEPT:
                 source.heard, source.saved_s = False, source.silent_s
                 yield Attendance(snapshot.source, source.spent_s, source.silent_s, snapshot.pupil)
 
@@ -114,9 +135,7 @@ class Pupils:
         """Return what is to be written of who learns no more: a day of silence, or its end."""
         found = []
         for name, source in self._sources.items():
-            if school.learnt(name) is not None and (
-                abs(source.silent_s - source.saved_s) >= _DAY_S
-            ):
+            if school.learns_no_more(name) and abs(source.silent_s - source.saved_s) >= _DAY_S:
                 source.saved_s = source.silent_s
                 found.append(Attendance(name, source.spent_s, source.silent_s))
         return found
@@ -130,7 +149,7 @@ class Pupils:
                 if isinstance(snapshot, Snapshot):
                     yield from self.written([snapshot])
         for name, source in self._sources.items():
-            if school.learnt(name) is not None and source.silent_s != source.saved_s:
+            if school.learns_no_more(name) and source.silent_s != source.saved_s:
                 yield Attendance(name, source.spent_s, source.silent_s)
 
     def _due(self, school: School) -> Collection[str]:
@@ -185,6 +204,8 @@ class Learners:
         if (pupils := self._pupils.get(name)) is None:
             return  # the disk refused: at the next look
         snapshots = self._read(name, pupils, school)
+        for source in pupils.begun(school, now):
+            self._began(name, pupils, source, school)
         if written := [*pupils.written(snapshots), *pupils.silences(school)]:
             self._write(name, written)
         for change in pupils.pass_time(school, now, hours=slot.settings.learn.hours):
@@ -198,6 +219,17 @@ class Learners:
             pupils.forget(forgotten.source)
         detail = {"source": forgotten.source, "by": forgotten.by}
         self._event("learning_forgotten", forgotten.model, detail)
+
+    def again(self, name: str, slot: ModelSlot | None, source: str) -> None:
+        """Let the period of a source begin anew: an operator has confirmed lines of it."""
+        memory = None if slot is None or slot.responder is None else slot.responder.memory
+        if slot is not None and memory is not None and memory.school is not None:
+            _teach(slot, partial(_again, source=source))
+            if (pupils := self._pupils.get(name)) is not None:
+                pupils.again(source, memory.school)
+        with self._disk():
+            if (kept := self._opened(make=False)) is not None:
+                kept.readmit(name, source)
 
     def leave(self, slots: Mapping[str, ModelSlot], now: float) -> None:
         """Write how far all have come: nobody learns any more."""
@@ -213,20 +245,37 @@ class Learners:
         snapshots, dropped = [], []
         while school.news:
             match school.news.popleft():
-                case Began(source, lines):
-                    self._event("learning_began", name, {"source": source, "lines": lines})
-                case Learnt() as learnt:
+                case Learnt(source) as learnt:
+                    self._began(name, pupils, source, school)
                     self._keep(name, learnt)
                 case Dropped(source):
                     pupils.forget(source)
                     dropped.append(source)
-                case Snapshot() as snapshot:
+                case Snapshot(source, pupil) as snapshot:
+                    if pupil.ended:
+                        self._began(name, pupils, source, school)
+                        self._failed(name, snapshot)
                     snapshots.append(snapshot)
         if dropped:
             with self._disk():
                 if (kept := self._opened(make=False)) is not None:
                     kept.drop(name, dropped)
         return snapshots
+
+    def _began(self, name: str, pupils: Pupils, source: str, school: School) -> None:
+        if pupils.tell(source):
+            self._event("learning_began", name, {"source": source, "lines": school.lines})
+
+    def _failed(self, name: str, ended: Snapshot) -> None:
+        pupil = ended.pupil
+        detail: dict[str, str | float] = {
+            "source": ended.source,
+            "heard": pupil.heard,
+            "alarms": pupil.alarms,
+            "lines": pupil.lines,
+            "remedy": REMEDY,
+        }
+        self._event("learning_failed", name, detail)
 
     def _keep(self, name: str, learnt: Learnt) -> None:
         detail: dict[str, str | float] = {
@@ -253,9 +302,14 @@ def _teach(slot: ModelSlot, change: Lesson) -> None:
             slot.pool.put(lesson)
 
 
-def _end(memory: Memory, *, source: str) -> None:
+def _close(memory: Memory, *, source: str, waits: bool) -> None:
     if memory.school is not None:
-        memory.school.end(source, fewest=FEWEST)
+        memory.school.close(source, waits=waits)
+
+
+def _again(memory: Memory, *, source: str) -> None:
+    if memory.school is not None:
+        memory.school.again(source)
 
 
 def _snapshot(memory: Memory, *, sources: Collection[str]) -> None:

@@ -87,11 +87,22 @@ class LearnSettings(Section):
     """A source that the model was not trained on learns what is its own, for a while."""
 
     lines: Annotated[
-        int, Field(ge=0, le=100_000, description="That it learns from; 0: it does not learn.")
+        int,
+        Field(
+            ge=0,
+            le=100_000,
+            description="That it learns from; 0: it does not learn. Of twice as many, 60 at least, "
+            "its period ends, whatever it has learnt.",
+        ),
     ] = 1000
     hours: Annotated[
         float,
-        Field(gt=0, le=8760, description="After which it has learnt, if 30 lines have come."),
+        Field(
+            gt=0,
+            le=8760,
+            description="After which its period ends; where fewer than 60 lines have come, and 30 "
+            "to learn from have not, after as long again, 30 times at most.",
+        ),
     ] = 24.0
 
 

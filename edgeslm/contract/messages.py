@@ -95,6 +95,9 @@ class Learning(TypedDict):
 
     lines: Annotated[int, Field(ge=0, description="It has learnt from.")]
     of: Annotated[int, Field(ge=1, description="It will learn from.")]
+    heard: NotRequired[
+        Annotated[int, Field(ge=0, description="Lines that have come, alarms included.")]
+    ]
 
 
 @with_config(_WIRE)

@@ -107,8 +107,10 @@ EVENTS: Final = {
     "`detail.lessons` more of the oldest are on it no longer.",
     "feedback_unavailable": "What was taught cannot be read or written: `error` says why.",
     "feedback_set_aside": "See feedback.damaged; begun anew.",
-    "learning_began": "A source that was not in training learns from its next lines.",
+    "learning_began": "A source that was not in training learns from its lines that are normal.",
     "learning_ended": "It is judged by what it has learnt from now on.",
+    "learning_failed": "Its period is over, and nothing was learnt: too few of its lines were "
+    "normal. All sources' statistics judge it; `detail.remedy` says what to do.",
     "outbox_set_aside": "The outbox cannot be read: `error` says where it was moved; begun anew.",
     "outbox_blocked": "The outbox cannot be written; acknowledgements wait. `error` says why.",
 }

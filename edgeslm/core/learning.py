@@ -6,8 +6,13 @@ itself. Its numbers are its own from then on. Its words are only where they have
 chance that it says something new, by Good and Turing's estimate, is within the alarm budget.
 Elsewhere a rare word of a few thousand lines would be an alarm, which training has seen.
 
+Its period ends, whatever it has learnt. Where too few of its lines were normal it has learnt
+nothing, and is judged by what all sources did from then on: a machine that is faulty, or works
+elsewhere than those of training, does not teach that by itself. Who confirms lines of it as normal
+has it begin anew (`School.again`).
+
 All that sources learn is bounded, by their number and by bytes. Names that come once, a thousand of
-them, keep nobody from learning: who has learnt least gives way, and who was silent for long.
+them, keep nobody from learning: who was heard least gives way, and who was silent for long.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -26,17 +31,21 @@ from edgeslm.core.template import number
 LINES: Final = 1000
 """Lines that a source learns from, if nothing else is said."""
 FEWEST: Final = 30
-"""Lines below which time does not end it: of fewer, statistics say nothing."""
+"""Lines that a source learns its own from at least: of fewer, statistics say nothing."""
+HEARD: Final = 2
+"""Lines that are heard for each that a source is to learn from; then its period ends."""
+TERMS: Final = 30
+"""Times as long as it is to learn that a source is waited for of which hardly a line comes."""
 SOURCES: Final = 256
-"""Sources that learn, or have learnt, at most; others are judged by what all sources did."""
+"""Sources that learn, or did, at most; others are judged by what all sources did."""
 MAX_SLOTS: Final = 32
 """Slots of a template whose numbers are learnt."""
 MAX_BYTES: Final = 32 * 2**20
 """Of all that the sources of a model learn and have learnt, about."""
 ROOM: Final = 2**18
 """Of what one source learns, bytes, about: beyond it, every second reading is forgotten."""
-ANNOUNCED: Final = 2
-"""Line that a source learns from at which it is told of: names that come once are many."""
+KEPT: Final = 2
+"""Lines of a source from which on a restart does not forget it: names that come once are many."""
 _TEMPLATE_BYTES: Final = 512  # of one that a source uses, beside its name and its numbers
 _VALUE_BYTES: Final = 9  # of a number; an array has an eighth to spare
 _HISTORY_BYTES: Final = 400
@@ -48,7 +57,10 @@ class Progress(NamedTuple):
     """How far a source has come."""
 
     lines: int
+    """It has learnt from."""
     of: int
+    heard: int
+    """Lines that have come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +95,11 @@ class Learnt:
 
 
 @dataclass(frozen=True, slots=True)
-class Began:
-    """A source has begun to learn."""
-
-    source: str
-    lines: int
-    """It will learn from."""
-
-
-@dataclass(frozen=True, slots=True)
 class Dropped:
     """A source gave way to another one: what it has learnt is forgotten."""
 
     source: str
-    """It had been told of."""
+    """A restart would have known it."""
 
 
 class Readings:
@@ -147,15 +150,21 @@ class Pupil:
 
     Args:
         lines: it learnt from.
+        heard: lines that came, these and others.
+        alarms: of these, those that were.
         templates: how often it used each.
         readings: of those with numbers.
         full: it has its fill, and thinning makes no room.
+        ended: its period is over, and it has learnt nothing.
     """
 
     lines: int = 0
+    heard: int = 0
+    alarms: int = 0
     templates: Counter[str] = field(default_factory=Counter)
     readings: dict[str, Readings] = field(default_factory=dict)
     full: bool = False
+    ended: bool = False
 
     @property
     def size(self) -> int:
@@ -166,14 +175,14 @@ class Pupil:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a source has learnt by now, to be kept over a restart."""
+    """What a source has learnt by now, to be kept over a restart; or that it has learnt nothing."""
 
     source: str
     pupil: Pupil
 
 
 class School:
-    """The sources that learn, and those that have. One thread's at a time.
+    """The sources that learn, and those that did. One thread's at a time.
 
     Args:
         lines: that each learns from; 0: none learns.
@@ -189,7 +198,7 @@ class School:
 
     def __init__(self, lines: int = LINES) -> None:
         self.lines = lines
-        self.news: deque[Began | Learnt | Dropped | Snapshot] = deque(maxlen=_NEWS)
+        self.news: deque[Learnt | Dropped | Snapshot] = deque(maxlen=_NEWS)
         self.heard: set[str] = set()
         self.silent: Collection[str] = frozenset()
         self.refused = self.dropped = self.unkept = 0
@@ -197,6 +206,7 @@ class School:
         self._sizes: dict[str, int] = {}  # of each, bytes
         self._held = 0
         self._learnt: dict[str, Learnt] = {}
+        self._unlearnt: set[str] = set()
 
     @property
     def learning(self) -> tuple[str, ...]:
@@ -210,8 +220,17 @@ class School:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Sources that learn, or have learnt."""
+        """Sources that learn, or did."""
         return tuple(self._sizes)
+
+    @property
+    def unlearnt(self) -> int:
+        """Sources that learn no more, and have learnt nothing."""
+        return len(self._unlearnt)
+
+    def learns_no_more(self, source: str) -> bool:
+        """Whether a source's period is over, whatever came of it."""
+        return source in self._learnt or source in self._unlearnt
 
     def weight(self, source: str) -> int:
         """Return the bytes that a source takes, about."""
@@ -240,12 +259,22 @@ class School:
         size = pupil.size
         if source in self._sizes or len(self._sizes) >= SOURCES or self._held + size > MAX_BYTES:
             return
-        self._pupils[source] = pupil
+        if pupil.ended:
+            self._unlearnt.add(source)
+        else:
+            self._pupils[source] = pupil
         self._weigh(source, size)
 
     def forget(self, source: str) -> None:
         """Let a source learn anew."""
         self._leave(source)
+
+    def again(self, source: str) -> None:
+        """Let a source's period begin anew: lines of it were confirmed. What it learnt stays."""
+        if (pupil := self._pupils.get(source)) is not None:
+            pupil.heard, pupil.alarms = pupil.lines, 0
+        elif source in self._unlearnt:
+            self._leave(source)
 
     def snapshot(self, sources: Collection[str]) -> None:
         """Put into the news what these have learnt by now."""
@@ -255,7 +284,7 @@ class School:
                     template: Readings(one.width, one.values[:], stride=one.stride, seen=one.seen)
                     for template, one in list(pupil.readings.items())
                 }
-                copy = Pupil(pupil.lines, Counter(pupil.templates), readings)
+                copy = replace(pupil, templates=Counter(pupil.templates), readings=readings)
                 self.news.append(Snapshot(source, copy))
 
     def take(
@@ -271,6 +300,9 @@ class School:
         """
         if not self.lines or not source:
             return None
+        if source in self._unlearnt:
+            self.heard.add(source)
+            return None
         pupil = self._pupils.pop(source, None)  # who was heard last is the last one
         if pupil is None:
             if len(self._sizes) >= SOURCES and not self._make_room():
@@ -280,15 +312,34 @@ class School:
             self._weigh(source, 0)
         self._pupils[source] = pupil
         self.hear(source)
+        pupil.heard += 1
+        pupil.alarms += alarm
         if not alarm and template is not None:
             pupil.lines += 1
-            if pupil.lines == ANNOUNCED:
-                self.news.append(Began(source, self.lines))
             self._keep(source, pupil, template, slots[:MAX_SLOTS])
-        progress = Progress(pupil.lines, self.lines)
+        progress = Progress(pupil.lines, self.lines, pupil.heard)
         if pupil.lines >= self.lines:
             self.end(source)
+        elif pupil.heard >= HEARD * max(self.lines, FEWEST):
+            self.close(source)
         return progress
+
+    def close(self, source: str, *, waits: bool = False) -> None:
+        """End the period of a source, whatever it has learnt.
+
+        Args:
+            source: that learns; another one is left alone.
+            waits: for more lines, where these are too few to tell.
+        """
+        pupil = self._pupils.get(source)
+        if pupil is None or self.end(source, fewest=FEWEST):
+            return
+        if not waits or pupil.heard >= HEARD * FEWEST:
+            self._leave(source)
+            self._unlearnt.add(source)
+            self._weigh(source, 0)
+            ended = Pupil(pupil.lines, pupil.heard, pupil.alarms, ended=True)
+            self.news.append(Snapshot(source, ended))
 
     def end(self, source: str, *, fewest: int = 1) -> bool:
         """Let a source be judged by what it has learnt, if that is enough; return whether it is."""
@@ -347,14 +398,14 @@ class School:
 
     def _make_room(self) -> bool:
         """Let a source give way, if there is one that may."""
-        # Of those that have learnt as little, who was heard longest ago.
-        least = min(self._pupils, key=lambda source: self._pupils[source].lines, default=None)
-        if least is None or self._pupils[least].lines >= FEWEST:
+        # Of those of which as few lines came, who was heard longest ago.
+        least = min(self._pupils, key=lambda source: self._pupils[source].heard, default=None)
+        if least is None or self._pupils[least].heard >= FEWEST:
             least = next((source for source in self._sizes if source in self.silent), None)
             if least is None:
                 return False
         pupil = self._pupils.get(least)
-        if pupil is None or pupil.lines >= ANNOUNCED:
+        if pupil is None or pupil.heard >= KEPT:
             self.news.append(Dropped(least))
         self._leave(least)
         self.dropped += 1
@@ -367,5 +418,6 @@ class School:
     def _leave(self, source: str) -> None:
         self._pupils.pop(source, None)
         self._learnt.pop(source, None)
+        self._unlearnt.discard(source)
         self._held -= self._sizes.pop(source, 0)
         self.heard.discard(source)

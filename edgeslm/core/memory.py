@@ -83,6 +83,7 @@ class LineMemory(Generic[S]):
         return {
             "lessons": len(self.overlay),
             "sources_learning": len(school.learning),
+            "sources_unlearnt": school.unlearnt,
             "sources_refused": school.refused,
             "sources_dropped": school.dropped,
             "sources_unkept": school.unkept,

@@ -51,6 +51,9 @@ def of_pupil(pupil: Pupil) -> str:
     return json.dumps(
         {
             "lines": pupil.lines,
+            "heard": pupil.heard,
+            "alarms": pupil.alarms,
+            "ended": pupil.ended,
             "templates": pupil.templates,
             "readings": {
                 template: [
@@ -98,11 +101,14 @@ def _pupil(record: dict[str, Any]) -> Pupil:
             raise ValueError(msg)
         one = Readings(width, values, stride=_whole(stride), seen=_whole(seen))
         readings[template] = one
-    return Pupil(_whole(record["lines"]), templates, readings)
+    lines = _whole(record["lines"], least=0)
+    heard = _whole(record.get("heard", lines), least=lines)  # not in records of before
+    alarms = _whole(record.get("alarms", 0), least=0)
+    return Pupil(lines, heard, alarms, templates, readings, ended=bool(record.get("ended")))
 
 
-def _whole(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**53:
+def _whole(value: object, *, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**53:
         msg = f"no count: {value!r}"
         raise ValueError(msg)
     return value

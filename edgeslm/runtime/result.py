@@ -58,7 +58,8 @@ def answered(  # noqa: PLR0913 -- the fields of one message
     if answer.source_known is not None:
         result["source_known"] = answer.source_known
     if answer.learning is not None:
-        result["learning"] = {"lines": answer.learning.lines, "of": answer.learning.of}
+        lines, of, heard = answer.learning
+        result["learning"] = {"lines": lines, "of": of, "heard": heard}
     if answer.lesson is not None:
         result["lesson"] = answer.lesson
     result["truncated"] = answer.truncated

@@ -267,6 +267,7 @@ WHOLE = json.loads(records.of_pupil(pupil(3)))
     "change",
     [
         {"lines": "x"}, {"lines": -1}, {"lines": True}, {"templates": []}, {"readings": None},
+        {"heard": 2}, {"alarms": -1},
         {"templates": {"t": 0}}, {"readings": {"temp=¤ at ¤": [2, 1, 3, "!"]}},
         {"readings": {"temp=¤ at ¤": [0, 1, 3, ""]}}, {"readings": {"temp=¤ at ¤": [2, 1, 3]}},
         {"readings": {"temp=¤ at ¤": [2, 1, 3, "AAAAAAAAAAA="]}},
@@ -277,6 +278,14 @@ def test_a_record_of_a_pupil_that_is_damaged_is_refused(change: dict[str, Any]) 
     records.pupil_of(json.dumps(WHOLE))
     with pytest.raises(ValueError, match="damaged"):
         records.pupil_of(json.dumps(WHOLE | change))
+
+
+def test_a_record_of_before_tells_only_what_was_learnt() -> None:
+    old = {key: WHOLE[key] for key in ("lines", "templates", "readings")}
+    found = records.pupil_of(json.dumps(old))
+    assert (found.lines, found.heard, found.alarms, found.ended) == (3, 3, 0, False)
+    nothing = Pupil(0, 60, 60, ended=True)
+    assert records.pupil_of(records.of_pupil(nothing)) == nothing
 
 
 @given(

@@ -14,6 +14,7 @@ import pytest
 
 from edgeslm.adapters.clock import DeviceClock
 from edgeslm.adapters.lesson_file import LessonsUnavailableError
+from edgeslm.adapters.lesson_sources import Attendance
 from edgeslm.adapters.lessons import NAME, LessonLog, Taught
 from edgeslm.adapters.loopback import Bus, Loopback
 from edgeslm.agent.models import ModelSlot
@@ -22,6 +23,7 @@ from edgeslm.contract.learning import FeedbackSettings
 from edgeslm.contract.routes import ModelSettings
 from edgeslm.contract.settings import AgentSettings
 from edgeslm.core.delivery import Parcel
+from edgeslm.core.learning import Pupil
 from edgeslm.core.memory import LineMemory
 from edgeslm.core.overlay import Lesson
 from edgeslm.ports import Arrived, Received, Report, Sink, Transport
@@ -175,6 +177,18 @@ def test_what_gave_way_and_what_the_record_lost_is_told(tmp_path: Path) -> None:
         site.hears(kind="undo", lesson=lesson, token=token)
     assert site.events[-1] == ("feedback_record_lost", None, {"lessons": 1})
     site.people.leave()
+
+
+def test_what_is_confirmed_of_a_source_lets_it_learn_anew(site: Site, tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    log.attend("m", [Attendance("hot", 1.0, 0.0, Pupil(0, 60, 60, ended=True))])
+    message = {"text": "temp=95 C", "model": "m", "token": SIGNER.token()}
+    site.hears(kind="anomaly", source="hot", **message)
+    site.hears(kind="normal", **message)
+    assert log.attendances("m"), "of nobody, and of somebody that is none"
+    assert site.hears(kind="normal", source="hot", **message)["status"] == "learnt"
+    assert not log.attendances("m")
+    log.close()
 
 
 def test_what_the_broker_had_retained_teaches_nothing(site: Site) -> None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 from edgeslm.adapters.lesson_sources import Attendance
 from edgeslm.adapters.lessons import NAME, LessonLog
-from edgeslm.agent.pupils import SAVE_S, SILENT_S, Learners, Pupils
-from edgeslm.core.learning import Snapshot
+from edgeslm.agent.models import ModelSlot
+from edgeslm.agent.pupils import BEGUN, SAVE_S, SILENT_S, Learners, Pupils
+from edgeslm.contract.learning import LearnSettings
+from edgeslm.core.learning import FEWEST, HEARD, KEPT, SOURCES, TERMS, Pupil, School, Snapshot
 from edgeslm.core.memory import LineMemory
 
 HOUR_S = 3600.0
 
 
-def hear(memory: LineMemory[object], source: str, lines: int) -> None:
+def hear(memory: LineMemory[object], source: str, lines: int, *, alarm: bool = False) -> None:
     for i in range(lines):
-        memory.school.take(source, "temp=¤", [str(i)], alarm=False)
+        memory.school.take(source, "temp=¤", [str(i)], alarm=alarm)
 
 
 def wait(pupils: Pupils, memory: LineMemory[object], now: float, hours: float = 24.0) -> int:
@@ -81,6 +85,111 @@ def test_who_was_forgotten_is_told(tmp_path: Path) -> None:
     log.forget("m", "a", at=5.0, by="Eve")
     learners.forget(None, log.forgotten()[0])
     assert told == [("learning_forgotten", "m", {"source": "a", "by": "Eve"})]
+
+
+class Class:
+    """A model, and who learns of it."""
+
+    def __init__(self, log: LessonLog, lines: int = 1000) -> None:
+        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.memory: LineMemory[Any] = LineMemory()
+        self.memory.school.lines = lines
+        for each in log.attendances("m"):
+            if each.pupil is not None:
+                self.school.resume(each.source, each.pupil)
+        pool = SimpleNamespace(put=lambda lesson: lesson(self.memory))
+        responder = SimpleNamespace(memory=self.memory, lesson=lambda change: change)
+        settings = SimpleNamespace(learn=LearnSettings())
+        made = SimpleNamespace(pool=pool, responder=responder, settings=settings)
+        self.slot = cast("ModelSlot", made)
+        self.learners = Learners(
+            lambda event, _, detail: self.told.append((event, dict(detail))),
+            lambda *, make: log,  # noqa: ARG005 -- there is one
+            contextlib.nullcontext,
+        )
+
+    @property
+    def school(self) -> School:
+        return self.memory.school
+
+    def looks(self, now: float) -> list[str]:
+        """Return what is told."""
+        before = len(self.told)
+        self.learners.attend("m", self.slot, self.school, now)
+        return [event for event, _ in self.told[before:]]
+
+
+def test_who_learns_is_told_of_from_its_first_line_though_it_be_an_alarm(tmp_path: Path) -> None:
+    one = Class(LessonLog(tmp_path / NAME, max_lessons=10, max_bytes=2**20))
+    hear(one.memory, "new", 1, alarm=True)
+    assert one.looks(1.0) == ["learning_began"]
+    assert one.told == [("learning_began", {"source": "new", "lines": 1000})]
+    hear(one.memory, "new", 1)
+    assert one.looks(2.0) == []
+    for i in range(BEGUN + 9):
+        hear(one.memory, f"uuid {i}", 1)
+    assert len(one.looks(3.0)) == BEGUN - 1, "names that come once flood nobody"
+    assert len(one.looks(64.0)) == 10, "the rest in the next minute"
+
+
+def test_who_works_elsewhere_is_told_to_have_learnt_nothing_and_a_confirmation_begins_anew(
+    tmp_path: Path,
+) -> None:
+    log = LessonLog(tmp_path / NAME, max_lessons=10, max_bytes=2**20)
+    one = Class(log)
+    hear(one.memory, "hot", HEARD * 1000 - 1, alarm=True)
+    one.learners.leave({"m": one.slot}, 1.0)
+    one = Class(log)
+    hear(one.memory, "hot", 3, alarm=True)
+    assert one.looks(2.0) == ["learning_failed"], "lines count over restarts"
+    detail = one.told[-1][1]
+    assert "confirm" in detail.pop("remedy")
+    assert detail == {"source": "hot", "heard": 2000, "alarms": 2000, "lines": 0}
+    assert one.memory.counts()["sources_unlearnt"] == 1
+
+    # A power cut later it is still so, until an operator has said that it is in order.
+    one = Class(log)
+    hear(one.memory, "hot", 3)
+    assert one.looks(3.0) == []
+    assert one.memory.counts()["sources_unlearnt"] == 1
+    one.learners.again("m", one.slot, "other")
+    assert one.school.learning == ()
+    one.learners.again("m", one.slot, "hot")
+    assert Class(log).memory.counts()["sources_unlearnt"] == 0, "at once on disk"
+    hear(one.memory, "hot", 1000)
+    assert one.looks(4.0) == ["learning_began", "learning_ended"]
+    assert one.school.learnt("hot") is not None
+
+
+def test_a_confirmation_while_it_learns_gives_it_as_long_again(tmp_path: Path) -> None:
+    one = Class(LessonLog(tmp_path / NAME, max_lessons=10, max_bytes=2**20))
+    hear(one.memory, "hot", 1990, alarm=True)
+    one.looks(0.0)
+    one.looks(23 * HOUR_S)
+    one.learners.again("m", one.slot, "hot")
+    one.looks(46 * HOUR_S)
+    hear(one.memory, "hot", 1000)
+    assert one.looks(46.1 * HOUR_S) == ["learning_ended"]
+
+
+def test_a_model_that_is_away_knows_of_a_confirmation_later(tmp_path: Path) -> None:
+    log = LessonLog(tmp_path / NAME, max_lessons=10, max_bytes=2**20)
+    log.attend("m", [Attendance(name, 1.0, 0.0, Pupil(0, 60, 60, ended=True)) for name in "ab"])
+    Class(log).learners.again("m", None, "a")
+    assert [each.source for each in log.attendances("m")] == ["b"]
+
+
+def test_time_ends_it_whatever_was_learnt() -> None:
+    pupils, memory = started(())
+    hear(memory, "hot", HEARD * FEWEST, alarm=True)
+    hear(memory, "slow", KEPT)
+    wait(pupils, memory, 0.0, hours=1.0)
+    for hour in range(1, TERMS + 1):
+        assert "slow" in memory.school.learning
+        wait(pupils, memory, hour * HOUR_S, hours=1.0)
+        assert memory.school.unlearnt == (2 if hour == TERMS else 1)
+    assert memory.school.learning == ()
+    assert len(memory.school.sources) <= SOURCES
 
 
 def test_too_few_lines_are_waited_for() -> None:

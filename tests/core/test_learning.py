@@ -11,13 +11,14 @@ from edgeslm.core import learning
 from edgeslm.core.gathering import GATHERED, PLACES, Gathering
 from edgeslm.core.learning import (
     FEWEST,
+    HEARD,
     MAX_SLOTS,
     ROOM,
     SOURCES,
-    Began,
     Dropped,
     Learnt,
     Progress,
+    Pupil,
     Readings,
     School,
     Snapshot,
@@ -37,7 +38,8 @@ def test_it_begins_tells_how_far_it_is_and_ends() -> None:
     assert (learnt.lines, learnt.once) == (3, 1)
     assert learnt.templates == frozenset({"temp=¤", "once"})
     assert learnt.histories["temp=¤"][0].values == (7.0,)
-    assert list(school.news) == [Began("a", 3), learnt]
+    assert list(school.news) == [learnt]
+    assert school.learns_no_more("a")
 
 
 def test_alarms_and_what_nobody_knows_teach_nothing() -> None:
@@ -46,6 +48,68 @@ def test_alarms_and_what_nobody_knows_teach_nothing() -> None:
         progress = school.take("a", template, [], alarm=alarm)
         assert progress is not None
         assert progress.lines == 0
+    assert progress == (0, 3, 3)
+
+
+@pytest.mark.parametrize("normal", [0, FEWEST - 1, FEWEST])
+def test_its_period_ends_after_so_many_lines_whatever_it_has_learnt(normal: int) -> None:
+    school = School(lines=100)
+    teach(school, "a", normal)
+    for i in range(HEARD * 100 - normal):
+        assert school.take("a", "x", [], alarm=True) == (normal, 100, normal + i + 1)
+    assert school.learning == ()
+    assert school.learns_no_more("a")
+    (news,) = school.news
+    if normal == FEWEST:
+        assert news == school.learnt("a")
+        return
+    assert news == Snapshot("a", Pupil(normal, 200, 200 - normal, ended=True))
+    assert (school.learnt("a"), school.unlearnt, school.size) == (None, 1, 0)
+    school.heard = set()
+    assert school.take("a", "x", [], alarm=False) is None, "normal lines come too late"
+    assert school.heard == {"a"}
+
+
+def test_few_lines_that_are_to_be_learnt_from_leave_time_to_hear_them() -> None:
+    school = School(lines=1)
+    for _ in range(HEARD * FEWEST - 1):
+        assert school.take("a", "x", [], alarm=True) is not None
+    assert teach(school, "a") == (1, 1, HEARD * FEWEST)
+    assert school.learnt("a") is not None
+
+
+def test_who_has_learnt_nothing_begins_anew_when_lines_of_it_are_confirmed() -> None:
+    school = School(lines=100)
+    for _ in range(HEARD * 100):
+        school.take("a", "x", [], alarm=True)
+    school.again("b")
+    school.again("a")
+    assert (school.unlearnt, school.sources) == (0, ())
+    teach(school, "a", 100)
+    assert school.learnt("a") is not None
+    school.again("a")
+    assert school.learnt("a") is not None, "who has learnt is judged by that"
+
+
+def test_who_learns_when_lines_of_it_are_confirmed_has_as_long_again() -> None:
+    school = School(lines=100)
+    teach(school, "a", 20)
+    for _ in range(170):
+        school.take("a", "x", [], alarm=True)
+    school.again("a")
+    assert teach(school, "a", 80) == (100, 100, 100), "what it has learnt stays"
+
+
+def test_who_has_learnt_nothing_is_known_again_and_gives_way_when_silent_for_long() -> None:
+    school = School(lines=100)
+    school.resume("a", Pupil(0, 200, 200, ended=True))
+    assert teach(school, "a") is None
+    for i in range(SOURCES - 1):
+        teach(school, f"s{i}", FEWEST)
+    assert teach(school, "new") is None
+    school.silent = {"a"}
+    assert teach(school, "new") == (1, 100, 1)
+    assert [news.source for news in school.news if isinstance(news, Dropped)] == ["a"]
 
 
 def test_nobody_learns_who_has_no_name_or_where_none_is_to() -> None:
@@ -66,10 +130,10 @@ def test_names_that_come_once_keep_nobody_from_learning() -> None:
     for i in range(3 * SOURCES):
         school.take(f"uuid {i}", "x", [], alarm=i % 2 == 0)
     assert len(school.learning) == SOURCES
-    assert teach(school, "press-9") == (1, 1000)
-    assert teach(school, "slow") == (4, 1000), "who has learnt more stays"
+    assert teach(school, "press-9") == (1, 1000, 1)
+    assert teach(school, "slow") == (4, 1000, 4), "who was heard more stays"
     assert (school.dropped, school.refused) == (2 * SOURCES + 2, 0)
-    assert not [news for news in school.news if isinstance(news, Dropped)], "nobody knew of them"
+    assert not [news for news in school.news if isinstance(news, Dropped)], "nobody kept them"
 
 
 def test_who_has_learnt_enough_gives_way_only_when_silent_for_long() -> None:
@@ -81,9 +145,9 @@ def test_who_has_learnt_enough_gives_way_only_when_silent_for_long() -> None:
     assert school.refused == 1
     school.silent = {"s0"}
     school.news.clear()
-    assert teach(school, "new") == (1, 1000)
+    assert teach(school, "new") == (1, 1000, 1)
     assert school.learnt("s0") is None
-    assert teach(school, "newer", FEWEST) == (FEWEST, 1000), (
+    assert teach(school, "newer", FEWEST) == (FEWEST, 1000, FEWEST), (
         "it takes the place of the other new one"
     )
     assert [news.source for news in school.news if isinstance(news, Dropped)] == ["s0"]
@@ -164,7 +228,7 @@ def test_a_pupil_goes_on_where_it_was() -> None:
     other.resume(kept.source, kept.pupil)
     assert other.size == school.size
     for one in (school, other):
-        assert one.take("a", "temp=¤", ["9"], alarm=False) == (41, 100)
+        assert one.take("a", "temp=¤", ["9"], alarm=False) == (41, 100, 41)
         one.end("a")
     assert school.learnt("a") == other.learnt("a")
 
@@ -176,6 +240,22 @@ def test_time_ends_it_where_enough_has_come() -> None:
     school.take("a", "x", [], alarm=False)
     assert school.end("a", fewest=2)
     assert not school.end("a")
+
+
+def test_time_waits_where_too_few_lines_have_come_to_tell() -> None:
+    school = School(lines=100)
+    teach(school, "a", FEWEST - 1)
+    school.close("nobody", waits=True)
+    for _ in range(FEWEST):
+        school.close("a", waits=True)
+        assert school.learning == ("a",)
+        school.take("a", "x", [], alarm=True)
+    school.take("a", "x", [], alarm=True)
+    school.close("a", waits=True)
+    assert (school.learning, school.unlearnt) == ((), 1)
+    teach(school, "slow", 2)
+    school.close("slow")
+    assert school.unlearnt == 2, "not for ever"
 
 
 def test_what_was_learnt_before_is_taken_up() -> None:

@@ -252,9 +252,10 @@ def test_counts_name_what_is_remembered() -> None:
     task = fitted(walk(300) + orders(100))
     memory = task.memory()
     assert memory.counts() == {
-        "lessons": 0, "sources_learning": 0, "sources_refused": 0, "sources_dropped": 0,
-        "sources_unkept": 0, "numbers_refused": 0, "new_templates": 0, "texts_repeated": 0,
-        "series": 0, "late": 0, "repeated": 0, "wild": 0, "gaps": 0, "series_dropped": 0,
+        "lessons": 0, "sources_learning": 0, "sources_unlearnt": 0, "sources_refused": 0,
+        "sources_dropped": 0, "sources_unkept": 0, "numbers_refused": 0, "new_templates": 0,
+        "texts_repeated": 0, "series": 0, "late": 0, "repeated": 0, "wild": 0, "gaps": 0,
+        "series_dropped": 0,
         "sessions": 0, "sessions_dropped": 0, "sessions_expired": 0,
         "lines_late": 0, "lines_repeated": 0,
     }  # fmt: skip

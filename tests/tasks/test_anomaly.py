@@ -205,6 +205,29 @@ def test_alarms_of_a_new_template_teach_nothing() -> None:
         assert stream.hears("flow 900 l").label == "anomaly"
 
 
+def test_a_new_source_that_works_elsewhere_learns_once_its_extremes_are_confirmed() -> None:
+    stream = Stream()
+    stream.past.school.lines = 60
+
+    def hears(lines: int) -> list[Any]:
+        return [stream.hears(f"motor temp={95 + i % 10 / 10} C", "press-9") for i in range(lines)]
+
+    alarms = hears(120)
+    assert {each.label for each in alarms} == {"anomaly"}
+    assert alarms[-1].learning == (0, 60, 120)
+    (after,) = hears(1)
+    assert (after.label, after.learning, after.source_known) == ("anomaly", None, False)
+    assert stream.hears("motor temp=71 C", "press-9").label == "normal", "as all sources are"
+
+    # What the agent does where an operator confirms the highest.
+    stream.past.overlay.learn(Lesson(1, "normal", "motor temp=95.9 C", source="press-9"))
+    stream.past.school.again("press-9")
+    assert {each.label for each in hears(60)} == {"normal"}
+    assert hears(1)[0].source_known
+    said = {n: stream.hears(f"motor temp={n} C", "press-9").label for n in (71, 95.4, 120)}
+    assert said == {71: "anomaly", 95.4: "normal", 120: "anomaly"}, "its own numbers count"
+
+
 def test_what_came_since_makes_no_confirmed_fault_smaller() -> None:
     """Lines of 30 have come before somebody said that 25 is a fault: 30 is one, too."""
     stream = Stream(FLOW)
