@@ -31,6 +31,7 @@ from exporters.mlbom import ML_BOM, Origins, ml_bom
 from exporters.quality import tidy
 from exporters.recipes.base import Fitter
 from exporters.reductions import Reduction
+from exporters.rejection import check
 from exporters.report import write_reports
 from exporters.report.content import Content, Judgement
 from exporters.sources import open_source
@@ -199,6 +200,7 @@ class Common:
         source = open_source(model, tokenizer=job.tokenizer)
         self.source = source.name
         self.source_digest = (source.digest() if teacher is None else teacher.digest()).hex()
+        self.notes = self._share_noted(teacher)
         if job.train != "head":
             plan = self._plan(source)
             self._found = self._look(None if teacher else self._untrained(source))
@@ -215,6 +217,22 @@ class Common:
         elif job.prune_vocab and job.student != "static":  # whose are the texts' pieces anyhow
             with stage("pruning the vocabulary", None):
                 self._prune()
+
+    def _share_noted(self, teacher: Trained | None) -> list[str]:
+        """Return what one should know of the share to reject, and show it at once.
+
+        Raises:
+            RejectShareError: what calibrates does not support it.
+        """
+        if not self.recipe.TRAINABLE:  # then all that is learnt calibrates, and `split` has counted
+            return []
+        job = self.job
+        notes = check(
+            self.split.train, share=job.share, train=job.train, teacher=teacher, seed=job.seed
+        )
+        for note in notes:
+            self._tell(note)
+        return notes
 
     def _prune(self) -> None:
         """Keep of the vocabulary what so many of the training texts are made of.
@@ -417,7 +435,7 @@ def make(order: Order, out: Path, common: Common) -> dict[str, Any]:
         "fp32": tidy(bench.reference_metrics(bench.split.held_out)),
         "reductions": smaller,
         "variants": {one.made.plan.name: one.report for one in judged},
-        "cautions": inspection.cautions() + decisions.notes + cautions,
+        "cautions": common.notes + inspection.cautions() + decisions.notes + cautions,
     }
     if common.outcome is not None:
         report["training"] = common.outcome.report

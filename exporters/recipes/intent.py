@@ -55,7 +55,7 @@ _GATED_OOS: Final = 200
 
 def split(data: Path, evaluation: Path | None, *, share: float, seed: int) -> Split:
     """See `exporters.recipes.base.Recipe.split`."""
-    del share  # any number of texts has a quantile
+    del share  # which texts calibrate is up to what is trained: see `exporters.rejection`
     rows = read_rows(data)
     if evaluation is not None:
         judged = read_rows(evaluation)
