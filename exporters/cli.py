@@ -1,4 +1,4 @@
-"""`edgeslm-export [matrix] TASK`: parse, run the pipeline, draw its progress on a terminal."""
+"""`edgeslm-export [matrix] TASK`: parse, run the pipeline, show its progress."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from edgeslm.errors import (
     EXIT_CONFIG,
@@ -25,10 +24,6 @@ from exporters.stop import Terminated
 
 # All else is imported inside `main`: it may be missing, or take the seconds in which somebody
 # presses Ctrl-C.
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from exporters.heads.base import Advance
 
 NEEDED: Final = (  # the extra `export` of pyproject.toml
     "accelerate",
@@ -126,10 +121,11 @@ def _run(argv: Sequence[str]) -> int:
     # After the arguments: they take seconds.
     from exporters.export import Job, export  # noqa: PLC0415
     from exporters.matrix import matrix  # noqa: PLC0415
+    from exporters.progress import progress  # noqa: PLC0415
 
     options = _options(args)
     profiles = options.pop("profiles", None)
-    with _progress() as stage:
+    with progress() as stage:
         if profiles is None:
             report = export(Job(**options), stage, stage.tell)
         else:
@@ -154,9 +150,10 @@ def _run(argv: Sequence[str]) -> int:
 
 def _command(args: argparse.Namespace) -> int:
     from exporters import commands  # noqa: PLC0415 -- see above
+    from exporters.progress import progress  # noqa: PLC0415
 
     command = commands.load(args.task)
-    with _progress() as stage:
+    with progress() as stage:
         report = command.run(args, stage)
     _caution(report.get("cautions", ()), stage.told)
     sys.stdout.write(json.dumps(report) + "\n")
@@ -167,29 +164,6 @@ def _caution(notes: Iterable[str], told: Collection[str]) -> None:
     for note in dict.fromkeys(notes):
         if note not in told:
             sys.stderr.write(f"edgeslm-export: note: {note}\n")
-
-
-@contextmanager
-def _progress() -> Iterator[_Stages]:
-    """Draw the stages of what is done inside, on a terminal."""
-    from rich.console import Console  # noqa: PLC0415 -- takes a while: after the arguments
-    from rich.progress import (  # noqa: PLC0415
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        yield _Stages(bars)
 
 
 def _fronts(out: Path) -> str:
@@ -236,34 +210,6 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _trains(args: argparse.Namespace) -> bool:
     return bool(getattr(args, "train", None) == "full")
-
-
-class _Stages:
-    """Implements `exporters.export.Stage` with a bar each.
-
-    Attributes:
-        told: notes that were shown already.
-    """
-
-    def __init__(self, bars: Progress) -> None:
-        self.told: list[str] = []
-        self._bars = bars
-
-    def tell(self, note: str) -> None:
-        if note not in self.told:
-            self.told.append(note)
-            # Above the bars, which the console draws anew; never wrapped, since it may be read
-            # by a program.
-            self._bars.console.print(
-                f"edgeslm-export: note: {note}", markup=False, highlight=False, soft_wrap=True
-            )
-
-    @contextmanager
-    def __call__(self, name: str, total: int | None) -> Iterator[Advance]:
-        bar = self._bars.add_task(name, total=total)
-        yield lambda steps: self._bars.advance(bar, steps)
-        done = total if total is not None else 1
-        self._bars.update(bar, total=done, completed=done)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -96,8 +96,14 @@ def write_lines(file: Path, rows: Sequence[Mapping[str, object]]) -> Path:
 
 
 def without_notes(err: str) -> str:
-    """What an export said on standard error besides what it found in its examples."""
-    return "".join(line for line in err.splitlines(keepends=True) if ": note: " not in line)
+    """What an export said on standard error besides stages and what it found in its examples."""
+    said = without_stages(err).splitlines(keepends=True)
+    return "".join(line for line in said if ": note: " not in line)
+
+
+def without_stages(err: str) -> str:
+    """What an export said on standard error besides what it was doing."""
+    return "".join(line for line in err.splitlines(keepends=True) if ": stage: " not in line)
 
 
 class Stages:

@@ -20,7 +20,7 @@ import pytest
 from edgeslm.runtime.profiles import detect_profile
 from exporters import cli, export
 from exporters.quality import QualityError
-from tests.exporters.conftest import without_notes, write_lines
+from tests.exporters.conftest import without_notes, without_stages, write_lines
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -78,7 +78,7 @@ def test_the_ml_bom_says_of_the_base_model_what_was_said_of_it(
     assert "SPDX" in capsys.readouterr().err
 
 
-def test_an_export_prints_its_report_and_no_bars_into_a_pipe(
+def test_an_export_prints_its_report_and_its_stages_and_no_bars_into_a_pipe(
     args: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main([*flat(args), "--allow-drop"]) == 0
@@ -87,7 +87,11 @@ def test_an_export_prints_its_report_and_no_bars_into_a_pipe(
     assert report["out"] == args["--out"]
     assert report["cautions"]  # so few rows are held out
     notes = [f"edgeslm-export: note: {caution}" for caution in report["cautions"]]
-    said = err.splitlines()
+    assert "\x1b" not in err
+    stages = [line for line in err.splitlines() if line.startswith("edgeslm-export: stage: ")]
+    assert "edgeslm-export: stage: exporting the encoder" in stages
+    assert len(set(stages)) == len(stages), "each begins once"
+    said = without_stages(err).splitlines()
     assert said[: len(notes)] == notes
     claimed, *proofs = said[len(notes) :]  # two lines for each graph
     assert claimed.startswith(f"edgeslm-export: profile {args['--profile']}: verified silicon")

@@ -12,7 +12,7 @@ import pytest
 from edgeslm.runtime.profiles import detect_profile
 from exporters import cli
 from exporters.export import Job, export
-from tests.exporters.conftest import Stages, write_lines
+from tests.exporters.conftest import Stages, without_stages, write_lines
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -43,7 +43,8 @@ def test_examples_are_looked_through_with_a_model(
     assert cli.main(argv) == 0
     said, err = capsys.readouterr()
     report = json.loads(said)
-    assert err.splitlines() == [f"edgeslm-export: note: {one}" for one in report.pop("cautions")]
+    said_then = without_stages(err).splitlines()
+    assert said_then == [f"edgeslm-export: note: {one}" for one in report.pop("cautions")]
     assert report == json.loads((out / "data.json").read_bytes())
     found = {finding["kind"]: finding for finding in report["findings"]}
     assert [one["other_line"] for one in found["contradiction"]["worst"]] == [76, 77]
