@@ -311,7 +311,7 @@ class Series:
             # Where the clock was set back, readings go on as before.
             if gauge.pause_s is not None and since > gauge.pause_s:
                 self.counts["gaps"] += 1
-                trace.count = 0
+                trace.count, trace.score = 0, None
         trace.late = 0
         trace.time = time
         trace.values = values

@@ -132,6 +132,15 @@ def test_what_comes_late_or_again_is_counted_and_changes_nothing() -> None:
     assert feed(made, [11.0], start=6) == feed(other, [11.0], start=6)
 
 
+def test_what_comes_late_or_again_after_a_pause_finds_no_windows() -> None:
+    made = series()
+    feed(made, [10.0] * 6)
+    assert made.score(*KEY, [1e9], 200.0) is None  # wild, so that it is not kept
+    assert made.score(*KEY, [10.0], 150.0) is None
+    assert made.score(*KEY, [1e9], 200.0) is None
+    assert (made.counts["late"], made.counts["repeated"], made.counts["wild"]) == (1, 1, 1)
+
+
 def test_a_clock_that_was_set_back_is_believed_in_the_end() -> None:
     made = series()
     feed(made, [10.0] * 6, start=1e6)
