@@ -13,6 +13,7 @@ reading, which the number channel sees by itself, must not colour a whole window
 from __future__ import annotations
 
 import math
+import struct
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class _Lens:
     Every row ends with a one, by which `root` takes the means of training from those at hand.
     """
 
-    __slots__ = ("kernel", "longest", "root", "scale", "steps", "usual")
+    __slots__ = ("kernel", "longest", "longest_at", "root", "scale", "steps", "usual")
 
     def __init__(self, view: View, rows: int) -> None:
         self.longest = view.windows[-1]
@@ -110,6 +111,7 @@ class _Lens:
         padded[:, :width] = root.reshape(windows, -1, size)
         padded[0, -1] = -(np.array(view.mean) @ root)
         self.root = padded.reshape(-1, size)
+        self.longest_at = (windows - 1) * (2 * width + 1)  # of its means among all
         self.scale = 1 / math.sqrt(size)
         self.usual = view.mean[-width:]  # over the longest window
         self.steps = tuple(zip(view.steps_low, view.steps_high, view.steps_spread, strict=True))
@@ -118,13 +120,23 @@ class _Lens:
 class Gauge:
     """One series' training, ready to be held against; immutable."""
 
-    __slots__ = ("_bounds", "_spread", "_still", "_views", "longest", "pause_s", "width")
+    __slots__ = (
+        "_bounds",
+        "_numbers",
+        "_spread",
+        "_still",
+        "_views",
+        "longest",
+        "pause_s",
+        "width",
+    )
 
     def __init__(self, usual: Usual) -> None:
         self.width = len(usual.slots)
         self.pause_s = usual.pause_s
         self._spread = usual.spread
         self._still = [0.0] * self.width
+        self._numbers = struct.Struct(f"{2 * self.width}d")
         self.longest = longest = max(view.windows[-1] for view in usual.views)
         self._bounds = tuple(
             (slot, centre, scale, low - MARGIN, high + MARGIN)
@@ -156,40 +168,53 @@ class Gauge:
                     value = 0.0 if before is None else before[i]
                 elif value > high + WILD or value < low - WILD:
                     wild = True
-                value = min(max(value, low), high)
+                value = low if value < low else min(value, high)
             found.append(value)
         if first or before is None:
             return found + self._still, wild
         return found + [abs(a - b) for a, b in zip(found, before, strict=False)], wild
 
-    def worst(self, view: int, rows: Array) -> Worst:
-        """Return what is oddest over the longest window of a view, whose `rows` are as `distance`.
+    def write(self, reading: Sequence[float], rows: Array, at: int) -> None:
+        """Write what `reading` returned to one of a trace's rows, in both halves.
+
+        Args:
+            reading: in scales.
+            rows: float64 [2 * longest, 2 * width + 1], in one piece.
+            at: row of the first half.
+        """
+        # By `struct`, since numpy takes twice as long to find that a list holds numbers.
+        raw, row = rows.data, rows.strides[0]
+        self._numbers.pack_into(raw, at * row, *reading)
+        self._numbers.pack_into(raw, (at + self.longest) * row, *reading)
+
+    def worst(self, view: int, means: Array, steps: int | None) -> Worst:
+        """Return what is oddest over the longest window of a view, by what `look` returned.
 
         That is a mean of steps where one left its range, else the level that is farthest from its
         usual ones, which are those within two standard deviations.
         """
         lens = self._views[view]
-        means = lens.kernel[-1].dot(rows[:, :-1]).tolist()
-        beyond = [_beyond(*one) for one in zip(means[self.width :], lens.steps, strict=True)]
-        if (most := max(beyond)) > 0:
-            index = beyond.index(most)
-            slot, _, scale, _, _ = self._bounds[index]
-            low, high, _ = lens.steps[index]
-            mean = means[self.width + index]
+        if steps is not None:
+            slot, _, scale, _, _ = self._bounds[steps]
+            low, high, _ = lens.steps[steps]
+            mean = float(means[lens.longest_at + self.width + steps])
             return Worst(slot, scale * mean, scale * low, scale * high, lens.longest, steps=True)
+        levels = means[lens.longest_at :].tolist()
         odd = [
             abs(mean - usual) / spread
-            for mean, usual, spread in zip(means, lens.usual, self._spread, strict=False)
+            for mean, usual, spread in zip(levels, lens.usual, self._spread, strict=False)
         ]
         index = odd.index(max(odd))
         slot, centre, scale, _, _ = self._bounds[index]
         about = 2 * self._spread[index]
-        mean, low, high = means[index], lens.usual[index] - about, lens.usual[index] + about
+        mean, low, high = levels[index], lens.usual[index] - about, lens.usual[index] + about
         at = centre + scale * mean, centre + scale * low, centre + scale * high
         return Worst(slot, *at, lens.longest, steps=False)
 
     def view(self, count: int) -> int | None:
         """Return the view over the longest windows that so many readings fill; None: none is."""
+        if count >= self.longest:  # nearly always
+            return len(self._views) - 1
         found = None
         for index, view in enumerate(self._views):
             if view.longest > count:
@@ -197,8 +222,11 @@ class Gauge:
             found = index
         return found
 
-    def distance(self, view: int, rows: Array) -> float:
-        """Return the distance of readings in a view, >= 0.
+    def look(self, view: int, rows: Array) -> tuple[float, Array, int | None]:
+        """Return what a view shows of readings.
+
+        That is their distance, >= 0; their means, window by window; and the place of the slot whose
+        steps are farthest beyond their range, None where none are.
 
         Args:
             view: its index.
@@ -207,19 +235,17 @@ class Gauge:
         """
         lens = self._views[view]
         # Of arrays as small as these, `dot` costs half of what `@` does.
-        means = lens.kernel.dot(rows)
-        spread = means.ravel().dot(lens.root)
-        beyond = 0.0
-        for mean, usual in zip(means[-1, self.width : -1].tolist(), lens.steps, strict=True):
-            if not usual[0] <= mean <= usual[1]:
-                beyond = max(beyond, _beyond(mean, usual))
-        return math.hypot(lens.scale * math.sqrt(spread.dot(spread)), beyond)
-
-
-def _beyond(mean: float, usual: tuple[float, float, float]) -> float:
-    """Return by how many spreads a mean lies outside its range."""
-    low, high, spread = usual
-    return max(low - mean, mean - high, 0.0) / spread
+        means = lens.kernel.dot(rows).ravel()
+        spread = means.dot(lens.root)
+        beyond, which = 0.0, None
+        steps = means[lens.longest_at + self.width : -1].tolist()
+        for i, mean in enumerate(steps):
+            low, high, unit = lens.steps[i]
+            if not low <= mean <= high:
+                by = (low - mean if mean < low else mean - high) / unit
+                if by > beyond:
+                    beyond, which = by, i
+        return math.hypot(lens.scale * math.sqrt(spread.dot(spread)), beyond), means, which
 
 
 class Worst(NamedTuple):
@@ -236,24 +262,21 @@ class Worst(NamedTuple):
 class _Trace:
     """The last readings of one series, twice over, so that any window lies in one piece."""
 
-    __slots__ = ("at", "count", "last", "late", "rows", "score", "time", "values",
+    __slots__ = ("count", "last", "late", "means", "rows", "score", "steps", "time", "values",
                  "view")  # fmt: skip
 
     def __init__(self, gauge: Gauge) -> None:
         self.rows = np.zeros((2 * gauge.longest, 2 * gauge.width + 1))
         self.rows[:, -1] = 1.0
-        self.at = 0
         self.count = 0
         self.late = 0
         self.view: int | None = None
+        self.means = self.rows[0]  # and what that showed, but the distance
+        self.steps: int | None = None
         self.last: list[float] | None = None
         self.values: Sequence[float] = ()
         self.time: float | None = None
         self.score: float | None = None
-
-    def window(self, longest: int) -> Array:
-        """Return the last readings, as many as the longest window, the oldest first."""
-        return self.rows[self.at + 1 : self.at + 1 + longest]
 
 
 class Series:
@@ -316,13 +339,14 @@ class Series:
         trace.time = time
         trace.values = values
         longest = gauge.longest
-        at = trace.at = trace.count % longest
+        at = trace.count % longest
         reading, wild = gauge.reading(values, trace.last, first=not trace.count)
-        trace.rows[at::longest, :-1] = reading
+        gauge.write(reading, trace.rows, at)
         trace.view = gauge.view(trace.count + 1)
         score: float | None = None
         if trace.view is not None:
-            distance = gauge.distance(trace.view, trace.window(longest))
+            rows = trace.rows[at + 1 : at + 1 + longest]  # the oldest first
+            distance, trace.means, trace.steps = gauge.look(trace.view, rows)
             score = -self._tails[trace.view].log_p_value(distance)
         if wild:  # judged, and the next reading takes its place
             self.counts["wild"] += 1
@@ -337,7 +361,7 @@ class Series:
         key = source, template
         gauge, trace = self._gauges[key], self._traces[key]
         assert trace.view is not None  # noqa: S101 -- it was scored
-        return gauge.worst(trace.view, trace.window(gauge.longest))
+        return gauge.worst(trace.view, trace.means, trace.steps)
 
     def _trace(self, key: tuple[str, int], gauge: Gauge) -> _Trace:
         trace = self._traces.get(key)

@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from edgeslm.core.calibration import Tail, tail
-from edgeslm.core.series import LATE, Gauge, Series, Usual, View
+from edgeslm.core.series import LATE, MARGIN, WILD, Gauge, Series, Usual, View
 
 LINEAR = tail([i / 100 for i in range(500)])
 
@@ -107,6 +108,62 @@ def test_scores_are_finite_whatever_comes(readings: list[tuple[float, float | No
         assert score is None or (math.isfinite(score) and score >= 0)
 
 
+THREE = Usual(
+    (0, 1, 3),
+    (10.0, 0.0, -4.0),
+    (2.0, 1.0, 0.5),
+    (-3.0, -1.0, -2.0),
+    (3.0, 2.0, 2.0),
+    (0.5, 0.3, 0.9),
+    100.0,
+    (
+        View(
+            (2, 5),
+            (0.1, -0.2, 0.3, 0.2, 0.1, -0.1),
+            tuple(map(tuple, np.random.default_rng(3).normal(size=(6, 6)).tolist())),
+            (0.5, 0.1, 1.0),
+            (1.5, 2.0, 2.0),
+            (0.2, 0.1, 0.3),
+        ),
+    ),
+)
+numbers = st.floats(-60, 60) | st.sampled_from([math.nan, math.inf, -1e300, 10.0, 0.0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(*[numbers] * 4), min_size=5, max_size=14))
+def test_distance_and_cause_are_as_defined(lines: list[tuple[float, ...]]) -> None:
+    (looked_at,), centre, scale = THREE.views, np.array(THREE.centre), np.array(THREE.scale)
+    low, high = np.array(THREE.low) - MARGIN, np.array(THREE.high) + MARGIN
+    made = Series({KEY: Gauge(THREE)}, [LINEAR])
+    kept: list[NDArray[np.float64]] = []
+    for time, line in enumerate(lines):
+        score = made.score(*KEY, line, float(time))
+        raw = (np.array(line)[list(THREE.slots)] - centre) / scale
+        held = kept[-1][:3] if kept else np.zeros(3)
+        value = np.where(np.isnan(raw), held, raw).clip(low, high)
+        shown = [*kept, np.append(value, np.abs(value - held) if kept else np.zeros(3))]
+        if not np.any((raw > high + WILD) | (raw < low - WILD)):
+            kept = shown
+        assert (score is None) == (len(shown) < 5)
+        if score is None:
+            continue
+        short, long = np.mean(shown[-2:], axis=0), np.mean(shown[-5:], axis=0)
+        means = np.append(short[:3], long[:3]) - looked_at.mean
+        distance = np.linalg.norm(means @ np.array(looked_at.root)) / math.sqrt(6)
+        outside = np.maximum(looked_at.steps_low - long[3:], long[3:] - looked_at.steps_high)
+        beyond = np.maximum(outside, 0) / looked_at.steps_spread
+        expected = math.hypot(distance, beyond.max())
+        assert score == pytest.approx(-LINEAR.log_p_value(expected), rel=1e-9, abs=1e-9)
+        worst, odd = made.worst(*KEY), np.abs(long[:3] - looked_at.mean[3:]) / THREE.spread
+        place = THREE.slots.index(worst.slot)
+        assert worst.steps == (beyond.max() > 1e-12) or beyond.max() < 1e-9
+        of = beyond if worst.steps else odd
+        assert of[place] == pytest.approx(of.max())
+        at = scale[place] * long[3 + place] if worst.steps else (centre + scale * long[:3])[place]
+        assert worst.mean == pytest.approx(at)
+
+
 @given(st.lists(st.floats(-50, 50), min_size=6, max_size=30))
 def test_a_window_holds_its_own_readings_and_no_others(values: list[float]) -> None:
     made, fresh = series(), series()
@@ -175,4 +232,4 @@ def test_a_slot_without_a_number_holds_what_it_held() -> None:
     assert gauge.reading([math.nan], [1.5, 9.0], first=False) == ([1.5, 0.0], False)
     assert gauge.reading([12.0], [1.5, 9.0], first=False) == ([1.0, 0.5], False)
     assert isinstance(LINEAR, Tail)
-    assert np.isfinite(gauge.distance(1, np.ones((6, 3))))
+    assert np.isfinite(gauge.look(1, np.ones((6, 3)))[0])
