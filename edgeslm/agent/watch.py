@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from edgeslm.contract.messages import DriftState
@@ -20,7 +19,6 @@ NAMED: Final = 3
 """Sources and texts that an event names, the most frequent first."""
 SHOWN: Final = 120
 """Characters of a text that are kept and quoted, where its route shares text."""
-_DIGEST: Final = 8  # bytes
 _PROPOSALS: Final = {
     NEW: "Tell by feedback which of these lines are normal",
     NUMBER: "See to these sources and their sensors",
@@ -38,10 +36,9 @@ def sighting_of(request: Request, answer: Answer, share: Share) -> Sighting | No
     if answer.p_value is None:
         return None
     what = request.text if answer.template is None else answer.template
-    raw = what.encode("utf-8", "surrogatepass")
-    digest = hashlib.blake2b(raw, digest_size=_DIGEST).hexdigest()
     channels = answer.channels or {INTENT: answer.p_value}
-    return Sighting((request.source, digest), channels, what[:SHOWN] if share == "text" else None)
+    shown = what[:SHOWN] if share == "text" else None
+    return Sighting((request.source, hash(what)), channels, shown)
 
 
 class Watch:
@@ -83,18 +80,20 @@ class Watch:
         self._model, self._trained = (bundle, task, version), trained
         self._since.clear()
 
-    def take(self, sighting: Sighting, *, wall: float) -> Iterator[Told]:
-        """Hear an answer; yield what is to be told, of each channel for itself.
+    def take(self, sighting: Sighting, *, wall: float) -> Iterable[Told]:
+        """Hear an answer; return what is to be told, of each channel for itself.
 
         Args:
             sighting: of `sighting_of`.
             wall: now, seconds since 1970.
         """
-        if not self._settings.drift:
-            return
+        if self._settings.drift and self._drift.take(sighting):
+            return self._changes(wall)
+        return ()
+
+    def _changes(self, wall: float) -> Iterator[Told]:
+        """Yield what is to be told of channels that are suspected now, or no longer."""
         drift = self._drift
-        if not drift.take(sighting):
-            return
         for channel in sorted(drift.suspected - self._since.keys()):
             self._since[channel] = wall
             yield SUSPECTED, self._detail(channel)

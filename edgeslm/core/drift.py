@@ -35,9 +35,11 @@ Source:
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import truediv
 from typing import Final, NamedTuple
 
 BLOCK: Final = 5
@@ -61,12 +63,12 @@ KINDS: Final = 4096
 """Kinds that are told apart in one block; those beyond count as one."""
 RECENT: Final = 500
 """Messages that rates are told of, and after which a new template counts once more."""
-_OTHERS: Final = ("", "")
+_OTHERS: Final = ("", None)
 _MOST_TOLERATED: Final = 0.9
 """Share of new templates in training beyond which their rate says nothing."""
 _RICHEST: Final = 1e300  # far beyond any limit, and finite
 
-Kind = tuple[str, str]
+Kind = tuple[str, Hashable]
 """Source, and what stands for its template or text."""
 
 
@@ -123,21 +125,18 @@ class Bets:
         bounds: of each share, what is no drift, in (0, 1).
     """
 
-    __slots__ = ("_back", "_bets", "_bounds", "_lost", "_nothing", "_sums", "evidence")
+    __slots__ = ("_back", "_bounds", "_lost", "_nothing", "_stakes", "_sums", "evidence")
 
     def __init__(self, bounds: Sequence[float] = BOUNDS) -> None:
         self._bounds = bounds
-        # Index of the share, what is no drift, and the stake.
-        self._bets = [
-            (i, q, stake * (MOST - 1) / (1 - q)) for i, q in enumerate(bounds) for stake in STAKES
-        ]
-        self._lost = [1.0 - q * stake for _, q, stake in self._bets]  # where nothing is small
+        self._stakes = [[stake * (MOST - 1) / (1 - q) for stake in STAKES] for q in bounds]
         self._nothing = [0.0] * len(bounds)
+        self._lost = self._won(self._nothing)
         self.forget()
 
     def forget(self) -> None:
         """Begin anew."""
-        self._sums = [0.0] * len(self._bets)
+        self._sums = [0.0] * len(self._lost)
         self._back = [0.0] * len(self._bounds)
         self.evidence = 0.0
 
@@ -147,8 +146,8 @@ class Bets:
             sums = [(won + 1.0) * lost for won, lost in zip(self._sums, self._lost, strict=True)]
         else:
             sums = [
-                min(_RICHEST, (won + 1.0) * (1.0 + stake * (shares[i] - q)))
-                for won, (i, q, stake) in zip(self._sums, self._bets, strict=True)
+                min(_RICHEST, (won + 1.0) * by)
+                for won, by in zip(self._sums, self._won(shares), strict=True)
             ]
         self._sums = sums
         self.evidence = sum(sums) / len(sums)
@@ -160,6 +159,14 @@ class Bets:
             won = (self._back[i] + 1.0) * (1.0 + (q - shares[i]) / (1.0 - q))
             self._back[i] = min(won, _RICHEST)
         return min(self._back)
+
+    def _won(self, shares: Sequence[float]) -> list[float]:
+        """Return by how much each stake is multiplied, share by share."""
+        return [
+            1.0 + stake * (share - q)
+            for share, q, stakes in zip(shares, self._bounds, self._stakes, strict=True)
+            for stake in stakes
+        ]
 
 
 class _Channel:
@@ -186,20 +193,20 @@ class _Channel:
     def hear(self, kind: Kind, p: float, *, fresh: bool) -> list[float] | None:
         """Hear a message; return the shares of its block where it is the last."""
         counts = self.counts
-        if kind not in counts and len(counts) >= KINDS:
+        before = counts.get(kind, 0)
+        if not before and len(counts) >= KINDS:
             kind = _OTHERS
-        counts[kind] = counts.get(kind, 0) + 1
+            before = counts.get(kind, 0)
+        counts[kind] = before + 1
         self._heard += 1
         if p <= LEVELS[-1] or fresh:
-            small = [p <= level for level in LEVELS]
+            small = self._small.get(kind)
+            if small is None:
+                small = self._small[kind] = [0] * (len(LEVELS) + self._fresh)
+            for i in range(bisect_left(LEVELS, p), len(LEVELS)):
+                small[i] += 1
             if self._fresh:
-                small.append(fresh)
-            before = self._small.get(kind)
-            self._small[kind] = (
-                list(map(int, small))
-                if before is None
-                else [n + one for n, one in zip(before, small, strict=True)]
-            )
+                small[-1] += fresh
         if self._heard < self._length:
             return None
         shares = self._shares()
@@ -207,13 +214,14 @@ class _Channel:
         return shares
 
     def _shares(self) -> list[float]:
-        shares = [0.0] * (len(LEVELS) + self._fresh)
-        counts, small = self.counts, self._small
-        for i in range(len(shares) if small else 0):
-            of_messages = sum(found[i] for found in small.values()) / self._heard
-            of_kinds = sum(found[i] / counts[kind] for kind, found in small.items()) / len(counts)
-            shares[i] = min(of_messages, of_kinds)
-        return shares
+        if not self._small:
+            return [0.0] * (len(LEVELS) + self._fresh)
+        counts = [self.counts[kind] for kind in self._small]
+        heard, kinds = self._heard, len(self.counts)
+        return [
+            min(sum(found) / heard, sum(map(truediv, found, counts)) / kinds)
+            for found in zip(*self._small.values(), strict=True)
+        ]
 
 
 class Drift:
@@ -238,10 +246,9 @@ class Drift:
             if worth
         }
         self._knows_new = NEW in trained.worth
-        self._new: deque[bool] = deque(maxlen=RECENT)
-        self._news = 0
-        self._last: OrderedDict[Kind, int] = OrderedDict()  # of new ones, when each was heard last
-        self._unusual: deque[tuple[int, Unusual]] = deque(maxlen=RECENT)
+        self._new: deque[int] = deque(maxlen=RECENT)  # when new ones were heard
+        self._last: OrderedDict[Kind, int] = OrderedDict()  # and each kind of them last
+        self._unusual: deque[tuple[int, str, Kind, str | None]] = deque(maxlen=RECENT)
 
     @property
     def limit(self) -> float:
@@ -256,18 +263,21 @@ class Drift:
     @property
     def new_rate(self) -> float | None:
         """Share of the last messages whose template is new to its source; None: nobody says."""
-        return self._news / len(self._new) if self._new and self._knows_new else None
+        if not self.messages or not self._knows_new:
+            return None
+        since = self.messages - RECENT
+        return sum(number > since for number in self._new) / min(self.messages, RECENT)
 
     def take(self, sighting: Sighting) -> bool:
         """Hear an answer; return whether what is suspected has changed."""
         kind, channels, text = sighting
-        self.messages += 1
-        fresh = self._is_fresh(kind, new=channels.get(NEW, 1.0) < 1.0)
+        number = self.messages = self.messages + 1
+        fresh = channels.get(NEW, 1.0) < 1.0 and self._is_fresh(kind)
         changed = False
         for name, channel in self._channels.items():
             p = channels.get(name, 1.0)
             if p <= LEVELS[-1]:
-                self._unusual.append((self.messages, Unusual(name, kind, text)))
+                self._unusual.append((number, name, kind, text))
             shares = channel.hear(kind, p, fresh=fresh and name == NEW)
             if shares is not None:
                 changed |= self._settle(name, channel.bets, shares)
@@ -276,19 +286,16 @@ class Drift:
     def unusual(self) -> Iterator[Unusual]:
         """Yield those of the last messages that were unusual, one for each channel."""
         since = self.messages - RECENT
-        yield from (one for number, one in self._unusual if number > since)
+        for number, channel, kind, text in self._unusual:
+            if number > since:
+                yield Unusual(channel, kind, text)
 
-    def _is_fresh(self, kind: Kind, *, new: bool) -> bool:
-        """Count a message; return whether its template is new, and was not heard for long."""
-        if len(self._new) == RECENT:
-            self._news -= self._new[0]
-        self._new.append(new)
-        self._news += new
+    def _is_fresh(self, kind: Kind) -> bool:
+        """Count a message with a new template; return whether that was not heard for long."""
+        self._new.append(self.messages)
         last = self._last
         while last and next(iter(last.values())) <= self.messages - RECENT:
             last.popitem(last=False)
-        if not new:
-            return False
         heard = kind in last
         last[kind] = self.messages
         last.move_to_end(kind)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Hashable, Iterator
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from edgeslm.core.drift import (
     BLOCK,
     LEVELS,
     MARGIN,
+    MOST,
     RECENT,
+    STAKES,
     Bets,
     Drift,
     Sighting,
@@ -162,6 +165,78 @@ def test_rates_are_of_the_last_messages(new: list[bool]) -> None:
     for one in new:
         test.take(Sighting(("s", "t"), {"text": 0.5 if one else 1.0}))
     assert test.new_rate == pytest.approx(np.mean(new[-RECENT:]))
+
+
+sightings = st.lists(
+    st.builds(
+        Sighting,
+        st.tuples(st.sampled_from("ab"), st.sampled_from("tuv")),
+        st.fixed_dictionaries(
+            {"text": st.sampled_from([0.01, 0.1, 0.9, 1.0]), "number": st.sampled_from([0.03, 1.0])}
+        ),
+    ),
+    max_size=6 * BLOCK,
+)
+
+
+def shares_of(block: list[tuple[Sighting, bool]], channel: str, *, with_fresh: bool) -> list[float]:
+    """By definition: of messages, or the mean of that of each kind, where that is less."""
+
+    def share(small: list[bool]) -> float:
+        kinds = defaultdict(list)
+        for (one, _), is_small in zip(block, small, strict=True):
+            kinds[one.kind].append(is_small)
+        return float(min(np.mean(small), np.mean([np.mean(found) for found in kinds.values()])))
+
+    shares = [share([one.channels[channel] <= level for one, _ in block]) for level in LEVELS]
+    return [*shares, share([fresh for _, fresh in block])] if with_fresh else shares
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(sightings, st.integers(1, 9)), max_size=3), st.sampled_from([1e-3, 0.05]))
+def test_what_is_suspected_is_as_defined(
+    phases: list[tuple[list[Sighting], int]], false_rate: float
+) -> None:
+    """Block by block, from all that was heard."""
+    test = Drift(false_rate, Trained({"text": 1.0, "number": 0.5}, 0.02))
+    lengths = {"text": BLOCK, "number": 2 * BLOCK}
+    bets = {"text": Bets((*drift.BOUNDS, 0.02 + MARGIN)), "number": Bets()}
+    heard: list[tuple[Sighting, bool]] = []
+    news: dict[Hashable, int] = {}  # when each was heard last
+    suspected: set[str] = set()
+    for sighting in (one for phase, times in phases for one in phase * times):
+        new = sighting.channels["text"] < 1
+        since = len(heard) - news.get(sighting.kind, -RECENT)
+        heard.append((sighting, new and since >= RECENT))
+        if new:
+            news[sighting.kind] = len(heard) - 1
+        test.take(sighting)
+        for channel, length in lengths.items():
+            if len(heard) % length:
+                continue
+            shares = shares_of(heard[-length:], channel, with_fresh=channel == "text")
+            there = channel in suspected
+            won = (bets[channel].on_return if there else bets[channel].on_change)(shares)
+            if won >= test.limit:
+                suspected ^= {channel}
+                bets[channel].forget()
+        assert test.suspected == suspected
+        assert test.evidence == pytest.approx(max(one.evidence for one in bets.values()))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.floats(0, 1), min_size=2, max_size=2), max_size=40))
+def test_each_stake_wins_by_its_share(blocks: list[list[float]]) -> None:
+    bounds, bets = (0.1, 0.3), Bets((0.1, 0.3))
+    sums = [0.0] * (len(bounds) * len(STAKES))
+    for shares in blocks:
+        by = [
+            1.0 + stake * (MOST - 1) / (1 - q) * (share - q)
+            for share, q in zip(shares, bounds, strict=True)
+            for stake in STAKES
+        ]
+        sums = [(won + 1.0) * one for won, one in zip(sums, by, strict=True)]
+        assert bets.on_change(shares) == sum(sums) / len(sums)
 
 
 def test_what_is_kept_is_bounded() -> None:
