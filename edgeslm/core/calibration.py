@@ -163,7 +163,7 @@ class Fusion:
         self.fused = fused
         self._ranks = ranks
         self._channels = [
-            (at, name, channels[name], math.log(share))
+            (at, name, channels[name], math.log(share), channels[name].log_p_value(0.0))
             for at, (name, share) in enumerate(SHARES.items())
             if name in channels
         ]
@@ -173,11 +173,11 @@ class Fusion:
         best, which = -math.inf, ""
         p_values = {}
         beside = scores.window is not None
-        for at, name, distribution, log_share in self._channels:
+        for at, name, distribution, log_share, of_nothing in self._channels:
             if (score := scores[at]) is None:
                 continue
-            log_p = distribution.log_p_value(score)
-            p_values[name] = _p_value(log_p)
+            log_p = distribution.log_p_value(score) if score else of_nothing  # mostly
+            p_values[name] = math.exp(log_p) if log_p > LOG_MIN_P else MIN_P
             by = (LOG_BESIDE if beside and name == NUMBER else log_share) - log_p
             if by > best and not (self._ranks and name == TEXT and log_p == 0):
                 best, which = by, name

@@ -60,7 +60,7 @@ class Oddness(NamedTuple):
     line: float
     """Of its place and its count, >= 0."""
     end: float
-    """Of the session, if this line were its last, >= 0."""
+    """Of the session, if this line were its last: 0, or `PAIR`."""
     after: int
     """The template before it; `NONE` without one."""
 
@@ -177,7 +177,10 @@ class Sessions:
     def _is_again(lines: list[_Said], time: float | None, text: int | None) -> bool:
         if time is None or text is None:
             return False
-        return any(line.text == text and line.time == time for line in lines)
+        for line in lines:  # noqa: SIM110 -- `any` takes as long as all the rest
+            if line.text == text and line.time == time:
+                return True
+        return False
 
     def _place(self, session: _Session, time: float | None) -> int:
         """Return where among a session's last lines one of this time belongs."""
@@ -200,9 +203,10 @@ class Sessions:
     def _end(self, session: _Session) -> float:
         """Return how odd a session would be, if it had no more lines."""
         lines = session.lines
-        this = lines[-1].template if lines else NONE
+        if not lines or (this := lines[-1].template) == NONE:
+            return 0.0
         before = lines[-2].template if len(lines) > 1 else NONE
-        if this == NONE or (before == NONE and not (len(lines) == 1 and session.whole)):
+        if before == NONE and not (len(lines) == 1 and session.whole):
             return 0.0
         return 0.0 if (before, this) in self._habits.ends else PAIR
 

@@ -39,7 +39,7 @@ from edgeslm.core.memory import LineMemory
 from edgeslm.core.numbers import LIMIT
 from edgeslm.core.overlay import Lesson
 from edgeslm.core.series import Series
-from edgeslm.core.sessions import NONE, Oddness, Sessions
+from edgeslm.core.sessions import NONE, PAIR, Oddness, Sessions
 from edgeslm.core.template import WILD, Split, readable, split
 from edgeslm.ports import Answer, Memory, Prepared, Request, Tensor
 
@@ -123,7 +123,8 @@ class Anomaly:
         if sessions is not None:
             channels[SESSION] = sessions.channel.tail()
             self._habits = sessions.habits()
-            self._end = sessions.end.tail()
+            end = sessions.end.tail()
+            self._ends = {odd: end.p_value(odd) for odd in (0.0, PAIR)}
         self._has_merged = any(WILD in template for template in parameters.templates)
         self._has_windows = windows is not None
         self._has_sessions = sessions is not None
@@ -185,7 +186,7 @@ class Anomaly:
         verdict = self._fusion.verdict(Said(scores.text, scores.number, window, session))
         channels = verdict.channels
         if odd is not None:
-            channels[SESSION_END] = self._end.p_value(odd.end)
+            channels[SESSION_END] = self._ends[odd.end]
         p, score, channel, budget = verdict.p_value, verdict.score, verdict.channel, self._budget
         if ends and channels[SESSION_END] < p:
             p, channel = channels[SESSION_END], SESSION_END
@@ -294,9 +295,13 @@ class Anomaly:
                 yield cause
         elif channel == WINDOW and past.series and scores.template is not None:
             worst = past.series.worst(request.source, scores.template)
-            usual = f"{worst.low:g} to {worst.high:g}"
-            cause = {"channel": channel, "slot": worst.slot, "value": f"{worst.mean:g}"}
-            cause |= {"expected": usual, "readings": worst.readings}
+            cause = {
+                "channel": channel,
+                "slot": worst.slot,
+                "value": f"{worst.mean:g}",
+                "expected": f"{worst.low:g} to {worst.high:g}",
+                "readings": worst.readings,
+            }
             if worst.steps:
                 cause["steps"] = True
             yield cause

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeslm.core.calibration import (
@@ -111,6 +111,14 @@ def test_verdicts_are_finite_and_score_and_p_agree(text: float, number: float) -
     assert math.isfinite(a.score)
     assert 0 < a.p_value <= 1
     assert (a.score >= b.score) == (a.p_value <= b.p_value) or a.p_value == b.p_value
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.one_of(SCORES, TIED), st.sampled_from([0.0, -0.0, 0.3, 7.0]))
+def test_each_channel_says_its_own_p(scores: list[float], score: float) -> None:
+    f = fusion([Scores(one, one) for one in scores])
+    said = f.verdict(Scores(score, score)).channels
+    assert said == {name: channel.p_value(score) for name, channel in f.channels.items()}
 
 
 def test_scores_go_on_where_p_ends() -> None:
