@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from edgeslm.core.learning import FEWEST, HEARD
 from tests.agent import lines
 from tests.agent.kit import BASE, AgentProcess, Plant, poll
 
@@ -202,6 +203,30 @@ def test_people_are_told_once_new_templates_are_shown_and_new_sources_learn(
     agent.stop()
     told = [each for each in agent.events() if each["event"] in {"alarm_raised", "template_shown"}]
     assert len(told) == 1
+
+
+def test_a_machine_that_is_an_alarm_whatever_it_says_learns_once_an_operator_confirms_it(
+    make_agent: MakeAgent, plant: Plant, tmp_path: Path
+) -> None:
+    signer, operator = lines.Signer(), Operator(plant)
+    agent = make_agent(
+        models={"m": {"bundle": lines.bundle(tmp_path / "one"), "learn": {"lines": 4}}},
+        routes=ROUTES,
+        feedback={"keys": [signer.public]},
+    )
+    agent.start()
+    agent.wait_for("feedback_connected")
+    hot = "motor temp=200 C"
+    assert operator.asks("in/hot", hot)["label"] == "anomaly"
+    agent.wait_for("learning_began", source="in/hot")
+    for i in range(HEARD * FEWEST):
+        plant.publish("in/hot", json.dumps({"text": hot, "id": f"hot {i}"}))
+    failed = agent.wait_for("learning_failed", source="in/hot")
+    assert (failed["heard"], failed["alarms"], failed["lines"]) == (60, 60, 0)
+    said = {"kind": "normal", "text": hot, "model": "m", "source": "in/hot"}
+    operator.says(token=signer.token(), **said)
+    assert operator.asks("in/hot", hot)["learning"]["lines"] > 0
+    agent.stop()
 
 
 def test_an_intent_is_learnt_by_its_text(
