@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeslm.contract.manifest import Artifact, Stage
 from edgeslm.contract.messages import Cause, ClockTrust
 from edgeslm.core.learning import Progress, School
-from edgeslm.core.overlay import Kind, Overlay
+from edgeslm.core.overlay import Kind, Lesson, Overlay
 from edgeslm.errors import RejectedError, UnavailableError
 
 if TYPE_CHECKING:  # the agent's start, or the exporter, does without them
@@ -212,6 +212,12 @@ class Memory(Protocol):
 
     def may_silence(self, kind: Kind) -> bool:
         """Whether a lesson of this kind may end an alarm: then it takes an operator's token."""
+
+    def understood(self, lesson: Lesson) -> Lesson:
+        """Return a lesson as it is to be kept: what it covers is settled by the bundle in force.
+
+        A thread that teaches may ask.
+        """
 
     def counts(self) -> dict[str, int]:
         """How often what happened, by name, since it began; any thread may ask."""

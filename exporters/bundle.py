@@ -74,6 +74,7 @@ class Made:
         tolerance: how far a device may be from them.
         coverage: by graph, what its provider took.
         verified: where it ran.
+        requires: features that its reader must understand, besides those of its head.
     """
 
     plan: Plan
@@ -82,6 +83,7 @@ class Made:
     tolerance: Tolerance = UNKNOWN
     coverage: Mapping[str, Coverage] = field(default_factory=dict)
     verified: Verified = "none"
+    requires: tuple[str, ...] = ()
 
 
 def write_bundle(
@@ -103,8 +105,9 @@ def write_bundle(
         (inside / _PATHS["golden"]).write_bytes(made.golden)
         artifacts += _artifacts(folder, made)
     artifacts.append(describe_file(folder, folder / _PATHS["tokenizer"], "tokenizer"))
+    requires = {f for made in variants for f in (*made.compiled.head.requires, *made.requires)}
     manifest = Manifest(
-        requires=tuple(sorted({f for made in variants for f in made.compiled.head.requires})),
+        requires=tuple(sorted(requires)),
         name=identity.name,
         version=identity.version,
         task=identity.task,

@@ -1,5 +1,7 @@
 """Chooses the golden cases, and measures how far a device may be from them.
 
+Besides, they hold what the user has labelled an anomaly, so that a device knows these faults.
+
 A device differs from this machine in the order of float additions; dynamic int8 then rounds
 some activations the other way. How far that moves an answer is measured here, on a twin of the
 graph: the same weights, not fused, so that other kernels make every sum.
@@ -8,12 +10,13 @@ graph: the same weights, not fused, so that other kernels make every sum.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from typing import Final
 
 from edgeslm.contract.golden import GoldenCase, GoldenExpectation, GoldenRequest
 from edgeslm.contract.manifest import Tolerance
+from edgeslm.core.template import canonical
 from edgeslm.ports import Answer
 from exporters.data import ANOMALY, MAX_TEXT, Row
 
@@ -21,6 +24,9 @@ POOL: Final = 160
 """Cases that the twin answers too, and of which the golden file takes the surest."""
 CASES: Final = 48
 """In the golden file: a device replays them in about a tenth of a second."""
+FAULTS: Final = 64
+"""Known faults that it holds besides, at most."""
+_FAULT_CHARS: Final = 1 << 17  # of their texts
 UNIT: Final = Tolerance(score=1.0, confidence=1.0, verified="none")
 _BORDERLINE: Final = 4  # kept although a device may judge them otherwise: their scores must hold
 _FLOOR: Final = 1e-4  # float32 through six layers, without any int8 rounding
@@ -57,10 +63,17 @@ class Twin:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A case of the golden file; `near`: a device may judge it otherwise."""
+    """A case of the golden file.
+
+    Args:
+        judged: a row, and what is expected.
+        near: a device may judge it otherwise.
+        fault: the user has labelled it an anomaly.
+    """
 
     judged: Judged
     near: bool
+    fault: bool = False
 
 
 Surety = Callable[[Answer, Tolerance], float]
@@ -101,6 +114,58 @@ def choose(judged: Sequence[Judged], surety: Surety, *, cases: int) -> list[Judg
     return list(chosen.values())
 
 
+def known_faults(judged: Sequence[Judged]) -> list[Judged]:
+    """Return lines that the user has labelled anomalies, up to `FAULTS`, one of each kind.
+
+    A kind is a template where its words are new, else also a source, and the number or what else
+    was odd: a lesson silences by these. Of each it is the one nearest to normal, which a lesson
+    reaches first. Where there are too many, each template comes before a second kind of one, and
+    what was found before what was missed. A line that was missed although its words are known is
+    left out: no lesson changes what is said of it.
+
+    The same answers give the same lines.
+    """
+    found = [
+        j
+        for j in judged
+        if j.row.label == ANOMALY
+        and j.answer.accepted is None  # of an intent the label means what its user likes
+        and (j.flagged or j.answer.new)
+    ]
+    nearest: dict[tuple[object, ...], Judged] = {}
+    for j in sorted(found, key=lambda j: (not j.flagged, j.answer.score)):
+        nearest.setdefault(_kind(j), j)
+    templates: set[object] = set()
+    firsts: list[Judged] = []
+    others: list[Judged] = []
+    for (template, *_), j in nearest.items():
+        (others if template in templates else firsts).append(j)
+        templates.add(template)
+    chosen: list[Judged] = []
+    room = _FAULT_CHARS
+    for j in [*firsts, *others]:
+        if len(chosen) < FAULTS and len(j.row.text) <= room:
+            chosen.append(j)
+            room -= len(j.row.text)
+    return chosen
+
+
+def without(judged: Sequence[Judged], faults: Sequence[Judged]) -> list[Judged]:
+    """Return what has no text and source of `faults`."""
+    theirs = {(j.row.text, j.row.source) for j in faults}
+    return [j for j in judged if (j.row.text, j.row.source) not in theirs]
+
+
+def _kind(judged: Judged) -> tuple[object, ...]:
+    """Return what faults that one lesson would silence have in common, its template first."""
+    answer = judged.answer
+    template = canonical(answer.template or "")
+    if answer.new:
+        return (template,)
+    cause = answer.explanation[0] if answer.explanation else {}
+    return template, judged.row.source, cause.get("channel"), cause.get("slot")
+
+
 def tolerance(pool: Sequence[Twin]) -> Tolerance:
     """Return what a device may differ by, from what the twin differs by."""
     pairs = [(twin.judged.answer, twin.answer) for twin in pool]
@@ -111,17 +176,22 @@ def tolerance(pool: Sequence[Twin]) -> Tolerance:
     )
 
 
-def pick(pool: Sequence[Twin], surety: Surety, *, allowed: Tolerance) -> list[Case]:
-    """Return the cases of the golden file: most of them sure, some at the threshold."""
+def pick(
+    pool: Sequence[Twin], surety: Surety, *, allowed: Tolerance, faults: Sequence[Twin] = ()
+) -> list[Case]:
+    """Return the cases of the golden file: most of them sure, some at the threshold; all faults."""
+
+    def is_sure(twin: Twin) -> bool:
+        return twin.agrees() and surety(twin.judged.answer, allowed) > 1
+
     sure: list[Judged] = []
     borderline: list[Judged] = []
     for twin in pool:
-        answer = twin.judged.answer
-        is_sure = twin.agrees() and surety(answer, allowed) > 1
-        (sure if is_sure else borderline).append(twin.judged)
+        (sure if is_sure(twin) else borderline).append(twin.judged)
     chosen = choose(sure, surety, cases=CASES - min(_BORDERLINE, len(borderline)))
     near = choose(borderline, surety, cases=CASES - len(chosen))
-    return [Case(j, near=False) for j in chosen] + [Case(j, near=True) for j in near]
+    cases = [Case(j, near=False) for j in chosen] + [Case(j, near=True) for j in near]
+    return cases + [Case(twin.judged, near=not is_sure(twin), fault=True) for twin in faults]
 
 
 def in_sequence(
@@ -129,19 +199,23 @@ def in_sequence(
 ) -> list[Case]:
     """Return the cases with what is said of them when they are asked in this order."""
     return [
-        Case(Judged(case.judged.row, answer), near=case.near or surety(answer, allowed) <= 1)
+        replace(
+            case,
+            judged=Judged(case.judged.row, answer),
+            near=case.near or surety(answer, allowed) <= 1,
+        )
         for case, answer in zip(cases, answers, strict=True)
     ]
 
 
 def golden_file(cases: Sequence[Case]) -> bytes:
     """Return the golden file: a case a line."""
-    return "".join(_line(case.judged, near=case.near) for case in cases).encode("utf-8")
+    return "".join(map(_line, cases)).encode("utf-8")
 
 
-def _line(judged: Judged, *, near: bool) -> str:
-    row, answer = judged.row, judged.answer
-    case = GoldenCase(
+def _line(case: Case) -> str:
+    row, answer = case.judged.row, case.judged.answer
+    line = GoldenCase(
         request=GoldenRequest(text=row.text, source=row.source, time=row.time, key=row.key),
         expect=GoldenExpectation(
             label=answer.label,
@@ -151,9 +225,12 @@ def _line(judged: Judged, *, near: bool) -> str:
             p_value=None if answer.p_value is None else _rounded(answer.p_value),
             stage=answer.stage,
         ),
-        near_threshold=near,
+        near_threshold=case.near,
+        fault=case.fault,
     )
-    return case.model_dump_json(exclude_none=True) + "\n"
+    # Devices that do not know a field yet read bundles that do not need it.
+    unsaid = None if case.fault else {"fault"}
+    return line.model_dump_json(exclude_none=True, exclude=unsaid) + "\n"
 
 
 def _allowed(worst: float) -> float:

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeslm import providers
-from edgeslm.contract.manifest import Artifact, Coverage, Requirements, Tolerance, Verified
+from edgeslm.contract.manifest import (
+    FAULTS,
+    Artifact,
+    Coverage,
+    Requirements,
+    Tolerance,
+    Verified,
+)
 from edgeslm.contract.profile import DeviceProfile
 from edgeslm.errors import RejectedError
 from edgeslm.ports import Answer
@@ -28,7 +35,7 @@ from edgeslm.runtime.variants import CPU, absent
 from exporters.budget import latency_ms, over_size, size_bytes
 from exporters.bundle import COSTS, Identity, Made, write_bundle
 from exporters.costs import write_costs
-from exporters.data import Row, sample
+from exporters.data import ANOMALY, Row, sample
 from exporters.documented import explained
 from exporters.golden import (
     POOL,
@@ -37,9 +44,11 @@ from exporters.golden import (
     choose,
     golden_file,
     in_sequence,
+    known_faults,
     pick,
     strange_rows,
     tolerance,
+    without,
 )
 from exporters.quality import QualityError, request_of, short, tidy
 from exporters.targets.base import ANYWHERE, Compiled, Plan, Target
@@ -148,8 +157,10 @@ class Maker:
         memory = model.memory()
         in_order = memory is not None and memory.ordered
         ask = partial(answers, stage="cases in order of") if in_order else None
-        golden, allowed = self._golden(built, made, [*judged, *more], ask)
-        made = replace(made, golden=golden, tolerance=allowed)
+        faults = self._faults()
+        golden, allowed = self._golden(built, made, [*judged, *more], faults, ask)
+        requires = (FAULTS,) if faults else ()
+        made = replace(made, golden=golden, tolerance=allowed, requires=requires)
         # Raises where a case does not replay.
         self._load(folder, made, stand_in=here, golden=True)
         measured = None
@@ -218,11 +229,19 @@ class Maker:
         }
         return report, error
 
+    def _faults(self) -> list[Judged]:
+        """Return the known faults: of all rows, so that those of an emulated variant are, too."""
+        rows = self.workbench.split.held_out
+        if not any(row.label == ANOMALY for row in rows):
+            return []
+        return known_faults(list(map(Judged, rows, self.workbench.reference_answers(rows))))
+
     def _golden(
         self,
         built: _Built,
         made: Made,
         judged: Sequence[Judged],
+        faults: Sequence[Judged],
         ask: Callable[[Sequence[Row]], Sequence[Answer]] | None,
     ) -> tuple[bytes, Tolerance]:
         """Return the golden file of a variant and how far a device may be from it.
@@ -235,7 +254,9 @@ class Maker:
         def surety(answer: Answer, allowed: Tolerance) -> float:
             return bench.recipe.surety(answer, parameters, allowed)
 
-        pool = choose(judged, surety, cases=POOL)
+        pool = choose(without(judged, faults), surety, cases=POOL - len(faults))
+        sequel = len(pool)
+        pool += faults
         rows = [j.row for j in pool]
         if ask is not None:
             pool = list(map(Judged, rows, ask(rows)))
@@ -252,7 +273,7 @@ class Maker:
         allowed = tolerance(twins)
         if compiled.twin is None or made.verified in {"static", "none"}:
             allowed = self.profile.tolerance or _guess(allowed)
-        cases = pick(twins, surety, allowed=allowed)
+        cases = pick(twins[:sequel], surety, allowed=allowed, faults=twins[sequel:])
         if ask is not None:
             said = ask([case.judged.row for case in cases])
             cases = in_sequence(cases, said, surety, allowed=allowed)

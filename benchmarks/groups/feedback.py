@@ -104,15 +104,15 @@ def play(model: Model, rows: Sequence[Row], *, late: int | None, review: bool) -
         told.append(event)
 
     notices = Notices(tell, lambda _: ())
-    waiting: deque[tuple[int, Row]] = deque()  # (when it is judged, what)
+    waiting: deque[tuple[int, Row, str]] = deque()  # (when it is judged, what, what made the alarm)
     number = 0
     for i, row in enumerate(rows):
         while waiting and waiting[0][0] <= i:
             number += 1
-            judged = waiting.popleft()[1]
+            _, judged, channel = waiting.popleft()
             kind: Kind = "normal" if judged.label == NORMAL else "anomaly"
-            lesson = Lesson(number, kind, judged.text, source=judged.source)
-            memory.overlay.learn(lesson)
+            lesson = Lesson(number, kind, judged.text, source=judged.source, channel=channel)
+            memory.overlay.learn(memory.understood(lesson))
             if kind == "normal":
                 notices.judged("m", judged.text, judged.source)
         answer = model.answer(request(row), memory)
@@ -133,5 +133,6 @@ def play(model: Model, rows: Sequence[Row], *, late: int | None, review: bool) -
         notices.take(seen, answer, request(row))
         played.notices += told
         if told and late is not None:
-            waiting.append((i + late, row))
+            cause = answer.explanation[0]["channel"] if answer.explanation else ""
+            waiting.append((i + late, row, cause))
     return played

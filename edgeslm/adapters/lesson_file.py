@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from edgeslm.errors import UnavailableError
 
 _SCHEMA: Final = 3
+_MODE: Final = 0o600  # texts and people are in it
 _BUSY_S: Final = 1.0
 _TABLES: Final = (
     (
@@ -72,6 +75,10 @@ def opened(path: Path, mode: str) -> sqlite3.Connection:
     Raises:
         sqlite3.DatabaseError: it is none, or damaged.
     """
+    if mode == "rwc":
+        # SQLite makes its journal like it. Where the disk refuses, it is SQLite that says why.
+        with suppress(OSError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE))
     where = f"{path.absolute().as_uri()}?mode={mode}"
     db = sqlite3.connect(where, uri=True, isolation_level=None, timeout=_BUSY_S)
     try:

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -28,6 +29,7 @@ from edgeslm.contract.feedback import (
     Feedback,
     FeedbackReply,
     Flag,
+    Sender,
 )
 from edgeslm.contract.learning import FeedbackSettings
 from edgeslm.contract.messages import SCHEMA_VERSION
@@ -183,7 +185,7 @@ class Teacher:
             digest = "" if said.token is None else hashlib.sha256(payload).hexdigest()
             return self._heed(said, wall, digest)
         except EdgeSLMError as err:
-            reply = self._reply("refused", wall, said)
+            reply = self._reply("refused", wall, said or _sender(payload))
             reply["error"] = {"code": err.code, "message": str(err)}
             return Heard(reply)
 
@@ -245,7 +247,7 @@ class Teacher:
             raise FeedbackUnfitError(msg)
         silences = memory.may_silence(said.kind) and _is_alarm(said, about, pupil)
         claims = self._admitted(said, model, wall, silences=silences)
-        lesson = self._lesson(said, said.kind, about, wall)
+        lesson = memory.understood(self._lesson(said, said.kind, about, wall))
         overlay = memory.overlay
         log = self._log()
         over, same = overlay.overrules(lesson), overlay.same(lesson)
@@ -254,6 +256,7 @@ class Teacher:
             if digest and before is None:
                 log.heed(digest, same.id)
             reply = self._reply("known", wall, said) | {"model": model, "lesson": same.id}
+            _tell_covered(reply, memory, same)
             return Heard(_flagged(reply, _flags(None, over), over))
         if before is not None:
             msg = (
@@ -284,6 +287,7 @@ class Teacher:
         overlay.learn(taught.lesson)
         self._unlearn(gone)
         reply = self._reply("learnt", wall, said) | {"model": model, "lesson": taught.lesson.id}
+        _tell_covered(reply, memory, lesson)
         return Heard(_flagged(reply, flags, against), changed=True)
 
     def _unlearn(self, gone: list[Taught]) -> None:
@@ -377,14 +381,14 @@ class Teacher:
             signed=said.token is not None,
         )
 
-    def _reply(self, status: str, wall: float, said: Feedback | None) -> FeedbackReply:
+    def _reply(self, status: str, wall: float, said: Feedback | Sender) -> FeedbackReply:
         reply: FeedbackReply = {
             "schema": SCHEMA_VERSION,
             "device": self._where.device,
             "time": wall,
             "status": status,  # type: ignore[typeddict-item] # one of them
         }
-        if said is not None and said.id is not None:
+        if said.id is not None:
             reply["id"] = said.id
         return reply
 
@@ -406,9 +410,23 @@ def parse(payload: bytes) -> Feedback:
         raise FeedbackInvalidError(msg) from None
 
 
+def _sender(payload: bytes) -> Sender:
+    """Return whom to answer, though the message is none, or was not read; total for any bytes."""
+    if len(payload) <= MAX_FEEDBACK_BYTES:
+        with suppress(ValidationError):
+            return Sender.model_validate_json(payload)
+    return Sender()
+
+
 def _is_alarm(said: Feedback, about: Said | None, pupil: Pupil) -> bool:
     """Whether what is judged may be an alarm: of a line each may, of an intent by its routes."""
     return said.kind == "normal" or pupil.alerts or (about is not None and about.alert)
+
+
+def _tell_covered(reply: FeedbackReply, memory: Memory, lesson: Lesson) -> None:
+    """Say which lines are anomalies by a lesson; of texts that are no lines there is nothing."""
+    if memory.ordered and lesson.covers is not None:
+        reply["covers"] = lesson.covers
 
 
 def _flags(against: Lesson | None, over: Lesson | None) -> list[Flag]:

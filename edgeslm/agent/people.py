@@ -265,6 +265,10 @@ class People:
         detail |= {key: value for key, value in zip(("by", "token"), who, strict=True) if value}
         if taught.flags and not undone:
             detail["flags"] = ", ".join(taught.flags)
+        slot = self._slots().get(taught.model)
+        memory = None if slot is None or slot.responder is None else slot.responder.memory
+        if memory is not None and memory.ordered and lesson.covers is not None and not undone:
+            detail["covers"] = lesson.covers
         event = "feedback_undone" if undone else "feedback_learnt"
         self._voices.event(event, taught.model, detail)
 

@@ -243,8 +243,8 @@ def _line(taught: Taught) -> str:
     lesson = taught.lesson
     says = f"{lesson.kind} {lesson.label}".rstrip()
     what = lesson.text if lesson.whole else f"template {lesson.text}"
-    who = f"{taught.operator}, token {taught.token}" if taught.token else "without a token"
-    parts = [f"{lesson.id}  {_utc(taught.arrived)}  {taught.model}: {says}  by {who}"]
+    who = f"by {taught.operator}, token {taught.token}" if taught.token else "without a token"
+    parts = [f"{lesson.id}  {_utc(taught.arrived)}  {taught.model}: {says}  {who}"]
     if lesson.source is not None:
         parts.append(f"of {lesson.source}")
     if taught.flags:

@@ -90,6 +90,14 @@ class Feedback(BaseModel):
         return self
 
 
+class Sender(BaseModel):
+    """What of a message can be answered to, whatever else is wrong with it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    id: Printable | None = None
+
+
 class Claims(Typed):
     """What a token says. A field that is not known may be a limit: such a token is refused."""
 
@@ -124,14 +132,23 @@ class FeedbackReply(Timed):
     ]
     lesson: NotRequired[Annotated[int, Field(description="Its number: `undo` takes it back.")]]
     model: NotRequired[str]
+    covers: NotRequired[
+        Annotated[
+            Literal["template", "numbers"],
+            Field(
+                description="Of an anomaly among lines, which ones are anomalies by it: all of its "
+                "template; or, of its source, the very line and those beyond its numbers."
+            ),
+        ]
+    ]
     flags: NotRequired[
         Annotated[
             list[Flag],
             Field(
                 description="`contradicts`: an earlier lesson said otherwise, and this one counts; "
-                "`known_fault`: what an earlier lesson, or the bundle's golden file, has as an "
-                "anomaly is normal from now on; `overruled`: one that was signed, or is of a later "
-                "time, says otherwise, and counts instead."
+                "`known_fault`: what an earlier lesson, or a label of the bundle's examples, calls "
+                "an anomaly is normal from now on; `overruled`: one that was signed, or is of a "
+                "later time, says otherwise, and counts instead."
             ),
         ]
     ]

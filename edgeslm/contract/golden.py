@@ -39,3 +39,8 @@ class GoldenCase(Typed):
         False,  # noqa: FBT003
         description="A score within its tolerance may fall on either side: label is not compared.",
     )
+    fault: bool = Field(
+        False,  # noqa: FBT003
+        description="Whoever exported it has labelled it an anomaly: who teaches the device that "
+        "it is normal is told so. Written only where it is true.",
+    )

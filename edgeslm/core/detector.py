@@ -121,6 +121,20 @@ class Detector:
         place = self._vocabulary.look(template).place
         return canonical(template) if place is None else self._templates[place]
 
+    def line(self, parts: Split, source: str, speaker: _Source | None) -> Line | None:
+        """Return what a line's numbers are held against; None: it has none, or its template is new.
+
+        Args:
+            parts: the line, split.
+            source: who said it.
+            speaker: what was made of a source that was not in training; None: nothing was yet.
+        """
+        index = self._vocabulary.look(parts.template).place
+        if index is None or not parts.slots:
+            return None
+        known = self._sources.get(source) or speaker or self._everyone
+        return known.lines.get(index) or self._everyone.lines[index]
+
     def scores(
         self,
         parts: Split,

@@ -6,11 +6,13 @@ Both begin empty, as with the golden file, `infer` and evaluation. An agent fill
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Final, Generic, TypeVar
 
+from edgeslm.core.calibration import NUMBER
 from edgeslm.core.gathering import Gathering
 from edgeslm.core.learning import SOURCES, Learnt, School
-from edgeslm.core.overlay import Kind, Overlay
+from edgeslm.core.overlay import WIDER, WORDS, Kind, Lesson, Overlay
 from edgeslm.core.template import canonical
 
 S = TypeVar("S")
@@ -44,9 +46,19 @@ class TextMemory:
         del kind
         return True
 
+    @staticmethod
+    def understood(lesson: Lesson) -> Lesson:
+        """Return a lesson as it is to be kept."""
+        return lesson
+
     def counts(self) -> dict[str, int]:
         """Return how much it holds."""
         return {"lessons": len(self.overlay)}
+
+
+def _unknown(lesson: Lesson, speaker: object) -> None:
+    """Know nothing of a line's numbers."""
+    del lesson, speaker
 
 
 class LineMemory(Generic[S]):
@@ -56,11 +68,18 @@ class LineMemory(Generic[S]):
 
     Args:
         name: see there.
+        odd: whether the numbers of a lesson's line are unusual, to what was made of its source;
+            None: nothing is known of them.
     """
 
     ordered: Final = True
 
-    def __init__(self, name: Callable[[str], str] = canonical) -> None:
+    def __init__(
+        self,
+        name: Callable[[str], str] = canonical,
+        odd: Callable[[Lesson, S | None], bool | None] = _unknown,
+    ) -> None:
+        self._odd = odd
         self.overlay = Overlay(by_template=True, name=name)
         self.school = School()
         self.gathering = Gathering()
@@ -76,6 +95,22 @@ class LineMemory(Generic[S]):
     def may_silence(kind: Kind) -> bool:
         """Whether such a lesson may end an alarm."""
         return kind == "normal"
+
+    def understood(self, lesson: Lesson) -> Lesson:
+        """Return a lesson as it is to be kept: of an anomaly, with what it speaks of.
+
+        That is its numbers, where these are unusual or made the alarm; else its words, unless a
+        window or a session made the alarm. The bundle in force settles it, once: to the next one
+        other numbers are usual.
+        """
+        settled = not lesson.is_of_numbers or lesson.channel in {NUMBER, *WIDER}
+        if lesson.kind != "anomaly" or settled:
+            return lesson
+        found = self.speaker(lesson.source or "")
+        odd = self._odd(lesson, None if found is None else found[1])
+        if odd is None:
+            odd = not self.overlay.is_of_words(lesson)
+        return replace(lesson, channel=NUMBER if odd else WORDS)
 
     def counts(self) -> dict[str, int]:
         """Return how much it holds, and what was too much for it."""

@@ -2,9 +2,10 @@
 
 A lesson covers what it was given for, and what is like it. Of an anomaly's line that is its
 template, whoever says it; and of its numbers, in that source and template, the way from what was
-seen in training to the value that was confirmed. Of an intent it is the exact text, and the text in
-any case of its letters. Where lessons contradict each other the last one counts, by its time, then
-by its number.
+seen in training to the value that was confirmed. An anomaly of a template that the bundle knows is
+of its numbers where these explain it; else of its template, in that source. Of an intent it is the
+exact text, and the text in any case of its letters. Where lessons contradict each other the last
+one counts, by its time, then by its number.
 
 Pure, and fit for one writer beside any number of readers: what is looked up is replaced whole.
 """
@@ -21,7 +22,10 @@ from typing import Final, Literal, NamedTuple
 from edgeslm.core.template import canonical, number, split
 
 Kind = Literal["normal", "anomaly", "intent"]
+Covers = Literal["template", "numbers"]
 Range = tuple[float, float]
+WORDS: Final = "text"
+"""The channel of a line's words."""
 WIDER: Final = frozenset({"window", "session", "session_end"})
 """Channels that look at more than the line."""
 FOUND: Final = 4096
@@ -42,7 +46,8 @@ class Lesson:
         label: of an intent; "" of others.
         time: when it was found, seconds since 1970.
         channel: what had made the alarm; one that looks at more than the line, a window or a
-            session, is silenced with it, for lines of this template and source.
+            session, is silenced with it, for lines of this template and source. `WORDS` of an
+            anomaly that nothing else explains, too: it speaks of its template.
         signed: an operator's token was with it.
     """
 
@@ -60,6 +65,21 @@ class Lesson:
     def order(self) -> tuple[bool, float, int]:
         """The last in this order counts."""
         return self.signed, self.time, self.id
+
+    @property
+    def is_of_numbers(self) -> bool:
+        """Whether it holds numbers that it may speak of."""
+        return self.whole and bool(split(self.text).slots)
+
+    @property
+    def covers(self) -> Covers | None:
+        """Return of a line which ones are anomalies by it; None: it says so of none.
+
+        All of its template; or this very one, and those beyond its numbers.
+        """
+        if self.kind != "anomaly":
+            return None
+        return "numbers" if self.is_of_numbers and self.channel != WORDS else "template"
 
 
 class _Values(NamedTuple):
@@ -137,10 +157,11 @@ class Entry:
 
     def __init__(self, lessons: Iterable[Lesson]) -> None:
         ordered = sorted(lessons, key=lambda each: each.order)
-        self._unless_known = _last_of_each(_of_words(ordered))
-        # Of a template with numbers that is in the bundle, a line is odd by its numbers.
+        self._unless_known = _last_of_each(_of_words(ordered), known=False)
+        # Of a template that is in the bundle, a line is odd by its numbers, if these explain it.
         self._always = _last_of_each(
-            [each for each in ordered if each.kind == "normal" or not _is_of_numbers(each)]
+            (each for each in ordered if each.covers != "numbers"),
+            known=True,
         )
         self._channels: dict[str | None, frozenset[str]] = {}
         for each in ordered:
@@ -148,7 +169,7 @@ class Entry:
                 before, said = self._channels.get(each.source, frozenset()), {each.channel}
                 after = before | said if each.kind == "normal" else before - said
                 self._channels[each.source] = after
-        numbers = [each for each in ordered if _is_of_numbers(each)]
+        numbers = [each for each in ordered if each.is_of_numbers]
         # As many in all that are one template.
         self._width = len(split(numbers[0].text).slots) if numbers else 0
         numbers = [each for each in numbers if len(split(each.text).slots) == self._width]
@@ -224,10 +245,6 @@ def _numbers_say(
     return None
 
 
-def _is_of_numbers(lesson: Lesson) -> bool:
-    return lesson.whole and bool(split(lesson.text).slots)
-
-
 def _of_words(ordered: Iterable[Lesson]) -> Iterator[Lesson]:
     """Yield those that say something of a template that the bundle does not have.
 
@@ -247,9 +264,15 @@ def _of_words(ordered: Iterable[Lesson]) -> Iterator[Lesson]:
             ]
 
 
-def _last_of_each(ordered: Iterable[Lesson]) -> dict[str | None, Lesson]:
-    """By source, the last lesson; what is normal is so for every source, if it is a whole line."""
-    return {None if each.whole else each.source: each for each in ordered}
+def _last_of_each(ordered: Iterable[Lesson], *, known: bool) -> dict[str | None, Lesson]:
+    """By source, the last lesson. A whole line is of every source.
+
+    Not so where it is an anomaly, and `known`: other sources say these words with good reason.
+    """
+    return {
+        None if each.whole and not (known and each.kind == "anomaly") else each.source: each
+        for each in ordered
+    }
 
 
 def _runs(ordered: Sequence[Lesson]) -> tuple[_Run, ...]:
@@ -362,6 +385,12 @@ class Overlay:
         last = _nearer(*(max(each, key=lambda lesson: lesson.order) for each in held))
         return None if _agree(last, new) else last
 
+    def is_of_words(self, lesson: Lesson) -> bool:
+        """Whether `lesson`, learnt now, would say something of words that the bundle lacks."""
+        new = replace(lesson, id=max(self._lessons, default=0) + 1)
+        held = [*self._places.get(self._where(new)[0], ()), new]
+        return any(each is new for each in _of_words(sorted(held, key=lambda each: each.order)))
+
     def same(self, lesson: Lesson) -> Lesson | None:
         """Return a lesson that says the same of the same; None: none, or to say it counts anew."""
         found = self._places.get(self._where(lesson)[0], ())
@@ -410,4 +439,5 @@ def _agree(one: Lesson, other: Lesson) -> bool:
 
 def _said(lesson: Lesson) -> tuple[object, ...]:
     channel = lesson.channel if lesson.channel in WIDER else ""
-    return lesson.kind, lesson.label, lesson.text, lesson.whole, lesson.source, channel
+    said = lesson.kind, lesson.label, lesson.text, lesson.whole, lesson.source
+    return *said, channel, lesson.covers

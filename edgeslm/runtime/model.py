@@ -56,7 +56,7 @@ class Model:
         passed_over: variants before it that this device cannot run, and why.
         supported_until: last day on which somebody mends it; None: nothing was promised.
         trained: what its training says of what it will hear.
-        faults: what its golden file has as an anomaly; none where it was loaded without.
+        faults: what its golden file has as known faults; none where it was loaded without.
         coverages: what the provider took, by file name of the graph.
         coverage: of several graphs, that of which it took least.
         node_share: share of the graph's nodes on it, in [0, 1].
@@ -131,7 +131,7 @@ class Model:
         return self.bundle.overwritten()
 
     def silences(self, lesson: Lesson) -> bool:
-        """Whether what the golden file has as an anomaly would be none any more by a lesson."""
+        """Whether a known fault of the golden file would be none any more by a lesson."""
         return self._silences is not None and self._silences(lesson, self.faults)
 
     def answer(self, request: Request, memory: Memory | None = None) -> Answer:

@@ -40,7 +40,7 @@ from edgeslm.core.numbers import LIMIT
 from edgeslm.core.overlay import Lesson
 from edgeslm.core.series import Series
 from edgeslm.core.sessions import NONE, PAIR, Oddness, Sessions
-from edgeslm.core.template import WILD, Split, readable, split
+from edgeslm.core.template import WILD, Split, number, readable, split
 from edgeslm.ports import Answer, Memory, Prepared, Request, Tensor
 
 DISTANCE: Final = "distance"
@@ -65,9 +65,13 @@ class Past(LineMemory[Any]):
     """What an anomaly bundle remembers: readings for windows, sessions, and what it was taught."""
 
     def __init__(
-        self, series: Series | None, sessions: Sessions | None, name: Callable[[str], str]
+        self,
+        series: Series | None,
+        sessions: Sessions | None,
+        name: Callable[[str], str],
+        odd: Callable[[Lesson, Any], bool | None],
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, odd)
         self.series = series
         self.sessions = sessions
         self.new_templates = 0
@@ -136,6 +140,7 @@ class Anomaly:
             Series(self._gauges, self._views) if self._has_windows else None,
             Sessions(self._habits) if self._has_sessions else None,
             self._detector.name,
+            self._odd_numbers,
         )
 
     def prepare(self, request: Request) -> Prepared:
@@ -256,6 +261,18 @@ class Anomaly:
     def _is_odd(self, scores: Scores) -> bool:
         """Whether a line is an alarm by its words and numbers."""
         return self._fusion.verdict(Said(scores.text, scores.number)).p_value <= self._budget
+
+    def _odd_numbers(self, lesson: Lesson, speaker: Any) -> bool | None:
+        """Whether the numbers of a lesson's line are unusual; None: nothing is known of them."""
+        parts = split(lesson.text)
+        line = self._detector.line(parts, lesson.source or "", speaker)
+        if line is None:
+            return None
+        values = [number(slot) for slot in parts.slots]
+        if self._fusion.verdict(Said(0.0, line.score(values))).p_value <= self._budget:
+            return True
+        seen = zip(values, line.seen, strict=True)
+        return any(low <= high and not low <= value <= high for value, (low, high) in seen)
 
     def _of_newcomer(self, answer: Answer, parts: Split, source: str, past: Past) -> Answer:
         """Let a source that was not in training learn; return the answer with how far it is."""

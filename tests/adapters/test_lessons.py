@@ -48,6 +48,16 @@ def taught(text: str = "pump off", **more: Any) -> Taught:
     )
 
 
+def test_its_owner_alone_may_read_it(tmp_path: Path) -> None:
+    """Texts and people are in it; SQLite by itself asks the umask."""
+    before = os.umask(0o022)
+    try:
+        opened(tmp_path).close()
+    finally:
+        os.umask(before)
+    assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
+
+
 def test_a_lesson_comes_back_as_it_was_with_who_gave_it(tmp_path: Path) -> None:
     log = opened(tmp_path)
     kept, _ = log.add(taught(kind="intent", label="on", whole=False, channel="window"))

@@ -34,7 +34,7 @@ PARAMETERS: Final[dict[str, Any]] = {
 }  # fmt: skip
 """Two sources that say two things, one of them with a temperature of 70 to 72."""
 FAULT: Final = "bearing seized at 3"
-"""What the golden file has as an anomaly."""
+"""What the golden file has as a known fault."""
 FAR: Final = 0.5
 """What the graph says of every template."""
 
@@ -66,6 +66,8 @@ def bundle(folder: Path, *, parameters: dict[str, Any] | None = None, **manifest
         answer = task.finish(prepared, {DISTANCE: np.array(FAR, np.float32)}, truncated=False)
         expect = {"label": answer.label, "score": answer.score, "confidence": answer.confidence}
         case = {"request": {"text": text, "source": "in/a"}, "expect": expect}
+        if text == FAULT:
+            case["fault"] = True
         cases.append(json.dumps(case).encode() + b"\n")
     files = {"parameters.json": raw, "golden.jsonl": b"".join(cases)}
     fields = {"task": "anomaly", "name": "lines", **manifest}

@@ -164,6 +164,16 @@ def test_what_an_operator_says_is_learnt_lasts_and_can_be_taken_back(  # noqa: P
     assert {x["lesson"]: x["flags"] for x in listed}[fault["lesson"]] == ["known_fault"]
     operator.says(kind="undo", lesson=fault["lesson"], token=token)
     assert operator.asks("in/a", lines.FAULT)["label"] == "anomaly"
+
+    # A fault that was missed, of words and numbers as ever: its template is one from then on.
+    missed = operator.asks("in/a", "motor temp=71 C")
+    assert missed["label"] == "normal"
+    agent.mark()
+    learnt = operator.says(kind="anomaly", result=missed["id"])
+    assert (learnt["status"], learnt["covers"]) == ("learnt", "template")
+    assert agent.wait_for("feedback_learnt", lesson=learnt["lesson"])["covers"] == "template"
+    assert operator.asks("in/a", "motor temp=70 C")["label"] == "anomaly"
+    assert operator.asks("in/b", "motor temp=70 C")["label"] == "normal"
     agent.stop()
 
 

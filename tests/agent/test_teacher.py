@@ -133,9 +133,32 @@ def test_what_cannot_be_heeded_is_refused_with_a_code_and_teaches_nothing(
     reply = device.hears(id="mine", **message)
     assert reply["status"] == "refused"
     assert reply["error"]["code"] == code
-    assert reply.get("id") == (None if code == "feedback.invalid" else "mine")
+    assert reply["id"] == "mine"
     assert device.log.all() == []
     assert len(device.lines.overlay) == len(device.texts.overlay) == 0
+
+
+@pytest.mark.parametrize(
+    ("payload", "id_"),
+    [
+        (b'{"kind":"foo","id":"a1"}', "a1"),
+        (b'{"id":"a1","kind":"normal","result":"r","result":5}', "a1"),
+        (b'{"kind":"foo","id":7}', None),
+        (b'{"kind":"foo","id":"a\n"}', None),
+        (b'{"kind":"foo","id":"' + b"a" * 129 + b'"}', None),
+        (b'["id"]', None),
+        (b'{"id":"a1"', None),
+        (b'{"id":"a1","text":"' + b"x" * 65_536 + b'"}', None),
+        (b'{"id":"a1","x":' + b"[" * 30_000, None),
+        (b"", None),
+    ],
+)
+def test_what_is_no_feedback_is_answered_by_its_id_where_that_can_be_read(
+    device: Device, payload: bytes, id_: str | None
+) -> None:
+    reply = device.raw(payload).reply
+    assert reply is not None
+    assert (reply["status"], reply.get("id")) == ("refused", id_)
 
 
 def test_a_result_may_be_of_several_models(device: Device) -> None:
@@ -262,6 +285,20 @@ def test_what_the_bundle_knows_as_a_fault_is_kept_and_flagged(device: Device) ->
     assert [lesson.text for lesson in asked] == ["pump stuck", "pump on"]
 
 
+def test_of_an_anomaly_the_reply_says_what_it_covers(device: Device) -> None:
+    device.recent.add("lines", said("r1", "valve stuck at 7"))
+    device.recent.add(
+        "lines", Said("r2", "temp=71 C", "a", "anomaly", alert=True, channel="window")
+    )
+    message: dict[str, Any] = {"kind": "anomaly", "result": "r1"}
+    assert [device.hears(**message)["covers"] for _ in range(2)] == ["template"] * 2
+    assert device.log.all()[0].lesson.channel == "text"
+    assert device.hears(kind="anomaly", result="r2")["covers"] == "numbers"
+    assert "covers" not in device.hears(kind="anomaly", text="turn 1", model="texts")
+    token = SIGNER.token()
+    assert "covers" not in device.hears(kind="normal", text="x 1", model="lines", token=token)
+
+
 def test_the_same_again_is_known_and_does_not_grow_the_log(device: Device) -> None:
     message: dict[str, Any] = {"kind": "anomaly", "text": "pump off", "model": "lines"}
     first = device.hears(**message)
@@ -273,8 +310,10 @@ def test_the_same_again_is_known_and_does_not_grow_the_log(device: Device) -> No
 def test_a_flood_is_bounded_answered_for_a_while_and_counted(tmp_path: Path) -> None:
     device = Device(tmp_path, per_minute=3)
     message: dict[str, Any] = {"kind": "anomaly", "text": "x", "model": "away"}
-    codes = [device.hears(**message)["error"]["code"] for _ in range(6)]
+    replies = [device.hears(**message, id=str(i)) for i in range(6)]
+    codes = [reply["error"]["code"] for reply in replies]
     assert codes == ["feedback.model_away"] * 3 + ["feedback.flood"] * 3
+    assert [reply["id"] for reply in replies] == list("012345")
     assert device.raw(json.dumps(message).encode()).reply is None
     assert device.drops == {"feedback_flood": 4}
     assert device.hears(**message, now=61.0)["error"]["code"] == "feedback.model_away"

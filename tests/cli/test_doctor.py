@@ -163,9 +163,9 @@ def test_a_model_with_windows_is_to_hear_times(tmp_path: Path) -> None:
         "device_id": "d", "state_dir": str(tmp_path), "routes": routes,
         "models": {name: {"bundle": str(tmp_path)} for name in "mn"},
     })  # fmt: skip
-    remembers = Past(Series({}, []), None, str)
+    remembers = Past(Series({}, []), None, str, lambda *_: None)
     assert list(untimed("m", remembers, settings)) == ["routes.log"]
-    assert not list(untimed("m", Past(None, None, str), settings))
+    assert not list(untimed("m", Past(None, None, str, lambda *_: None), settings))
     assert not list(untimed("m", None, settings))
 
 

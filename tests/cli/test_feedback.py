@@ -72,6 +72,7 @@ def test_what_was_said_without_a_token_is_listed_and_taken_back_at_once(device: 
     junk = [device.teach("press", "anomaly", f"junk {x}", token="") for x in "ab"]
     listed = [json.loads(row)["lesson"] for row in device.runs("list", "--unsigned", "--json")]
     assert listed == junk
+    assert "press: anomaly  without a token" in device.runs("list", "--unsigned")[0]
     assert len(device.runs("undo", "--unsigned")) == 2
     assert [each.id for each in device.log.counting("press")] == [kept]
     with pytest.raises(NoLessonError):

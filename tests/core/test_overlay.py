@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeslm.core.overlay import Lesson, Overlay
+from edgeslm.core.overlay import WORDS, Lesson, Overlay
 from edgeslm.core.template import split
 
 SEEN = ((70.0, 72.0),)
@@ -72,6 +72,43 @@ def test_an_anomaly_within_the_range_is_that_line() -> None:
     overlay = taught(Lesson(1, "anomaly", "temp=71 C", source="a"))
     assert said(overlay, "temp=71 C")[2]
     assert not said(overlay, "temp=71.5 C")[2]
+
+
+def test_an_anomaly_of_known_words_alarms_by_them_in_that_source() -> None:
+    missed = Lesson(1, "anomaly", "temp=71 C", source="a", channel=WORDS)
+    overlay = taught(missed)
+    assert said(overlay, "temp=70.5 C")[2]
+    assert said(overlay, "temp=90 C")[2]
+    assert not said(overlay, "temp=71 C", "b")[2], "others say it with good reason"
+    assert said(overlay, "temp=71 C", "b", known=False)[2]
+    # What is normal elsewhere makes no numbers of it; what is said later does.
+    overlay.learn(Lesson(2, "normal", "temp=80 C", source="b", time=-1.0))
+    assert said(overlay, "temp=70.5 C")[2]
+    overlay.learn(Lesson(3, "normal", "temp=70 C", source="a"))
+    assert not said(overlay, "temp=70.5 C")[2]
+    plain = taught(Lesson(1, "anomaly", "pump off", source="a"))
+    assert [said(plain, "pump off", source)[2] for source in "ab"] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("lesson", "covers"),
+    [
+        (Lesson(1, "anomaly", "temp=71 C", channel="number"), "numbers"),
+        (Lesson(1, "anomaly", "temp=71 C", channel="window"), "numbers"),
+        (Lesson(1, "anomaly", "temp=71 C", channel=WORDS), "template"),
+        (Lesson(1, "anomaly", "temp=¤ C", whole=False), "template"),
+        (Lesson(1, "anomaly", "pump off", channel="session"), "template"),
+        (Lesson(1, "normal", "temp=71 C"), None),
+        (Lesson(1, "intent", "on", label="on"), None),
+    ],
+)
+def test_an_anomaly_tells_what_it_covers(lesson: Lesson, covers: str | None) -> None:
+    assert lesson.covers == covers
+
+
+def test_the_same_line_said_of_its_words_is_said_anew() -> None:
+    overlay = taught(Lesson(1, "anomaly", "temp=71 C", channel="window"))
+    assert overlay.same(Lesson(0, "anomaly", "temp=71 C", channel=WORDS)) is None
 
 
 def test_an_anomaly_of_new_words_alarms_by_them() -> None:
@@ -155,6 +192,7 @@ LESSONS = st.lists(
         whole=st.booleans(),
         source=st.sampled_from([None, "a", "b"]),
         time=st.floats(0, 3),
+        channel=st.sampled_from(["", WORDS, "number"]),
     ),
     max_size=12,
     unique_by=lambda each: each.id,

@@ -16,6 +16,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edgeslm.core.overlay import Lesson
 from edgeslm.errors import RejectedError
 from edgeslm.ports import Request
 from edgeslm.runtime.bundle import open_bundle
@@ -303,6 +304,16 @@ def test_labelled_anomalies_judge_and_do_not_teach(
     assert variant["artifact"]["anomalies"] == 5
     assert variant["artifact"]["recall"] == 100.0
     assert variant["lost_points"].keys() == {"auroc"}
+
+    # The device knows them as faults, and nothing else, whatever the model makes an alarm of.
+    model = load_model(job.out / "bundle")
+    assert [fault.text for fault in model.faults] == ["smoke in pump 21"]
+    assert "known-faults" in model.bundle.manifest.requires
+    strange = [c.request.text for c in model.replay_golden() if c.expect.label == "anomaly"]
+    assert len(strange) > 5
+    known = {x for x in strange if model.silences(Lesson(1, "normal", x, source="", signed=True))}
+    assert known == {"smoke in pump 21"}
+    assert model.silences(Lesson(1, "normal", "smoke in pump ¤", whole=False))
 
 
 def refused(job: Job, **change: Any) -> Job:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.contract.manifest import Tolerance
+from edgeslm.core.template import canonical, split
 from edgeslm.ports import Answer, Request
 from edgeslm.runtime.golden import parse_golden, replay
 from exporters.data import Row
-from exporters.golden import CASES, Judged, Twin, choose, golden_file, pick, strange_rows, tolerance
+from exporters.golden import (
+    CASES,
+    FAULTS,
+    Judged,
+    Twin,
+    choose,
+    golden_file,
+    known_faults,
+    pick,
+    strange_rows,
+    tolerance,
+)
 
 THRESHOLD = 0.0
 
@@ -96,6 +110,62 @@ def test_the_twin_itself_passes(pool: list[Judged], by: float) -> None:
 def test_few_examples_still_give_enough_cases(rows: int) -> None:
     texts = {row.text for row in strange_rows([Row(f"valve {i} open") for i in range(rows)])}
     assert len(texts) >= min(3 * rows, CASES)
+
+
+def line(text: str, score: float, label: str | None, source: str = "", **more: Any) -> Judged:
+    said = "anomaly" if score > 5 else "normal"
+    template = canonical(split(text).template)
+    answer = Answer(said, 0.9, score, p_value=0.5, template=template, **more)
+    return Judged(Row(text, label, source), answer)
+
+
+def test_known_faults_are_labelled_one_of_each_kind_the_nearest_to_normal() -> None:
+    hot: dict[str, Any] = {"explanation": [{"channel": "number", "slot": 0}]}
+    judged = [
+        line("oil fire near pump 1", 9, "anomaly", new=True),
+        line("oil fire near pump 2", 8, "anomaly", "b", new=True),
+        line("Oil fire near pump 3", 9.5, "anomaly", new=True),
+        line("temp=90 C", 9, "anomaly", "a", **hot),
+        line("temp=80 C", 7, "anomaly", "a", **hot),
+        line("temp=95 C", 8, "anomaly", "b", **hot),
+        line("leak at 3", 2, "anomaly", new=True),  # missed
+        line("temp=71 C", 1, "anomaly", "a"),  # missed, and no lesson changes it
+        line("temp=79 C", 6, "normal", "a", **hot),  # a false alarm
+        line("door open", 9, None, new=True),
+        judged_intent := Judged(Row("x", "anomaly"), Answer("anomaly", 0.9, 9.0, accepted=False)),
+    ]
+    found = known_faults(judged)
+    texts = ["temp=80 C", "oil fire near pump 2", "leak at 3", "temp=95 C"]
+    assert [j.row.text for j in found] == texts
+    assert judged_intent not in found
+
+
+def test_known_faults_are_bounded_by_number_and_text_and_each_template_comes_first() -> None:
+    words = [f"{'x' * (i + 1)} burst" for i in range(70)]
+    judged = [line(text, 9 + i, "anomaly", new=True) for i, text in enumerate(words)]
+    judged += [line("temp=80 C", 7, "anomaly", source) for source in "ab"]
+    found = known_faults(judged)
+    assert [j.row.text for j in found] == ["temp=80 C", *words[: FAULTS - 1]]
+    assert known_faults(judged) == found
+    long = [line(f"{c}{'y' * 65_000}", 9, "anomaly", new=True) for c in "abcd"]
+    assert [j.row.text[0] for j in known_faults([*long, line("z", 10, "anomaly", new=True)])] == [
+        "a",
+        "b",
+        "z",
+    ]
+
+
+def test_faults_are_said_in_the_golden_file_and_nothing_of_others() -> None:
+    case, fault = judged("in", -3.0), judged("out", -0.2)
+    allowed = Tolerance(score=0.1, confidence=0.1, verified="measured")
+    raw = golden_file(pick([twin(case, 0)], surety, allowed=allowed, faults=[twin(fault, 0.3)]))
+    first, second = raw.splitlines()
+    assert b"fault" not in first, "a device that does not know the field reads it"
+    assert b'"fault":true' in second
+    assert [(c.fault, c.near_threshold) for c in parse_golden(raw)] == [
+        (False, False),
+        (True, True),
+    ]
 
 
 def test_a_golden_file_keeps_request_and_answer() -> None:

@@ -22,6 +22,7 @@ from edgeslm.runtime.golden import (
     GoldenFailedError,
     GoldenInvalidError,
     Verdicts,
+    faults,
     parse_golden,
     replay,
 )
@@ -110,6 +111,14 @@ def test_asks_what_the_file_says() -> None:
     request = {"text": "t", "source": "s", "time": 3.5, "key": "k"}
     replay(parse_golden(line(request=request)), answer, TOLERANCE)
     assert asked == [Request("t", "s", 3.5, "k")]
+
+
+def test_known_faults_are_what_was_labelled_one_and_no_other_alarm() -> None:
+    alarm = {"label": "anomaly", "accepted": None}
+    raw = line(expect=alarm)
+    raw += line(request={"text": "hot", "source": "s"}, expect=alarm, fault=True)
+    raw += line(request={"text": "slow"}, near_threshold=True, fault=True)
+    assert faults(parse_golden(raw)) == (Request("hot", "s"), Request("slow"))
 
 
 @pytest.mark.parametrize(

@@ -237,6 +237,55 @@ def test_what_came_since_makes_no_confirmed_fault_smaller() -> None:
     assert stream.hears("flow 30 l").label == "anomaly"
 
 
+@pytest.mark.parametrize(
+    ("text", "channel", "kept"),
+    [
+        ("motor temp=71 C", "", "text"),  # missed, and nothing is odd about its numbers
+        ("motor temp=71.5 C", "", "number"),  # one that nobody has seen
+        ("motor temp=71 C", FEEDBACK, "text"),
+        ("motor temp=72.3 C", "", "number"),  # beyond the range, if by too little for an alarm
+        ("motor temp=90 C", "number", "number"),
+        ("motor temp=nan C", "", "number"),
+        ("motor temp=71 C", "number", "number"),
+        ("motor temp=71 C", "window", "window"),
+        ("valve stuck at 7", "text", "text"),
+        ("flow 25 l", "text", "number"),  # the template is normal, by an operator's word
+        ("flow 20.4 l", "text", "text"),
+    ],
+)
+def test_what_an_anomaly_speaks_of_is_settled_when_it_is_said(
+    text: str, channel: str, kept: str
+) -> None:
+    past = Stream(FLOW).past
+    lesson = Lesson(2, "anomaly", text, source="", channel=channel)
+    assert past.understood(lesson).channel == kept
+    normal = Lesson(2, "normal", text, source="", channel=channel)
+    assert past.understood(normal) == normal
+
+
+def test_a_missed_fault_of_ordinary_numbers_covers_its_template() -> None:
+    stream = Stream()
+    assert stream.hears("motor temp=71 C").label == "normal"
+    lesson = Lesson(1, "anomaly", "motor temp=71 C", source="")
+    stream.past.overlay.learn(stream.past.understood(lesson))
+    said = stream.hears("motor temp=70 C")
+    assert (said.label, said.lesson, said.explanation[0]["channel"]) == ("anomaly", 1, FEEDBACK)
+
+
+def test_numbers_that_were_a_fault_are_no_template_where_the_next_bundle_has_seen_them() -> None:
+    """Else an update would make an alarm of every line."""
+    kept = Stream().past.understood(Lesson(1, "anomaly", "motor temp=75 C", source=""))
+    wider = {**HISTORY, "values": [70.0, 71.0, 80.0]}
+    task = load(changed("sources.", {**REPERTOIRE, "histories": {"0": [wider]}}))
+    past = task.memory()
+    past.overlay.learn(kept)
+    for number, label in ((71, "normal"), (75, "anomaly")):
+        prepared = task.prepare(Request(f"motor temp={number} C"))
+        outputs = {"distance": np.array(0.5, np.float32)}
+        answer = task.finish(prepared, outputs, truncated=False, memory=past)
+        assert answer.label == label
+
+
 FAULTS = [Request("valve stuck at 7"), Request("motor temp=90 C")]
 
 
