@@ -38,6 +38,7 @@ from exporters.workbench import Stage as Announce
 TASK: Final = "intent"
 SECOND: Final = Reference("second", "second alone")
 """What a cascade is held against."""
+RECALL: Final = "oos_recall"
 _ROUNDING: Final = 1e-9  # of points that are differences of percentages
 _SHOWN: Final = 5
 
@@ -235,17 +236,17 @@ class _Making:
         """Fill the folder; return what `quality.json` says."""
         front = self._front()
         backs = list(self._backs())
-        rows = self._examples.unseen
+        rows, strange = self._examples.unseen, self._examples.outside
         truth = [str(row.label) for row in rows]
         said = self._ask(front.model, rows, "asking the first stage")
-        outside = self._ask(front.model, self._examples.outside, "asking what is out of scope")
+        outside = self._ask(front.model, strange, "asking what is out of scope")
         found = [
             find(
                 said,
                 self._ask(b.model, rows, f"asking {b.name}"),
                 truth,
                 lose=self._order.lose,
-                outside=outside,
+                outside=(outside, self._ask(b.model, strange, f"asking {b.name} of the same")),
             )
             for b in backs
         ]
@@ -316,7 +317,11 @@ class _Making:
         alone = self._ask(back.model, rows, f"judging {back.name} alone")
         said = self._ask(whole, rows, f"judging the cascade with {back.name}")
         before, after = (self._measure(rows, answers) for answers in (alone, said))
-        lost = {"accuracy": float(before["accuracy"] or 0) - float(after["accuracy"] or 0)}
+        lost = {
+            metric: float(before[metric] or 0) - float(after[metric] or 0)
+            for metric in ("accuracy", RECALL)
+            if before[metric] is not None
+        }
         passed = lost["accuracy"] <= lose + _ROUNDING
         if not passed and not self._order.allow_drop:
             msg = (
@@ -327,6 +332,15 @@ class _Making:
             raise LossError(msg)
         if (error := over_size(self._profile, back.name, front.size + back.size)) is not None:
             raise error
+        notes = []
+        if lost.get(RECALL, 0.0) > lose + _ROUNDING:
+            notes.append(
+                f"{back.name}: of {before['out_of_scope']:g} texts out of scope the cascade "
+                f"rejects {after[RECALL]:.1f} %, and the second alone {before[RECALL]:.1f} %: the "
+                "first is sure of the others. Give more texts labelled oos with --data, or less to "
+                "--lose."
+            )
+            self._cautions += notes
         handed = sum(one.stage == "second" for one in said)
         report: dict[str, Any] = {
             "provider": whole.provider,
@@ -346,8 +360,9 @@ class _Making:
                 "rejected": short(found.rejected),
                 "lost_points": short(found.lost),
                 "standard_error": short(found.error),
+                "oos_taken_points": None if found.taken is None else short(found.taken),
             },
-            "notes": [],
+            "notes": notes,
         }
         return _Judged(
             back,

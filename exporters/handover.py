@@ -5,6 +5,9 @@ scope than another. The loss is that of what it keeps: how often it is wrong the
 right, less how often it is the other way round. A text in scope that it rejects for good is lost
 where the second knows better, and never won. On some hundreds of texts that is a difference of a
 few, so what is held against the bound is the loss seen and its standard error.
+
+Nor may the first take, of the texts out of scope that there are, more than `TAKEN` points that the
+second would reject.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from edgeslm.runtime.cascade import Bounds, is_sure, sureness
 from edgeslm.tasks.intent import IntentParameters, p_value
 
 POINTS: Final = 100.0
+TAKEN: Final = 5.0
+"""Points of the texts out of scope that the first may take though the second would not."""
 _ERRORS: Final = 1.0  # standard errors that a loss must stay below the bound by
 _EXPONENTS: Final = (
     None,
@@ -47,6 +52,8 @@ class HandOver:
         lost: points of accuracy, against the second alone.
         error: standard error of that, in points.
         texts: how many, in scope.
+        taken: points of the texts out of scope that the first takes and the second would reject;
+            None: there were none.
     """
 
     bounds: Bounds
@@ -55,6 +62,7 @@ class HandOver:
     lost: float
     error: float
     texts: int
+    taken: float | None = None
 
 
 def find(
@@ -63,21 +71,21 @@ def find(
     truth: Sequence[str],
     *,
     lose: float,
-    outside: Sequence[Answer] = (),
+    outside: tuple[Sequence[Answer], Sequence[Answer]] = ((), ()),
 ) -> HandOver:
     """Return the bounds that hand over the fewest texts, for a loss within `lose` points.
 
     Of each threshold of scores, and each way to count confidence, that is the lowest threshold of
-    confidence down to which the loss stays within.
+    confidence down to which the loss stays within, and no more than `TAKEN` is taken.
 
     Args:
         first: answers of the first stage to texts in scope that neither stage was fitted on.
         second: those of the second stage.
         truth: the right labels.
         lose: points of accuracy that may be lost.
-        outside: answers of the first stage to texts out of scope; without any it rejects nothing
-            for good. How far out it puts them may owe something to them, but no loss is told by
-            them.
+        outside: answers of both stages to texts out of scope; without any the first rejects
+            nothing for good. How far out it puts them may owe something to them, but no loss of
+            accuracy is told by them.
 
     Raises:
         FewTextsError: a single text is more than `lose` points.
@@ -90,17 +98,27 @@ def find(
             "--data, or allow more with --lose."
         )
         raise FewTextsError(msg)
-    best = HandOver(Bounds(1.0), 1.0, 0.0, 0.0, 0.0, texts)
-    fewest = texts + len(outside)
+    strange = [
+        one
+        for one, other in zip(*outside, strict=True)
+        if one.accepted is not False and other.accepted is False
+    ]
+    at_most = int(TAKEN * len(outside[0]) / POINTS)
+    best = HandOver(Bounds(1.0), 1.0, 0.0, 0.0, 0.0, texts, 0.0 if outside[0] else None)
+    fewest = texts + len(outside[0])
     for exponent in _EXPONENTS:
         kept = _Kept(first, second, truth, lose=lose, p_exponent=exponent)
-        for above in (None, *(kept.rejections() if outside else ())):
-            if (found := kept.least(above)) is None:
+        surest = sorted((sureness(one, exponent) for one in strange), reverse=True)
+        floor = surest[at_most] if len(surest) > at_most else -1.0
+        for above in (None, *(kept.rejections() if outside[0] else ())):
+            if (found := kept.least(above, floor)) is None:
                 continue
             handed = round(found.share * texts)
-            handed += sum(not is_sure(one, found.bounds) for one in outside)
+            handed += sum(not is_sure(one, found.bounds) for one in outside[0])
             if handed < fewest:
-                best, fewest = found, handed
+                taken = sum(is_sure(one, found.bounds) for one in strange)
+                points = POINTS * taken / len(outside[0]) if outside[0] else None
+                best, fewest = replace(found, taken=points), handed
     return best
 
 
@@ -180,22 +198,27 @@ class _Kept:
         # Between two, since a device's kernels differ by a little.
         yield from ((scores[:-1] + scores[1:]) / 2).tolist()
 
-    def least(self, above: float | None) -> HandOver | None:
-        """Return the lowest threshold beside one of scores; None: whichever loses too much."""
+    def least(self, above: float | None, floor: float) -> HandOver | None:
+        """Return the lowest threshold beside one of scores; None: whichever loses too much.
+
+        It is not below `floor`.
+        """
         out = np.zeros(len(self._score), bool) if above is None else self._score > above
         key = np.where(out, np.inf, self._sureness)
         order = np.argsort(-key, kind="stable")
         kept = key[order]
         lost, error = _loss(np.where(out, self._rejected, self._answered)[order], len(kept))
         # Texts of one confidence go together; a threshold below all is none.
-        last = np.append(kept[1:] < kept[:-1], True) & (kept >= 0)
+        last = np.append(kept[1:] < kept[:-1], True) & (kept >= 0) & (kept > floor)
         within = np.cumprod(lost + _ERRORS * error <= self._lose).astype(bool) & last
         if not within.any():
             return None
         at = int(np.flatnonzero(within)[-1])
         rejected = int(out.sum())
         return HandOver(
-            Bounds(_between(kept, at) if at >= rejected else 1.0, above, self._p_exponent),
+            Bounds(
+                max(_between(kept, at), floor) if at >= rejected else 1.0, above, self._p_exponent
+            ),
             1 - (at + 1) / len(kept),
             rejected / len(kept),
             float(lost[at]),

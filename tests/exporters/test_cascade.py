@@ -22,7 +22,7 @@ from edgeslm.runtime.profiles import detect_profile
 from exporters import cli
 from exporters.cascade import Order, make
 from exporters.export import Job, export
-from tests.exporters.conftest import Stages, many_orders, write_lines
+from tests.exporters.conftest import WORDS, Stages, many_orders, write_lines
 
 PROFILE = detect_profile().name
 
@@ -130,6 +130,36 @@ def test_what_is_out_of_scope_shows_what_the_first_may_reject_for_good(
     kept = [answer for answer in answers if answer.stage == "first"]
     assert kept, "else the test says nothing"
     assert all(answer.accepted is False for answer in kept)
+
+
+def test_what_is_lost_of_rejection_is_told(made: Made, tmp_path: Path) -> None:
+    """Texts that only the first stage takes, and none of them to find the hand-over by."""
+    first, second = (load_model(folder / "bundle") for folder in (made.first, made.second))
+    words = [f"{one} {two}" for one in WORDS for two in WORDS]
+    taken = [
+        text
+        for text in words
+        if first.answer(Request(text)).accepted is True
+        and second.answer(Request(text)).accepted is False
+    ]
+    assert taken, "else the test says nothing"
+    rows = [json.loads(line) for line in made.data.read_text().splitlines()]
+    inside = [row for row in rows if row["label"] != "oos"]
+    data = write_lines(tmp_path / "inside.jsonl", inside)
+    strange = [{"text": text, "label": "oos"} for text in taken]
+    judged = write_lines(tmp_path / "judged.jsonl", [*inside, *strange])
+    asked = order(made, tmp_path / "out", data=data, evaluation=judged, lose=50.0)
+    report = make(asked, Stages())
+    [variant] = report["variants"].values()
+    assert variant["second"]["oos_recall"] == 100
+    lost = variant["lost_points"]["oos_recall"]
+    assert lost == pytest.approx(100 - variant["artifact"]["oos_recall"])
+    assert lost > 50
+    assert variant["hand_over"]["oos_taken_points"] is None
+    [note] = variant["notes"]
+    assert note in report["cautions"]
+    assert f"of {len(taken)} texts out of scope" in note
+    assert "points lost: oos recall" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_uses_only_texts_that_neither_was_fitted_on(made: Made, tmp_path: Path) -> None:

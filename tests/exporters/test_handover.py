@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from edgeslm.contract.manifest import Tolerance
 from edgeslm.ports import Answer
 from edgeslm.runtime.cascade import Bounds, is_sure
 from edgeslm.tasks.intent import IntentParameters, p_value
-from exporters.handover import FewTextsError, find, settled
+from exporters.handover import TAKEN, FewTextsError, find, settled
 
 Case = tuple[float, bool, bool, bool]  # confidence, first accepts, first right, second right
 
@@ -87,7 +88,7 @@ def test_rejects_for_good_what_is_further_out_than_texts_in_scope_that_the_secon
     outside = [far(i + 0.1) for i in range(0, 200, 2)]
     plain = find(first, second, ["a"] * 1000, lose=0.5)
     assert (plain.bounds.rejects_above, plain.rejected) == (None, 0.0)
-    found = find(first, second, ["a"] * 1000, lose=0.5, outside=outside)
+    found = find(first, second, ["a"] * 1000, lose=0.5, outside=(outside, outside))
     # Three of a thousand, and their standard error, are .473 points; four are .6.
     assert found.bounds.rejects_above == pytest.approx(96.5)
     assert [found.rejected, found.share] == pytest.approx([0.003, 0.097])
@@ -98,19 +99,35 @@ def test_a_text_that_both_would_reject_is_no_loss_where_the_first_has_its_label(
     first = [near() for _ in range(900)] + [far(i, right=True) for i in range(100)]
     second = [near() for _ in range(900)] + [far(0.0, right=True) for _ in range(100)]
     outside = [far(i + 0.1) for i in range(100)]
-    found = find(first, second, ["a"] * 1000, lose=0.5, outside=outside)
+    found = find(first, second, ["a"] * 1000, lose=0.5, outside=(outside, outside))
     assert found.bounds.rejects_above == 0.5
     assert [found.lost, found.share] == pytest.approx([0.0, 0.001])
     knows = [near() for _ in range(1000)]
-    found = find(first, knows, ["a"] * 1000, lose=0.5, outside=outside)
+    found = find(first, knows, ["a"] * 1000, lose=0.5, outside=(outside, outside))
     assert found.bounds.rejects_above == pytest.approx(96.5), "the second would take it"
 
 
 def test_a_first_stage_that_rejects_nothing_in_scope_may_reject_all_else() -> None:
     first = [near(i / 1000) for i in range(1000)]
     outside = [far(1.0 + i) for i in range(10)]
-    found = find(first, first, ["a"] * 1000, lose=0.5, outside=outside)
+    found = find(first, first, ["a"] * 1000, lose=0.5, outside=(outside, outside))
     assert all(is_sure(one, found.bounds) for one in (*first, *outside))
+
+
+def test_takes_no_more_of_what_the_second_would_reject_than_is_stated() -> None:
+    """The first never errs in scope, and is sure of two in five texts that are out of it."""
+    first = [replace(near(), confidence=i / 1000) for i in range(1000)]
+    strange = [replace(near(), confidence=0.5005 + 4 * i / 1000) for i in range(40)]
+    strange += [far(1.0 + i) for i in range(60)]
+    for knows, sure in ((True, 0.5005 + 4 * 34 / 1000), (False, 0.0)):
+        outside = (strange, [far(0.0) if knows else near() for _ in strange])
+        found = find(first, first, ["a"] * 1000, lose=0.5, outside=outside)
+        assert found.bounds.confidence == pytest.approx(sure, abs=0.0006)
+        assert found.taken == (TAKEN if knows else 0.0)
+        taken = sum(is_sure(one, found.bounds) for one in strange[:40])
+        assert taken == (5 if knows else 40)
+        assert sum(is_sure(one, found.bounds) for one in first) == (363 if knows else 999)
+    assert find(first, first, ["a"] * 1000, lose=0.5).taken is None
 
 
 def test_p_values_count_where_less_is_handed_over_by_them() -> None:
