@@ -38,9 +38,9 @@ def texts_needed(share: float) -> int:
 
 
 def least_share(texts: int) -> float:
-    """Return the least share, of two digits or three decimals, that so many texts can tell."""
+    """Return the least share, of two digits, that so many texts can tell."""
     exact = 1 / (texts + 1)
-    digits = 10 ** (1 - math.floor(math.log10(exact)))
+    digits = 10.0 ** (1 - math.floor(math.log10(exact)))
     return math.ceil(exact * digits) / digits
 
 
