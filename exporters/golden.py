@@ -162,8 +162,8 @@ def _kind(judged: Judged) -> tuple[object, ...]:
     template = canonical(answer.template or "")
     if answer.new:
         return (template,)
-    cause = answer.explanation[0] if answer.explanation else {}
-    return template, judged.row.source, cause.get("channel"), cause.get("slot")
+    odd = [(cause["channel"], cause.get("slot")) for cause in answer.explanation[:1]]
+    return template, judged.row.source, *odd
 
 
 def tolerance(pool: Sequence[Twin]) -> Tolerance:
