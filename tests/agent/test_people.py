@@ -182,7 +182,8 @@ def test_what_gave_way_and_what_the_record_lost_is_told(tmp_path: Path) -> None:
 def test_what_is_confirmed_of_a_source_lets_it_learn_anew(site: Site, tmp_path: Path) -> None:
     log = opened(tmp_path)
     log.attend("m", [Attendance("hot", 1.0, 0.0, Pupil(0, 60, 60, ended=True))])
-    message = {"text": "temp=95 C", "model": "m", "token": SIGNER.token()}
+    message: dict[str, Any] = {"text": "temp=95 C", "model": "m"}
+    message["token"] = SIGNER.token()
     site.hears(kind="anomaly", source="hot", **message)
     site.hears(kind="normal", **message)
     assert log.attendances("m"), "of nobody, and of somebody that is none"
