@@ -17,8 +17,11 @@ from exporters.data import Row
 from exporters.heads.base import Advance, Embed
 from exporters.heads.intent import IntentHead, embed_all, scored, settle
 from exporters.heads.linear import Floats, Layer, Linear, surprise, temperature_of
+from exporters.heads.names import named
 from exporters.heads.scorer import Evidence, choose, references
 
+Points = tuple[Floats, NDArray[np.int64]]
+"""Embeddings, and the number of each's label."""
 # Inverse strengths of the L2 penalty, as in exporters/heads/intent.py: embeddings after training
 # lie in tight heaps, and these two explained held-out texts better than weaker ones.
 _STRENGTHS: Final = (0.03, 0.3)
@@ -35,8 +38,9 @@ class TrainedFitter:
         labels: in the order of the trained head.
         weight: of the trained head, float32 [dim, labels].
         bias: of the trained head, float32 [labels].
-        whole: in the end the layer is fitted on what was held out, too, calibrated as before: where
-            texts are few, each counts.
+        whole: where texts are few, each counts. In the end the layer is fitted on what was held
+            out, too, calibrated as before; and on the names of the labels, if with them it explains
+            better what was held out.
     """
 
     learn: Sequence[Row]
@@ -50,8 +54,9 @@ class TrainedFitter:
     def steps(self, rows: Sequence[Row]) -> int:
         """By how much `fit` advances: once per text, once per layer fitted."""
         del rows  # training has dealt them
-        texts = len(self.learn) + len(self.held_out) + len(self.outside)
-        return texts + len(_STRENGTHS) + self.whole
+        names = len(self._names())
+        texts = len(self.learn) + len(self.held_out) + len(self.outside) + names
+        return texts + len(_STRENGTHS) + self.whole + bool(names)
 
     def fit(
         self, rows: Sequence[Row], embed: Embed, *, share: float, seed: int, advance: Advance
@@ -68,13 +73,17 @@ class TrainedFitter:
         del rows
         number = {label: i for i, label in enumerate(self.labels)}
 
-        def read(part: Sequence[Row]) -> tuple[Floats, NDArray[np.int64]]:
+        def read(part: Sequence[Row]) -> Points:
             x = embed_all([row.text for row in part], embed, advance)
             return x, np.array([number.get(str(row.label), -1) for row in part], np.int64)
 
         x, y = read(self.learn)
         near, right = read(self.held_out)
         layer, strength = self._better((x, y), (near, right), advance)
+        taught = x, y
+        if names := self._names():
+            layer, taught = _with_names(layer, taught, read(names), (near, right), strength)
+            advance(1)
         settings = settle(self.labels, layer(near), right, reject_share=share)
         weight = (layer.weight / settings.temperature).astype(np.float32)
         bias = (layer.bias / settings.temperature).astype(np.float32)
@@ -89,18 +98,19 @@ class TrainedFitter:
         choice = choose(inside, right, evidence(far), owners, seed=seed)
         settings = scored(settings, choice, inside)
         if self.whole:
-            last = Layer(len(self.labels)).fit(
-                np.concatenate([x, near]), np.concatenate([y, right]), strength
-            )
+            last = Layer(len(self.labels)).fit(*_both(taught, (near, right)), strength)
             advance(1)
             weight = (last.weight / settings.temperature).astype(np.float32)
             bias = (last.bias / settings.temperature).astype(np.float32)
         return IntentHead(weight, bias, settings, vectors if settings.needs_distance else None)
 
+    def _names(self) -> list[Row]:
+        return named(self.labels, [*self.learn, *self.held_out]) if self.whole else []
+
     def _better(
         self,
-        learnt: tuple[Floats, NDArray[np.int64]],
-        held_out: tuple[Floats, NDArray[np.int64]],
+        learnt: Points,
+        held_out: Points,
         advance: Advance,
     ) -> tuple[Linear, float]:
         """Return the trained layer, or one fitted on the embeddings as they are, if better.
@@ -118,6 +128,25 @@ class TrainedFitter:
             if value is None or found > value:
                 best, value, chosen = other, found, strength
         return best, chosen
+
+
+def _with_names(
+    layer: Linear, learnt: Points, called: Points, held_out: Points, strength: float
+) -> tuple[Linear, Points]:
+    """Return `layer` and what it learnt; or both with names, if held-out texts surprise less then.
+
+    Names that mislead or say nothing make it worse, and are left out.
+    """
+    near, right = held_out
+    more = _both(learnt, called)
+    other = Layer(len(layer.bias)).fit(*more, strength)
+    if _value(other(near), right)[1] > _value(layer(near), right)[1]:
+        return other, more
+    return layer, learnt
+
+
+def _both(one: Points, other: Points) -> Points:
+    return np.concatenate([one[0], other[0]]), np.concatenate([one[1], other[1]])
 
 
 def _value(logits: NDArray[np.float64], y: NDArray[np.int64]) -> tuple[float, float]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from edgeslm.errors import RejectedError
-from exporters.training.contrastive import Comparison, Pairs
+from exporters.cache import pins
+from exporters.heads import linear
+from exporters.training.checkpoint import Progress
+from exporters.training.contrastive import Comparison, Pairs, share_taken
 from exporters.training.divide import divide
 from exporters.training.loop import Bounds, Examples, Training
-from exporters.training.network import open_network
+from exporters.training.network import Network, open_network
 from exporters.training.train import Order, Outcome, Run, carry_out, trainable
 from exporters.workbench import Stage
 
+_PACKAGES: Final = ("scikit-learn", "scipy")  # besides those of all training: layers to judge by
 MOST: Final = 5_000
 """Texts to learn from: beyond them there is enough to stop by."""
 
@@ -49,7 +54,8 @@ class _Few(Run):
 
     def depends_on(self) -> list[bytes]:
         here = Path(__file__)
-        return [here.with_name(name).read_bytes() for name in ("contrastive.py", "few.py")]
+        code = [here.with_name("contrastive.py"), here, Path(linear.__file__)]
+        return [*(file.read_bytes() for file in code), json.dumps(pins(_PACKAGES)).encode()]
 
     def begin(self, examples: Examples, bounds: Bounds) -> Training:
         network = open_network(self._source.folder, len(self._division.labels))
@@ -58,3 +64,8 @@ class _Few(Run):
             return Comparison(
                 network, pairs, seed=self._order.seed, bounds=bounds, folder=self._folder
             )
+
+    def _train(self, bounds: Bounds) -> tuple[Network, Progress]:
+        network, progress = super()._train(bounds)
+        self.told = {"best_after": progress.step, "share_taken": share_taken(progress.judged)}
+        return network, progress

@@ -212,10 +212,7 @@ class Training:
 
     def _judge(self) -> None:
         """Say what the held-out texts say of the weights as they are, and keep those if best."""
-        examples = self._examples
-        accuracy, surprise = judge(
-            self._network, examples.texts, examples.labels, examples.held_out.tolist()
-        )
+        accuracy, surprise = self._seen()
         if not math.isfinite(surprise):
             msg = (
                 "training diverged: its weights are no numbers any more. Report this model; "
@@ -226,6 +223,11 @@ class Training:
         self.progress = self.progress.model_copy(update={"judged": (*self.progress.judged, judged)})
         if self.progress.best is judged:
             self._best = copy(self._network)
+
+    def _seen(self) -> tuple[float, float]:
+        """Return accuracy, in per cent, and surprise, in nats, on the held-out texts."""
+        examples = self._examples
+        return judge(self._network, examples.texts, examples.labels, examples.held_out.tolist())
 
     def _keep(self) -> None:
         cpu, wall = time.process_time(), time.monotonic()
