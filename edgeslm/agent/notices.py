@@ -16,7 +16,7 @@ from typing import Final
 
 from edgeslm.contract.routes import Share
 from edgeslm.core.allowance import Allowance
-from edgeslm.core.template import canonical, split
+from edgeslm.core.template import WILD, canonical, split
 from edgeslm.ports import Answer, Request
 
 KEPT: Final = 4096
@@ -98,10 +98,10 @@ class Notices:
         """Tell of a result what is to be told of it."""
         if not (seen.alarm or (seen.review and answer.new)):
             return
-        model, template = seen.model, canonical(split(request.text).template)
+        model, template = seen.model, _template(answer, request)
         by_template = _digest(model, template, "")
         is_new = seen.review and answer.new and by_template not in self._shown_of(model)
-        detail = _detail(seen, answer, request)
+        found: dict[str, str | float]
         if seen.alarm:
             cause = answer.explanation[0] if answer.explanation else {"channel": "text"}
             by_words = cause["channel"] in _WORDS
@@ -112,19 +112,19 @@ class Notices:
                 return
             event = "alarm_repeated" if alike.told else "alarm_raised"
             alike.told = alike.count
-            detail |= {"notice": digest, "count": alike.count}
+            found = {"notice": digest, "count": alike.count}
             if is_new:
-                detail["review"] = True
+                found["review"] = True
         elif is_new and self._may_tell(seen, request.source):
             event = "template_shown"
-            detail["notice"] = by_template
+            found = {"notice": by_template}
         else:
             return
         if is_new:
             self._show(model, by_template)
         if more := self._more.pop(model, 0):
-            detail["more"] = more
-        self._tell(event, model, detail)
+            found["more"] = more
+        self._tell(event, model, _detail(seen, answer, request) | found)
 
     def tend(self, now: float) -> None:
         """Tell how many were too much to be told, where nothing else is told."""
@@ -189,6 +189,14 @@ class Notices:
         while len(shown) > KEPT:
             del shown[next(iter(shown))]
         self._unsaved.setdefault(model, []).append(digest)
+
+
+def _template(answer: Answer, request: Request) -> str:
+    """Return what `judged` makes of the same text; by what the model has called it, if it can."""
+    known = answer.template
+    if known is None or WILD in known:  # of several that were merged
+        known = split(request.text).template
+    return canonical(known)
 
 
 def _detail(seen: Seen, answer: Answer, request: Request) -> dict[str, str | float]:

@@ -106,7 +106,7 @@ class Detector:
         """Return the index of the known template that this is; None if it is new."""
         return self._vocabulary.look(template).place
 
-    def near(self, template: str) -> list[str]:
+    def near(self, template: str) -> tuple[str, ...]:
         """Return the known templates that share most words with a new one, the nearest first."""
         return self._vocabulary.near(template)
 

@@ -70,18 +70,22 @@ class Vocabulary:
             shape(template): self._exact[template] for template in templates if WILD in template
         }
         self._look = lru_cache(maxsize=CACHED)(self._look_closely)
+        self._nearest = lru_cache(maxsize=CACHED)(self._look_near)
 
     def look(self, template: str) -> Look:
         """Return what is known of `template`."""
         return self._exact.get(template) or self._look(template)
 
-    def near(self, template: str) -> list[str]:
+    def near(self, template: str) -> tuple[str, ...]:
         """Return the `NEAR` templates that share most words with `template`, the nearest first."""
+        return self._nearest(template)
+
+    def _look_near(self, template: str) -> tuple[str, ...]:
         words = set(tokens(canonical(template)))
         shared = Counter(i for word in words for i in self._holding.get(word, ()))
         # Of those that share as much, the one with the fewest words of its own.
         order = sorted(shared, key=lambda i: (-shared[i], len(self._templates[i]), i))
-        return [self._templates[i] for i in order[:NEAR]]
+        return tuple(self._templates[i] for i in order[:NEAR])
 
     def _look_closely(self, template: str) -> Look:
         plain = canonical(template)
