@@ -24,7 +24,7 @@ log = Log(__name__)
 ALARM: Final = "anomaly"
 QUIET_S: Final = 10.0  # between two log lines about faults of ours
 EXPLAINED: Final = 20  # alarms that are explained in the log in so long, beside
-TEMPLATES: Final = 1000  # the first of each template, of so many
+TEMPLATES: Final = 100  # the first of each template, of so many
 _NEVER: Final = "the model could not be loaded before it was removed"
 
 
