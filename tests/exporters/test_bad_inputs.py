@@ -140,7 +140,7 @@ def test_examples_that_activations_cannot_be_measured_on(
         *("--data", str(write_lines(tmp_path / "odd.jsonl", rows))),
         *("--eval", str(write_lines(tmp_path / "eval.jsonl", judged))),
         *("--profile", profile(tmp_path, precisions='["int8-static"]')),
-        *("--out", str(tmp_path / "out")),
+        *("--reject-share", "0.2", "--out", str(tmp_path / "out")),
     ]
     said = refused(argv, capsys, status=65, code="export.calibration")
     assert what in said
