@@ -18,6 +18,7 @@ from benchmarks.groups.anomaly import Judged, answered, bad_ones, nearest
 from benchmarks.rivals import tfidf
 from benchmarks.setup import Setup
 from benchmarks.stats import above, averaged, once
+from edgeslm.adapters.process import trim
 from edgeslm.agent.watch import Watch, sighting_of
 from edgeslm.contract.routes import ModelSettings
 from edgeslm.ports import Answer
@@ -105,6 +106,7 @@ def memory_cost(setup: Setup) -> dict[str, Measured]:
     """
     calm, unseen = _sensors(_LINES, wild=False), _sensors(_LINES, wild=True)
     known, plain = _fitted(calm), _fitted(calm, windows="none", sessions="off")
+    trim()  # as the agent does when a model is loaded: what was fitted is not collected again
     ours: list[float] = []
     floors: list[float] = []
     for number in range(2 if setup.quick else _ROUNDS):
