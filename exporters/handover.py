@@ -29,10 +29,8 @@ POINTS: Final = 100.0
 TAKEN: Final = 5.0
 """Points of the texts out of scope that the first may take though the second would not."""
 _ERRORS: Final = 1.0  # standard errors that a loss must stay below the bound by
-_EXPONENTS: Final = (
-    None,
-    0.1,
-)  # of p-values: alone, and by half where one text of 1,000 is so far out
+# Of p-values: confidence alone, and half of it where one text of 1,000 is so far out.
+_EXPONENTS: Final = (None, 0.1)
 
 
 class FewTextsError(RejectedError):

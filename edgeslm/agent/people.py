@@ -258,14 +258,14 @@ class People:
         lesson, undone = taught.lesson, taught.undone is not None
         if lesson.kind != "anomaly" or undone:
             self._notices.judged(taught.model, lesson.text, lesson.source)
+        slot = self._slots().get(taught.model)
         if lesson.kind == "normal" and lesson.signed and lesson.source and not undone:
-            self._learners.again(taught.model, self._slots().get(taught.model), lesson.source)
+            self._learners.again(taught.model, slot, lesson.source)
         detail: dict[str, str | float] = {"lesson": lesson.id, "kind": lesson.kind}
         who = (taught.undone_by, taught.undone_token) if undone else (taught.operator, taught.token)
         detail |= {key: value for key, value in zip(("by", "token"), who, strict=True) if value}
         if taught.flags and not undone:
             detail["flags"] = ", ".join(taught.flags)
-        slot = self._slots().get(taught.model)
         memory = None if slot is None or slot.responder is None else slot.responder.memory
         if memory is not None and memory.ordered and lesson.covers is not None and not undone:
             detail["covers"] = lesson.covers
