@@ -7,6 +7,7 @@ import gc
 import mmap
 import os
 import resource
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -85,7 +86,7 @@ def pss_mb(pid: int | str = "self") -> float | None:
 def rss_mb() -> float:
     """Return the resident memory of this process, MB; cheaper than `pss_mb`, and counts all."""
     try:
-        pages = int((PROC / "self/statm").read_text("ascii").split()[1])
+        pages = int(_own(PROC, "statm").read_text("ascii").split()[1])
     except OSError:  # there is no /proc
         import psutil  # noqa: PLC0415 -- Linux does without it, and without its memory
 
@@ -96,12 +97,16 @@ def rss_mb() -> float:
 def written_mb() -> float | None:
     """Return what this process wrote to storage, MiB; None where the system does not say."""
     try:
-        fields = dict(
-            line.split(": ") for line in (PROC / "self/io").read_text("ascii").splitlines()
-        )
+        fields = dict(line.split(": ") for line in _own(PROC, "io").read_text("ascii").splitlines())
         return int(fields["write_bytes"]) / 2**20
     except (OSError, ValueError, KeyError):  # no /proc, or a kernel that does not count
         return None
+
+
+@lru_cache(maxsize=8)
+def _own(proc: Path, name: str) -> Path:
+    """Return one of this process's files: made once, since a path's parts stay in a table."""
+    return proc / "self" / name
 
 
 def _smaps() -> str:

@@ -72,6 +72,7 @@ class RealParts:
         self._path = path
         self._device = settings.device_id
         self._state_dir = settings.state_dir
+        self._lessons = settings.state_dir / LESSONS
         self._runtime_dir = settings.runtime_dir
         for folder in (self._state_dir, self._runtime_dir):
             make_folder(folder)
@@ -161,11 +162,10 @@ class RealParts:
         Raises:
             LessonsUnavailableError: the disk refused.
         """
-        path = self._state_dir / LESSONS
-        if not make and not path.exists():
+        if not make and not self._lessons.exists():
             return None
         max_bytes = settings.max_mb * 2**20
-        return LessonLog(path, max_lessons=settings.max_lessons, max_bytes=max_bytes)
+        return LessonLog(self._lessons, max_lessons=settings.max_lessons, max_bytes=max_bytes)
 
     def input(self, settings: AgentSettings, model: str, sink: Sink) -> Transport[Parcel]:
         """Return the link of a model's input session, which the broker keeps."""

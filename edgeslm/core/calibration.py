@@ -163,9 +163,10 @@ class Fusion:
         self.fused = fused
         self._ranks = ranks
         self._channels = [
-            (at, name, channels[name], math.log(share), channels[name].log_p_value(0.0))
+            (at, name, channels[name], math.log(share), nothing, _p_value(nothing))
             for at, (name, share) in enumerate(SHARES.items())
             if name in channels
+            for nothing in (channels[name].log_p_value(0.0),)
         ]
 
     def verdict(self, scores: Scores) -> Verdict:
@@ -173,11 +174,14 @@ class Fusion:
         best, which = -math.inf, ""
         p_values = {}
         beside = scores.window is not None
-        for at, name, distribution, log_share, of_nothing in self._channels:
-            if (score := scores[at]) is None:
+        for at, name, distribution, log_share, log_p, p in self._channels:  # of nothing odd
+            if score := scores[at]:
+                log_p = distribution.log_p_value(score)  # noqa: PLW2901 -- it is odd
+                p_values[name] = math.exp(log_p) if log_p > LOG_MIN_P else MIN_P
+            elif score is None:
                 continue
-            log_p = distribution.log_p_value(score) if score else of_nothing  # mostly
-            p_values[name] = math.exp(log_p) if log_p > LOG_MIN_P else MIN_P
+            else:
+                p_values[name] = p
             by = (LOG_BESIDE if beside and name == NUMBER else log_share) - log_p
             if by > best and not (self._ranks and name == TEXT and log_p == 0):
                 best, which = by, name

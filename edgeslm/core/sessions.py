@@ -65,12 +65,8 @@ class Oddness(NamedTuple):
     """The template before it; `NONE` without one."""
 
 
-class _Said(NamedTuple):
-    """One of a session's last lines."""
-
-    time: float | None
-    template: int
-    text: int | None
+_Said = tuple[float | None, int, int | None]
+"""One of a session's last lines: its time, its template, what stands for its text."""
 
 
 class _Session:
@@ -105,7 +101,7 @@ class Sessions:
 
     def __init__(self, habits: Habits, *, limit: int = MAX_SESSIONS) -> None:
         self._habits = habits
-        self._pairs = habits.pairs
+        self._pairs, self._triples, self._ends = habits.pairs, habits.triples, habits.ends
         self._limit = limit
         self._kept: OrderedDict[str, _Session] = OrderedDict()
         self.counts = {
@@ -146,20 +142,23 @@ class Sessions:
         session = self._session(key, time)
         session.ended = session.ended or last
         lines = session.lines
-        if self._is_again(lines, time, text):
-            self.counts["lines_repeated"] += 1
-            return Oddness(0.0, self._end(session), lines[-1].template)
         this = NONE if template is None else template
-        at = self._place(session, time)
+        if time is not None and (session.time is None or time > session.time):  # nearly always
+            session.late, session.time, at = 0, time, len(lines)
+        elif self._is_again(lines, time, text):
+            self.counts["lines_repeated"] += 1
+            return Oddness(0.0, self._end(session), lines[-1][1])
+        else:
+            at = self._place(session, time)
         if not at and not session.whole:
             if at == len(lines):  # the clock was set back: what it follows now is not known
-                session.take(0, _Said(time, this, text))
+                session.take(0, (time, this, text))
             session.counts[this] = session.counts.get(this, 0) + 1
             return Oddness(0.0, self._end(session), NONE)
-        before = lines[at - 1].template if at else NONE
-        two_before = lines[at - 2].template if at > 1 else NONE
+        before = lines[at - 1][1] if at else NONE
+        two_before = lines[at - 2][1] if at > 1 else NONE
         reached = at > 1 or session.whole
-        session.take(at, _Said(time, this, text))
+        session.take(at, (time, this, text))
         count = session.counts[this] = session.counts.get(this, 0) + 1
         end = self._end(session)
         if this == NONE or (at and before == NONE):
@@ -167,7 +166,7 @@ class Sessions:
         odd = 0.0
         if (before, this) not in self._pairs:
             odd = PAIR
-        elif reached and (two_before, before, this) not in self._habits.triples:
+        elif reached and (two_before, before, this) not in self._triples:
             odd = TRIPLE
         if count > (most := self._habits.most.get(this, 0)):
             odd += PAIR + math.log(count / max(1, most))
@@ -177,10 +176,7 @@ class Sessions:
     def _is_again(lines: list[_Said], time: float | None, text: int | None) -> bool:
         if time is None or text is None:
             return False
-        for line in lines:  # noqa: SIM110 -- `any` takes as long as all the rest
-            if line.text == text and line.time == time:
-                return True
-        return False
+        return any(at == time and said == text for at, _, said in lines)
 
     def _place(self, session: _Session, time: float | None) -> int:
         """Return where among a session's last lines one of this time belongs."""
@@ -196,19 +192,19 @@ class Sessions:
             session.late, session.whole, session.time = 0, False, time
             return 0
         self.counts["lines_late"] += 1
-        while at and (kept := lines[at - 1].time) is not None and kept > time:
+        while at and (kept := lines[at - 1][0]) is not None and kept > time:
             at -= 1
         return at
 
     def _end(self, session: _Session) -> float:
         """Return how odd a session would be, if it had no more lines."""
         lines = session.lines
-        if not lines or (this := lines[-1].template) == NONE:
+        if not lines or (this := lines[-1][1]) == NONE:
             return 0.0
-        before = lines[-2].template if len(lines) > 1 else NONE
+        before = lines[-2][1] if len(lines) > 1 else NONE
         if before == NONE and not (len(lines) == 1 and session.whole):
             return 0.0
-        return 0.0 if (before, this) in self._habits.ends else PAIR
+        return 0.0 if (before, this) in self._ends else PAIR
 
     def _session(self, key: str, time: float | None) -> _Session:
         session, pause_s = self._kept.get(key), self._habits.pause_s

@@ -73,13 +73,14 @@ class Bundle:
         hash: sha256 of manifest.json, hex. It stands for the whole: the manifest has the hashes
             of all files.
         marks: of each file, which one was hashed and when it had been written to; none where
-            nothing was verified.
+            nothing was verified. By paths that are made once: making one enters its parts among
+            the interpreter's strings, a table that grows by what came and went there every second.
     """
 
     path: Path
     manifest: Manifest
     hash: str
-    marks: Mapping[str, _Mark] = field(default_factory=dict, compare=False, repr=False)
+    marks: Mapping[Path, _Mark] = field(default_factory=dict, compare=False, repr=False)
 
     def of(self, variant: str | None, stage: Stage | None = None) -> VariantFiles:
         """Return the files that serve one of the manifest's variants.
@@ -94,10 +95,10 @@ class Bundle:
         Weights are mapped: whoever writes into their file changes what a running model says. A
         file that was put in the place of another changes nothing for who has that open.
         """
-        for path, mark in self.marks.items():
-            now = _mark(self.path / path)
+        for file, mark in self.marks.items():
+            now = _mark(file)
             if now is not None and now[0] == mark[0] and now != mark:
-                return path
+                return file.relative_to(self.path).as_posix()
         return None
 
 
@@ -180,7 +181,8 @@ def open_bundle(path: Path, *, verify: bool = True, expected: str | None = None)
     if not verify:
         return Bundle(path, manifest, digest)
     # Before they are hashed, so that nothing is written to unseen.
-    marks = {artifact.path: _mark(path / artifact.path) for artifact in manifest.artifacts}
+    files = [path / artifact.path for artifact in manifest.artifacts]
+    marks = {file: _mark(file) for file in files}
     bundle = Bundle(path, manifest, digest, {k: v for k, v in marks.items() if v is not None})
     _verify(bundle)
     return bundle

@@ -89,3 +89,19 @@ def test_what_is_written_is_counted_where_the_kernel_does(
     assert process.written_mb() is None
     (tmp_path / "self/io").write_text("wchar: 7\nwrite_bytes: 3145728\n")
     assert process.written_mb() == 3.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's alone")
+def test_to_read_again_leaves_nothing_among_the_interpreters_strings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is done every second: see the test of bundles that are looked at again."""
+    process.rss_mb()
+    process.written_mb()
+    interned: list[str] = []
+    intern = sys.intern
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "intern", lambda text: (interned.append(text), intern(text))[1])
+        assert process.rss_mb() > 1
+        process.written_mb()
+    assert not interned

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,20 @@ def test_a_file_in_the_place_of_another_is_none_that_was_written_over(bundle: Pa
     assert opened.overwritten() is None
     weights.unlink()
     assert opened.overwritten() is None
+
+
+def test_to_look_again_leaves_nothing_among_the_interpreters_strings(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each second it would be a dozen, dead at once: in half an hour that table grows by 1 MB."""
+    opened = open_bundle(bundle)
+    interned: list[str] = []
+    intern = sys.intern
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "intern", lambda text: (interned.append(text), intern(text))[1])
+        assert opened.overwritten() is None
+    assert opened.marks
+    assert not interned
 
 
 def test_a_report_beside_the_bundle_is_read(bundle: Path) -> None:
