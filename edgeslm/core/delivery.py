@@ -176,6 +176,7 @@ class Uplink:
             del self._in_flight[parcel]
             if parcel.row is None:
                 del self._loose[parcel]
+                parcel.tried = True  # as its row would be, which stays `reached`
                 waiting.append(parcel)
             else:
                 rows.append(parcel)

@@ -257,6 +257,16 @@ def test_a_link_that_confirms_in_time_never_costs_a_write() -> None:
     assert up.rows == 0
 
 
+def test_what_the_broker_put_off_counts_as_handed_over_when_it_comes_to_disk() -> None:
+    up = uplink()
+    up.up()
+    made = parcels(2)
+    up.offer(made)
+    up.defer(up.to_send(now=0)[:1])
+    up.committed(up.to_commit(now=6, flush=True)[:1], [7])
+    assert up.reached == 7
+
+
 def test_without_a_link_results_are_written_in_batches_or_after_200_ms() -> None:
     up = uplink()
     made = parcels(5)
