@@ -93,6 +93,11 @@ class ModelSlot:
             return None
         return replace(self.source, hash=self.responder.model.ref["hash"])
 
+    @property
+    def memory(self) -> Memory | None:
+        """What the model that answers remembers; None where none does, or it remembers nothing."""
+        return None if self.responder is None else self.responder.memory
+
     def serve(self, responder: Responder, pool: Pool) -> None:
         """Answer by these from now on; what was begun is finished by the old ones."""
         if self.pool is not None and self.pool is not pool:
@@ -164,7 +169,7 @@ class ModelSlot:
             if model.passed_over:
                 state["passed_over"] = list(model.passed_over)
             _tell_support(state, model.supported_until, wall)
-            if (memory := self.responder.memory) is not None:
+            if (memory := self.memory) is not None:
                 state["memory"] = memory.counts()
             state["cache_hits"] = model.cache_hits
             state["cache_misses"] = model.cache_misses

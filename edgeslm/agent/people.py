@@ -266,7 +266,7 @@ class People:
         detail |= {key: value for key, value in zip(("by", "token"), who, strict=True) if value}
         if taught.flags and not undone:
             detail["flags"] = ", ".join(taught.flags)
-        memory = None if slot is None or slot.responder is None else slot.responder.memory
+        memory = None if slot is None else slot.memory
         if memory is not None and memory.ordered and lesson.covers is not None and not undone:
             detail["covers"] = lesson.covers
         event = "feedback_undone" if undone else "feedback_learnt"
@@ -290,7 +290,7 @@ class People:
             return
         self._look_at = now + LOOK_S
         for name, slot in self._slots().items():
-            memory = None if slot.responder is None else slot.responder.memory
+            memory = slot.memory
             if memory is None:
                 continue
             if name in self._untaught:
@@ -322,7 +322,7 @@ class People:
     def _look(self, kept: LessonLog) -> None:
         """Know what a command on this device has taken back."""
         for name, slot in self._slots().items():
-            memory = None if slot.responder is None else slot.responder.memory
+            memory = slot.memory
             if memory is None:
                 continue
             counting = {lesson.id: lesson for lesson in kept.counting(name)}
@@ -338,9 +338,8 @@ class People:
         pupils = {}
         for name, slot in self._slots().items():
             responder = slot.responder
-            memory = None if responder is None else responder.memory
             silences = _nothing if responder is None else responder.model.silences
-            pupils[name] = _Pupil(memory, "alert" in slot.session.lanes, silences)
+            pupils[name] = _Pupil(slot.memory, "alert" in slot.session.lanes, silences)
         return pupils
 
     # What is on disk.

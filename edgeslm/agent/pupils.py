@@ -222,7 +222,7 @@ class Learners:
 
     def again(self, name: str, slot: ModelSlot | None, source: str) -> None:
         """Let the period of a source begin anew: an operator has confirmed lines of it."""
-        memory = None if slot is None or slot.responder is None else slot.responder.memory
+        memory = None if slot is None else slot.memory
         if slot is not None and memory is not None and memory.school is not None:
             _teach(slot, partial(_again, source=source))
             if (pupils := self._pupils.get(name)) is not None:
@@ -234,7 +234,7 @@ class Learners:
     def leave(self, slots: Mapping[str, ModelSlot], now: float) -> None:
         """Write how far all have come: nobody learns any more."""
         for name, slot in slots.items():
-            memory = None if slot.responder is None else slot.responder.memory
+            memory = slot.memory
             if memory is not None and memory.school is not None:
                 self.attend(name, slot, memory.school, now)
                 if (pupils := self._pupils.get(name)) is not None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -98,10 +99,9 @@ def test_to_read_again_leaves_nothing_among_the_interpreters_strings(
     """It is done every second: see the test of bundles that are looked at again."""
     process.rss_mb()
     process.written_mb()
-    interned: list[str] = []
-    intern = sys.intern
     with monkeypatch.context() as patched:
-        patched.setattr(sys, "intern", lambda text: (interned.append(text), intern(text))[1])
+        interned = Mock(wraps=sys.intern)
+        patched.setattr(sys, "intern", interned)
         assert process.rss_mb() > 1
         process.written_mb()
-    assert not interned
+    interned.assert_not_called()

@@ -63,7 +63,8 @@ class Site:
         self.memory: LineMemory[Any] = LineMemory()
         model = SimpleNamespace(silences=lambda _lesson: False)
         slot = SimpleNamespace(
-            responder=SimpleNamespace(memory=self.memory, model=model),
+            responder=SimpleNamespace(model=model),
+            memory=self.memory,
             session=SimpleNamespace(lanes={None}),
             settings=ModelSettings(),
             pool=None,

@@ -98,9 +98,11 @@ class Class:
             if each.pupil is not None:
                 self.school.resume(each.source, each.pupil)
         pool = SimpleNamespace(put=lambda lesson: lesson(self.memory))
-        responder = SimpleNamespace(memory=self.memory, lesson=lambda change: change)
+        responder = SimpleNamespace(lesson=lambda change: change)
         settings = SimpleNamespace(learn=LearnSettings())
-        made = SimpleNamespace(pool=pool, responder=responder, settings=settings)
+        made = SimpleNamespace(
+            pool=pool, responder=responder, memory=self.memory, settings=settings
+        )
         self.slot = cast("ModelSlot", made)
         self.learners = Learners(
             lambda event, _, detail: self.told.append((event, dict(detail))),
