@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from edgeslm.adapters.process import rss_mb, written_mb
+from edgeslm.adapters.process import give_back, rss_mb, written_mb
 from edgeslm.adapters.stacks import of_thread
 from edgeslm.agent.loader import Loader
 from edgeslm.agent.parts import Office, Parts
@@ -173,6 +173,7 @@ class Vitals:
         if served != self._served:  # a model takes memory for good
             self._served = served
             self._growth.begin(now)
+        give_back()
         if self._growth.take(now, rss_mb()):
             why = f"{self._growth.mb_per_h:.1f} MB an hour, over the last hours"
             self._office.trouble("memory_grew", "agent.grew", why, None)

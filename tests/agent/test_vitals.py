@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -129,6 +130,16 @@ def test_growth_of_memory_is_told_once_and_begins_anew_with_a_model(
         now += LOOK_S
     assert played.told == [("memory_grew", "agent.grew")]
     assert played.state()["rss_mb_per_h"] == pytest.approx(3 * BOUND_MB_H, abs=0.1)
+
+
+def test_memory_that_was_freed_goes_back_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    played, now = Played(), 0.0
+    given_back = Mock()
+    monkeypatch.setattr(vitals, "give_back", given_back)
+    while now < 600:
+        played.vitals.tend(now)
+        now += LOOK_S
+    assert given_back.call_count == 10
 
 
 def test_a_stuck_thread_is_told_once_for_each_input() -> None:
