@@ -393,6 +393,7 @@ class Agent:
         if not self._ready and not roster.loading:
             self._ready = True
             self._loader.give_way()
+            self._people.listen()
             notifier.ready(f"{len(roster.slots)} models")
             log.info("ready", models=sorted(roster.slots))
         interval_s = notifier.interval_s

@@ -119,6 +119,7 @@ class People:
         self._sink = sink
         self._settings = settings
         self._link: Transport[Parcel] | None = None
+        self._may_listen = False
         self._log: LessonLog | None = None
         self._untaught: set[str] = set()  # models whose lessons could not be read
         self._told = False  # that the disk refuses
@@ -148,13 +149,22 @@ class People:
             self._teacher.live_by(_where(settings), self._feedback)
         self._recent.limit(self._feedback.remember)
         self._recent.forget(set(settings.models))
-        if settings.feedback is not None and self._link is None:
+        if settings.feedback is None and self._link is not None:
+            self._link.stop(forget=True)
+            self._link = None
+        self._listen()
+
+    def listen(self) -> None:
+        """The models have been loaded: hear what waits on the broker. Earlier none could be taught."""
+        self._may_listen = True
+        self._listen()
+
+    def _listen(self) -> None:
+        settings = self._settings
+        if self._may_listen and settings.feedback is not None and self._link is None:
             self._link = self._parts.feedback(settings, self._sink)
             self._link.subscribe([settings.topics.feedback])
             self._link.start()
-        elif settings.feedback is None and self._link is not None:
-            self._link.stop(forget=True)
-            self._link = None
 
     def leave(self) -> Transport[Parcel] | None:
         """Begin to end; return the link, where there is one."""

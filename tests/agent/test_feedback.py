@@ -174,6 +174,16 @@ def test_what_an_operator_says_is_learnt_lasts_and_can_be_taken_back(  # noqa: P
     assert agent.wait_for("feedback_learnt", lesson=learnt["lesson"])["covers"] == "template"
     assert operator.asks("in/a", "motor temp=70 C")["label"] == "anomaly"
     assert operator.asks("in/b", "motor temp=70 C")["label"] == "normal"
+
+    # What is said while the device is off waits on the broker until there is a model to teach.
+    agent.kill()
+    plant.publish(
+        f"{BASE}/feedback",
+        json.dumps({"id": "off", "kind": "anomaly", "text": "pump hums", "model": "m"}),
+    )
+    agent.start()
+    poll(lambda: plant.last["feedback"].get("id") == "off", "a reply to what was said meanwhile")
+    assert plant.last["feedback"]["status"] == "learnt"
     agent.stop()
 
 

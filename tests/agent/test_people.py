@@ -26,7 +26,7 @@ from edgeslm.core.delivery import Parcel
 from edgeslm.core.learning import Pupil
 from edgeslm.core.memory import LineMemory
 from edgeslm.core.overlay import Lesson
-from edgeslm.ports import Arrived, Received, Report, Sink, Transport
+from edgeslm.ports import Arrived, Received, Report, Sink, Subscribed, Transport, Up
 from tests.agent.lines import Signer
 
 SIGNER = Signer()
@@ -57,9 +57,10 @@ class Parts:
 class Site:
     """An agent's people, without the rest of it."""
 
-    def __init__(self, folder: Path, **feedback: Any) -> None:
+    def __init__(self, folder: Path, *, listens: bool = True, **feedback: Any) -> None:
         self.events: list[Event] = []
         self.sent: list[dict[str, Any]] = []
+        self.reports: list[Report] = []
         self.memory: LineMemory[Any] = LineMemory()
         model = SimpleNamespace(silences=lambda _lesson: False)
         slot = SimpleNamespace(
@@ -72,6 +73,7 @@ class Site:
         settings = AgentSettings.model_validate(
             {"device_id": "d", "feedback": {"keys": [SIGNER.public], **feedback}}
         )
+        self.settings = settings
         self.people = People(
             settings,
             Parts(folder),
@@ -81,6 +83,8 @@ class Site:
             drops=Counter(),
         )
         self.people.live_by(settings)
+        if listens:
+            self.people.listen()
         self._now = 0.0
 
     def looks(self) -> None:
@@ -96,7 +100,7 @@ class Site:
         return self.sent[-1]
 
     def _heard(self, report: Report) -> None:
-        del report
+        self.reports.append(report)
 
     def _trouble(self, event: str, code: str, message: str, model: str | None) -> None:
         self.events.append((event, model, {"code": code, "message": message}))
@@ -199,3 +203,13 @@ def test_what_the_broker_had_retained_teaches_nothing(site: Site) -> None:
     refused = site.hears(retain=True, **message)
     assert refused["error"]["code"] == "feedback.replayed"
     assert site.hears(**message)["status"] == "learnt"
+
+
+def test_nothing_is_heard_before_there_are_models_to_teach(tmp_path: Path) -> None:
+    site = Site(tmp_path, listens=False)
+    assert site.people.leave() is None
+    site.people.live_by(site.settings)
+    assert site.reports == [], "a reload does not listen either"
+    site.people.listen()
+    assert [type(each) for each in site.reports] == [Up, Subscribed]
+    site.people.leave()
