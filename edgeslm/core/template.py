@@ -46,11 +46,12 @@ def _any(*alternatives: str) -> str:
 # refused by one look at one character; and each run of characters is scanned from its beginning
 # only, by classes that do not overlap their neighbours: the whole is linear in the text's length.
 _AFTER_DIGIT: Final = _any(
-    # 7.24e1, before ids that look like it
+    # of one UUID in a hundred the first digits look like 7.24e1
+    _ALONE + _UUID,
+    # 7.24e1, before other ids that look like it
     rf"[0-9]*(?:\.{_D})?{_EXPONENT}",
     _ALONE
     + _any(
-        _UUID,
         rf"(?=[0-9]*[a-fA-F]){_HEX}{{7,}}{_ENDS}",
         rf"(?<=0)[xX]{_HEX}+{_ENDS}",
         # ids of letters and digits that are more than a number with its unit (12m3)

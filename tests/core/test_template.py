@@ -115,6 +115,8 @@ def test_numbers(text: str, template: str, values: list[float]) -> None:
         ("from 10.251.73.220:50010 to", "from ¤ to"),
         ("id d54b44eb-2d1a-4aa2-ba6b-074d35f8f12c ok", "id ¤ ok"),
         ("id a54b44eb-2d1a-4aa2-ba6b-074d35f8f12c ok", "id ¤ ok"),
+        ("id 123e4567-e89b-12d3-a456-426614174000 ok", "id ¤ ok"),
+        ("id 1234567e-1234-4aa2-ba6b-074d35f8f12c ok", "id ¤ ok"),
         ("iar 0014a150 dear 00106570", "iar ¤ dear ¤"),
         ("sha a489c868f0c37da93b76227c91bb03908ac0e742", "sha ¤"),
         ("at 0x1b719940, mask 0x02", "at ¤, mask ¤"),
