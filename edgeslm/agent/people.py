@@ -147,6 +147,9 @@ class People:
         before, self._settings = self._settings, settings
         if _where(before) != _where(settings) or before.feedback != settings.feedback:
             self._teacher.live_by(_where(settings), self._feedback)
+        if before.feedback != settings.feedback and self._log is not None:
+            self._log.close()  # what it may hold was settled when it was opened
+            self._log, self._looked = None, False
         self._recent.limit(self._feedback.remember)
         self._recent.forget(set(settings.models))
         if settings.feedback is None and self._link is not None:
@@ -155,7 +158,7 @@ class People:
         self._listen()
 
     def listen(self) -> None:
-        """The models have been loaded: hear what waits on the broker. Earlier none could be taught."""
+        """Hear what waits on the broker, now that the models are loaded and can be taught."""
         self._may_listen = True
         self._listen()
 

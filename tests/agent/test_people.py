@@ -213,3 +213,29 @@ def test_nothing_is_heard_before_there_are_models_to_teach(tmp_path: Path) -> No
     site.people.listen()
     assert [type(each) for each in site.reports] == [Up, Subscribed]
     site.people.leave()
+
+
+def test_more_room_for_lessons_is_there_with_the_reload_that_gives_it(tmp_path: Path) -> None:
+    site = Site(tmp_path, max_lessons=1)
+    says: dict[str, Any] = {"kind": "normal", "model": "m", "token": SIGNER.token()}
+    assert site.hears(text="a", **says)["status"] == "learnt"
+    assert site.hears(text="b", **says)["error"]["code"] == "feedback.full"
+    feedback = FeedbackSettings(keys=[SIGNER.public], max_lessons=2)
+    site.people.live_by(site.settings.model_copy(update={"feedback": feedback}))
+    assert site.hears(text="b", **says)["status"] == "learnt"
+    site.people.leave()
+
+
+def test_what_a_command_takes_back_as_settings_change_is_not_missed(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    (lesson,) = teach(tmp_path, 1)
+    site.looks()
+    assert list(site.memory.overlay.lessons) == [lesson]
+    log = opened(tmp_path)
+    log.undo([lesson], at=1.0, by="root (on the device)")
+    log.close()
+    feedback = FeedbackSettings(keys=[SIGNER.public], max_lessons=2)
+    site.people.live_by(site.settings.model_copy(update={"feedback": feedback}))
+    site.looks()
+    assert list(site.memory.overlay.lessons) == []
+    site.people.leave()
