@@ -8,7 +8,7 @@ import io
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -268,13 +268,24 @@ def contradictions(rows: Sequence[Row], file: str) -> list[str]:
     return [f"{file}: texts under several labels: {len(double)} ({shown}{more})"]
 
 
-def last_fifth(rows: Sequence[Row]) -> Iterator[bool]:
-    """Yield for each row whether it is in the last fifth of its source, in file order.
+def last_fifth(rows: Sequence[Row]) -> list[bool]:
+    """Return for each row whether it is in the last fifth of its source, in file order.
 
-    A block, since neighbours in a stream resemble each other: shuffled, they would leak.
+    A block, since neighbours in a stream resemble each other: shuffled, they would leak. Lines with
+    one key stay together, on the side where most of them are: half a session, learnt from, would
+    teach that one may end there. Only where that would leave less than half of the fifth are
+    sessions cut as well: their keys come again and again.
     """
     totals = Counter(row.source for row in rows)
     seen: Counter[str] = Counter()
+    late: list[bool] = []
     for row in rows:
         seen[row.source] += 1
-        yield (seen[row.source] - 1) * 5 >= totals[row.source] * 4
+        late.append((seen[row.source] - 1) * 5 >= totals[row.source] * 4)
+    lines = Counter(row.key for row in rows)
+    lines_late = Counter(row.key for row, held in zip(rows, late, strict=True) if held)
+    whole = [
+        held if row.key is None else 2 * lines_late[row.key] > lines[row.key]
+        for row, held in zip(rows, late, strict=True)
+    ]
+    return whole if 2 * sum(whole) >= sum(late) else late

@@ -67,7 +67,7 @@ def split(data: Path, evaluation: Path | None, *, share: float, seed: int) -> Sp
         check_anomaly(judged, str(evaluation))
         calibration.require(share, len(normal))
         return Split(normal, judged + anomalies)
-    late = list(last_fifth(normal))
+    late = last_fifth(normal)
     train = [row for row, held in zip(normal, late, strict=True) if not held]
     try:
         calibration.require(share, len(train))
