@@ -58,7 +58,10 @@ class Room:
         while many >= self.lessons or much + size > self.size:
             row = oldest.fetchone() if signed else None
             if row is None:
-                msg = f"{self.name} has all the lessons that it may hold; undo some"
+                msg = (
+                    f"{self.name} has all the lessons that it may hold: undo some, or raise "
+                    "max_lessons or max_mb of [feedback]"
+                )
                 raise LessonsFullError(msg)
             gone.append(row[0])
             many, much = many - 1, much - row[1]

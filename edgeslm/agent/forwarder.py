@@ -36,6 +36,7 @@ GONE_S: Final = 2.0
 BATCH: Final = 128  # results of telemetry in one commit: its cost to flash is mostly the commit's
 BATCH_S: Final = 0.5  # and how long it waits for company
 MAX_NOTES: Final = 100  # events kept for an uplink that is down
+MAX_LET_GO: Final = 1000  # of those that are on their way, and would not be sent again
 NEVER: Final = float("inf")
 EPISODE_S: Final = 60.0  # trouble that comes again within it has been told
 REOPEN_S: Final = 5.0  # after an attempt at an outbox that cannot be opened; twice as long, up to
@@ -96,6 +97,7 @@ class Forwarder:
         self._on_trouble = on_trouble
         self._epoch = 0
         self._notes: dict[Parcel, None] = {}  # events not confirmed
+        self._let_go: set[Parcel] = set()  # those that had to make room on their way
         self._open = False  # the outbox is ready
         self._open_at = 0.0
         self._reopen_s = REOPEN_S
@@ -176,6 +178,7 @@ class Forwarder:
                 self._confirm(report.publications, now=now)
                 for parcel in report.publications:
                     self._notes.pop(parcel, None)
+                self._let_go.difference_update(report.publications)
                 self._drop(report.refused, now=now)
                 self._defer(report.deferred, now=now)
             case Up():
@@ -187,6 +190,8 @@ class Forwarder:
                 self.link.publish(list(self._notes), epoch=self._epoch)
             case Down():
                 self._suspect()
+                self._lose_events(len(self._let_go))
+                self._let_go.clear()
                 for uplink in self._lanes:
                     uplink.down()
                 self._unread.clear()
@@ -222,12 +227,23 @@ class Forwarder:
             self.link.publish([parcel], epoch=self._epoch)
 
     def note(self, parcel: Parcel) -> None:
-        """Publish an event, once it is possible."""
+        """Publish an event, once it is possible.
+
+        Of many the oldest makes room. It is lost, unless it is on its way: then it may yet arrive.
+        """
         if len(self._notes) >= MAX_NOTES:
-            del self._notes[next(iter(self._notes))]
-            self._drops["event"] += 1
+            oldest = next(iter(self._notes))
+            del self._notes[oldest]
+            if self.connected and len(self._let_go) < MAX_LET_GO:
+                self._let_go.add(oldest)
+            else:
+                self._lose_events(1)
         self._notes[parcel] = None
         self.say(parcel)
+
+    def _lose_events(self, count: int) -> None:
+        if count:  # a count of none is not told
+            self._drops["event"] += count
 
     def pump(self, *, now: float) -> None:
         """Send, write and remove what is due."""
@@ -440,6 +456,7 @@ class Forwarder:
         """Give up results that the broker refuses: it would refuse them again."""
         for parcel, why in refused:
             self._notes.pop(parcel, None)
+            self._let_go.discard(parcel)
             self._confirm([parcel], now=now)
             self._drops["result_refused"] += 1
             self._tell("result_refused", "uplink.refused", f"{parcel.topic}: {why}")

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from edgeslm.adapters.loopback import MemoryOutbox
-from edgeslm.agent.forwarder import EPISODE_S, GONE_S, MAX_GONE, RESUME_CAP_S, WINDOW, Forwarder
+from edgeslm.agent.forwarder import (
+    EPISODE_S,
+    GONE_S,
+    MAX_GONE,
+    MAX_LET_GO,
+    MAX_NOTES,
+    RESUME_CAP_S,
+    WINDOW,
+    Forwarder,
+)
 from edgeslm.contract.messages import ADAPTERS
 from edgeslm.contract.settings import OutboxSettings
 from edgeslm.core.delivery import Parcel
@@ -662,3 +671,33 @@ def test_a_disk_that_never_serves_is_tried_once_a_minute() -> None:
     for now in range(3600):
         rig.forwarder.pump(now=float(now))
     assert disk.tries <= 65
+
+
+def event(number: int) -> Parcel:
+    return Parcel("e", b"%d" % number, 0.0, None)
+
+
+def test_events_that_make_room_on_their_way_are_lost_only_if_the_link_goes() -> None:
+    rig = Rig()
+    rig.up()
+    events = [event(number) for number in range(MAX_NOTES + 30)]
+    for one in events:
+        rig.forwarder.note(one)
+    assert rig.wire.take() == events
+    assert rig.forwarder.drops == {}
+    rig.forwarder.take(Confirmed(events[:20]), now=1)
+    rig.down(now=2)
+    assert rig.forwarder.drops == {"event": 10}
+    rig.up(now=3)
+    assert rig.wire.take() == events[30:]
+
+
+def test_events_that_make_room_while_the_link_is_down_or_takes_none_are_lost() -> None:
+    rig = Rig()
+    for number in range(MAX_NOTES + 7):
+        rig.forwarder.note(event(number))
+    assert rig.forwarder.drops == {"event": 7}
+    rig.up()
+    for number in range(MAX_LET_GO + 3):
+        rig.forwarder.note(event(number))
+    assert rig.forwarder.drops == {"event": 10}
