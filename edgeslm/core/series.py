@@ -315,7 +315,7 @@ class Series:
         """Take a reading in; return how unusual its windows are, nats, >= 0.
 
         A reading that comes late, or again, leaves them as they stand. None where windows have
-        nothing to say: of a series without a gauge, or while they fill.
+        nothing to say: of a series without a gauge, while they fill, or of a reading that is late.
         """
         key = source, template
         gauge = self._gauges.get(key)
@@ -327,7 +327,7 @@ class Series:
             if since < 0 and trace.late < LATE - 1:
                 trace.late += 1
                 self.counts["late"] += 1
-                return trace.score  # the windows stand as they are
+                return None  # the windows stand as they are, and it is in none
             if since == 0 and trace.values == values:
                 self.counts["repeated"] += 1
                 return trace.score
