@@ -101,7 +101,8 @@ def choose_variant(  # noqa: PLR0913 -- by name
     allowed = f" for the providers of profile {profile.name}" if profile is not None else ""
     msg = (
         f"{bundle.path}: no graph{allowed} that this device can run: "
-        f"{'; '.join(reasons) or 'none is offered'}. Export it for this device's profile."
+        f"{'; '.join(reasons) or 'none is offered'}. Export it for this device's profile, which "
+        "`edgeslm doctor` names."
     )
     raise NoArtifactError(msg)
 
