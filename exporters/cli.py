@@ -273,6 +273,7 @@ def _add_tasks(tasks: Any, epilog: str, add_profile: Callable[[Any], None]) -> N
                 dest=_OPTION + own,
                 type=_checked(chosen.check),
                 default=chosen.default,
+                metavar=own.upper(),
                 help=f"{chosen.help} (default {chosen.default})",
             )
         if recipe.TRAINABLE:

@@ -236,6 +236,14 @@ def test_help_names_the_tasks_and_the_statuses(capsys: pytest.CaptureFixture[str
         assert word in out
 
 
+def test_help_shows_an_option_of_a_task_with_one_value(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["anomaly", "--help"])
+    out = capsys.readouterr().out
+    assert "[--windows WINDOWS]" in out
+    assert "[--sessions SESSIONS]" in out
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
