@@ -34,7 +34,10 @@ def check_out(out: Path, *, holds: str) -> None:
         msg = f"{out}: {err.strerror}; choose another --out"
         raise OutputError(msg) from None
     if taken:
-        msg = f"{out}: exists and is no export; choose another --out, or remove it"
+        msg = (
+            f"{out}: exists and is not of an earlier run, which would hold {holds}; choose another "
+            "--out, or remove it"
+        )
         raise OutputError(msg)
 
 

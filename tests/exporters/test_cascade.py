@@ -215,7 +215,7 @@ REFUSED: dict[str, tuple[Callable[[Made, Path], dict[str, Any]], str, str]] = {
     ),
     "too few": (lambda _m, _f: {"lose": 0.1}, "cascade.too_few", "at least 1000"),
     "a wrong name": (lambda _m, _f: {"name": "No"}, "export.identity", "--name"),
-    "a folder of somebody's": (lambda _m, f: {"out": f}, "export.output", "is no export"),
+    "a folder of somebody's": (lambda _m, f: {"out": f}, "export.output", "is not of an earlier"),
 }  # fmt: skip
 
 

@@ -270,6 +270,12 @@ BAD: list[tuple[str, Change, int, str]] = [
     ),
     ("another task", lambda made, _: {"--against": made / "lines"}, 65, "[evaluate.other_task]"),
     ("no such variant", lambda *_: {"--variant": "abacus"}, 65, "abacus"),
+    (
+        "the output is an export",
+        lambda made, _: {"--out": made / "orders"},
+        65,
+        "would hold evaluation.json",
+    ),
     ("the output is a folder of others", lambda made, _: {"--out": made}, 65, "[export.output]"),
     ("a damaged bundle", lambda made, tmp: {"bundle": damaged(made, tmp)}, 65, "bundle.tampered"),
 ]  # fmt: skip

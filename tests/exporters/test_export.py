@@ -323,7 +323,7 @@ def refused(job: Job, **change: Any) -> Job:
 def test_an_output_folder_of_other_things_is_left_alone(job: Job, stages: Stages) -> None:
     job.out.mkdir(parents=True)
     (job.out / "thesis.doc").write_text("years of work")
-    with pytest.raises(OutputError, match="is no export"):
+    with pytest.raises(OutputError, match="is not of an earlier run"):
         export(job, stages)
     assert (job.out / "thesis.doc").read_text() == "years of work"
 

@@ -243,7 +243,7 @@ def test_a_folder_of_other_things_is_left_alone(
     folder.mkdir(parents=True)
     (folder / "thesis.doc").write_text("years of work")
     if where == "matrix":
-        with pytest.raises(OutputError, match="is no export"):
+        with pytest.raises(OutputError, match="is not of an earlier run"):
             matrix(job, profiles, stages)
     else:
         [row] = matrix(job, profiles, stages)["profiles"]
