@@ -10,7 +10,7 @@ from edgeslm.errors import RejectedError
 from edgeslm.ports import Answer, Request
 from edgeslm.runtime.model import Model, Reading
 from exporters.data import Row
-from exporters.evaluation.measures import Metrics
+from exporters.evaluation.measures import POINTS, Metrics
 from exporters.heads.base import Advance
 
 _THREADS: Final = 2  # callers of one session
@@ -43,10 +43,12 @@ class QualityError(RejectedError):
             known = before is not None and after is not None
             numbers = f" ({before:.2f} -> {after:.2f})" if known else ""
             parts.append(f"{name} {points:.2f}{numbers}")
+        one = POINTS / rows
+        more = f"One of so few is {one:.2g} points: give more with --eval, raise"
         super().__init__(
             f"on {rows} held-out rows the artifact is worse than fp32 by more than the {limit:g} "
-            f"points allowed: {', '.join(parts)}. Raise accuracy_drop_max in the profile, or pass "
-            "--allow-drop."
+            f"points allowed: {', '.join(parts)}. {more if one > limit else 'Raise'} "
+            "accuracy_drop_max in the profile, or pass --allow-drop."
         )
         self.lost = lost
         self.limit = limit

@@ -222,6 +222,15 @@ def test_a_bundle_that_lost_too_much_fails_with_the_numbers(job: Job, stages: St
     assert list(job.out.parent.iterdir()) == []
 
 
+def test_of_few_rows_more_are_asked_for() -> None:
+    few, enough = (
+        str(QualityError({"accuracy": 1.7}, limit=0.5, rows=rows, fp32={}, artifact={}))
+        for rows in (60, 200)
+    )
+    assert "One of so few is 1.7 points: give more with --eval, raise accuracy_drop_max" in few
+    assert "points allowed: accuracy 1.70. Raise accuracy_drop_max" in enough
+
+
 @pytest.mark.usefixtures("ruined")
 def test_the_user_may_allow_the_drop_and_the_report_says_so(job: Job, stages: Stages) -> None:
     [variant] = export(job, stages)["variants"].values()
