@@ -142,6 +142,7 @@ def fit(  # noqa: PLR0913 -- by name
     lengths = windows.parse(options.get(WINDOWS, windows.DEFAULT))
     in_windows = None if lengths is None else windows.fit(_readings(lines), lengths)
     in_sessions = None
+    keyed = [line.key for line in lines if line.key is not None]
     if parse_switch(options.get(SESSIONS, ON)):
         in_sessions = sessions_.fit(
             [line.key for line in lines],
@@ -149,6 +150,8 @@ def fit(  # noqa: PLR0913 -- by name
             [line.time for line in lines],
             [(line.parts.template, *line.parts.slots) for line in lines],
         )
+        if in_sessions is None and keyed:
+            notes = (*notes, _too_few_sessions(len(set(keyed)), len(keyed)))
     if in_windows is not None and any(line.time is None for line in lines):
         notes = (*notes, UNTIMED)
     by_window = nothing if in_windows is None else in_windows.scores
@@ -187,6 +190,13 @@ def fit(  # noqa: PLR0913 -- by name
     references = embeddings[sorted(i for i, _ in frequent)]
     requires = (REMEMBERS,) if remembers else ()
     return AnomalyHead(raw.encode("utf-8", "replace"), references, requires, notes)
+
+
+def _too_few_sessions(sessions: int, lines: int) -> str:
+    return (
+        f"{sessions} sessions of {lines} lines are too few to learn from, so `key` is not heeded: "
+        f"give {sessions_.FEWEST} or more, of {sessions_.FEWEST_LINES:g} lines each on average"
+    )
 
 
 def parse_switch(text: str) -> bool:

@@ -228,6 +228,21 @@ def test_windows_of_lines_without_times_are_told() -> None:
     assert UNTIMED in notes([replace(row, time=None) for row in rows])
 
 
+def test_sessions_too_few_to_learn_from_are_told() -> None:
+    def notes(rows: Sequence[Row], switch: str = anomaly.ON) -> list[str]:
+        head = anomaly.fit(
+            rows, embed, alarm_budget=0.01, seed=0, advance=lambda _: None,
+            options={anomaly.SESSIONS: switch},
+        )  # fmt: skip
+        return [note for note in head.notes if "`key` is not heeded" in note]
+
+    few, lines = orders(sessions.FEWEST - 1), walk(300)
+    [note] = notes([*few, *lines])
+    assert note.startswith(f"49 sessions of {len(few)} lines are too few")
+    assert notes([*few, *lines], anomaly.OFF) == []
+    assert notes(lines) == notes(orders(100)) == []
+
+
 def test_few_keys_and_keys_of_one_line_are_no_sessions() -> None:
     assert sessions.fit(["a", "b"] * 50, [0, 0] * 50, [None] * 100, [""] * 100) is None
     assert sessions.fit([str(i) for i in range(100)], [0] * 100, [None] * 100, [""] * 100) is None
