@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from exporters.workbench import Stage
+    from exporters.progress import Shown
 
 
 class Command(Protocol):
@@ -23,7 +23,7 @@ class Command(Protocol):
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Say what the command takes."""
 
-    def run(self, options: argparse.Namespace, stage: Stage) -> Mapping[str, Any]:
+    def run(self, options: argparse.Namespace, stage: Shown) -> Mapping[str, Any]:
         """Do it; return its report: JSON values, of which `cautions` are told to the user, too.
 
         Raises:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from exporters.arguments import day, positive, share
 
 if TYPE_CHECKING:
-    from exporters.workbench import Stage
+    from exporters.progress import Shown
 
 HELP: Final = "a smaller model that a trained one teaches: fewer layers, or none"
 EPILOG: Final = """\
@@ -61,12 +61,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="last day on which you answer for it: 2031-12-31; devices warn later")  # fmt: skip
 
 
-def run(options: argparse.Namespace, stage: Stage) -> Mapping[str, Any]:
+def run(options: argparse.Namespace, stage: Shown) -> Mapping[str, Any]:
     """See `exporters.commands.base.Command`."""
     from exporters.export import Job, export  # noqa: PLC0415 -- takes seconds
 
     fields = {**vars(options), "task": "intent", "train": "student", "model": ""}
-    return {"out": str(options.out), **export(Job(**fields), stage)}
+    return {"out": str(options.out), **export(Job(**fields), stage, stage.tell)}
 
 
 def _student(text: str) -> str:

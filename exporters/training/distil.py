@@ -134,7 +134,10 @@ def divided(teacher: Trained, rows: Sequence[Row]) -> Division:
     held_out = [row for row, new in zip(inside, unseen, strict=True) if new]
     learn = [row for row, new in zip(inside, unseen, strict=True) if not new]
     if (why := _unlike(teacher, learn, held_out)) is not None:
-        msg = f"--data: {why}. Give the examples that the teacher was trained on."
+        msg = (
+            f"--data: {why}. Give the examples that the teacher was trained on, and --eval if it "
+            "had one."
+        )
         raise OtherDataError(msg)
     return Division(learn, held_out, outside, teacher.facts.labels)
 

@@ -17,11 +17,12 @@ from edgeslm.runtime.model import load_model
 from edgeslm.runtime.profiles import detect_profile
 from exporters import cli
 from exporters.data import Row, read_rows
-from exporters.export import Job, export, exported
+from exporters.export import Job, Tell, export, exported
 from exporters.heads.base import Advance
 from exporters.sources import open_source
 from exporters.training.folder import Trained, read_trained
-from tests.exporters.conftest import DIM, Stages, many_orders, without_stages, write_lines
+from exporters.workbench import Stage
+from tests.exporters.conftest import DIM, Stages, many_orders, without_notes, write_lines
 
 torch = pytest.importorskip("torch")
 
@@ -300,7 +301,7 @@ def rows_without(rows: list[Row], what: str, teacher: Trained) -> list[Row]:
 )
 def test_other_examples_are_refused(wanted: distil.StudentOrder, what: str, message: str) -> None:
     rows = rows_without(list(wanted.rows), what, wanted.teacher)
-    with pytest.raises(distil.OtherDataError, match=message):
+    with pytest.raises(distil.OtherDataError, match=f"{message}.*, and --eval if it had one"):
         distil.divided(wanted.teacher, rows)
 
 
@@ -351,9 +352,21 @@ def test_a_refusal_is_one_line(
     assert cli.main(flat(job, **change)) in {65, 78}
     out, err = capsys.readouterr()
     assert out == ""
-    assert without_stages(err).count("\n") == 1
+    assert without_notes(err).count("\n") == 1
     assert f"[{code}]" in err
     assert not (job.out.parent / "said").exists()
+
+
+def test_what_one_may_want_to_stop_for_is_told_before_the_long_work(
+    job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(_job: Job, _stage: Stage, tell: Tell) -> None:
+        tell("labels are few")
+        raise distil.OtherDataError("not these")  # noqa: EM101, TRY003
+
+    monkeypatch.setattr("exporters.export.export", refused)
+    assert cli.main(flat(job)) == 65
+    assert capsys.readouterr().err.startswith("edgeslm-export: note: labels are few\n")
 
 
 @pytest.mark.parametrize("student", ["3", "Static", "layers=0", "layers=", "layers=3x", "layers=٣"])
