@@ -222,13 +222,18 @@ class Common:
         """Return what one should know of the share to reject, and show it at once.
 
         Raises:
-            RejectShareError: what calibrates does not support it.
+            RejectShareError, TooFewError: what calibrates does not support it.
         """
         if not self.recipe.TRAINABLE:  # then all that is learnt calibrates, and `split` has counted
             return []
         job = self.job
         notes = check(
-            self.split.train, share=job.share, train=job.train, teacher=teacher, seed=job.seed
+            self.split.train,
+            file=str(job.data),
+            share=job.share,
+            train=job.train,
+            teacher=teacher,
+            seed=job.seed,
         )
         for note in notes:
             self._tell(note)

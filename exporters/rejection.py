@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from edgeslm.core import calibration
 from edgeslm.errors import RejectedError
 from exporters.data import OUT_OF_SCOPE, Row
-from exporters.training.divide import divide
+from exporters.training.divide import TooFewError, divide
 from exporters.training.folder import Trained
 from exporters.tune.lock import Train
 
@@ -17,14 +18,14 @@ class RejectShareError(RejectedError):
 
     code = "calibration.reject_share"
 
-    def __init__(self, *, share: float, texts: int, of: int) -> None:
+    def __init__(self, *, file: str, share: float, texts: int, of: int) -> None:
         self.share = share
         self.texts = texts
         self.needed = texts_needed(share)
         held_out = f", held out of {of}" if of > texts else ""
         super().__init__(
-            f"a reject share of {share:g} needs at least {self.needed} texts in scope to calibrate "
-            f"on, and there are {texts}{held_out}; add texts, or allow a share of "
+            f"{file}: a reject share of {share:g} needs at least {self.needed} texts in scope to "
+            f"calibrate on, and there are {texts}{held_out}; add texts, or allow a share of "
             f"{least_share(texts):g}"
         )
 
@@ -39,13 +40,17 @@ def texts_needed(share: float) -> int:
 
 def least_share(texts: int) -> float:
     """Return the least share, of two digits, that so many texts can tell."""
-    exact = 1 / (texts + 1)
-    digits = 10.0 ** (1 - math.floor(math.log10(exact)))
-    return math.ceil(exact * digits) / digits
+    return calibration.least_share(texts + 1)
 
 
-def check(
-    rows: Sequence[Row], *, share: float, train: Train, teacher: Trained | None, seed: int
+def check(  # noqa: PLR0913 -- all that decides which texts calibrate
+    rows: Sequence[Row],
+    *,
+    file: str,
+    share: float,
+    train: Train,
+    teacher: Trained | None = None,
+    seed: int,
 ) -> list[str]:
     """Make sure that what calibrates supports the share to reject; return what one should know.
 
@@ -53,6 +58,7 @@ def check(
 
     Args:
         rows: labelled, to learn from.
+        file: where they stand, for messages.
         share: of texts in scope, to reject.
         train: what learns from them; all of them calibrate a head, and what others hold out.
         teacher: of a student.
@@ -69,14 +75,18 @@ def check(
 
         texts = len(divided(teacher, rows).held_out)
     elif train in {"full", "few", "static"}:
-        texts = len(divide(rows, seed=seed, way=train).held_out)
+        try:
+            texts = len(divide(rows, seed=seed, way=train).held_out)
+        except TooFewError as err:
+            err.args = (f"{file}: {err}",)
+            raise
     else:
         texts = len(inside)
     if texts >= texts_needed(share):
         return []
     if train == "few":
         return [_coarse(share, texts)]
-    raise RejectShareError(share=share, texts=texts, of=len(inside))
+    raise RejectShareError(file=file, share=share, texts=texts, of=len(inside))
 
 
 def _coarse(share: float, texts: int) -> str:

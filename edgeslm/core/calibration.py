@@ -49,13 +49,21 @@ class BudgetError(RejectedError):
         self.needed = lines_needed(budget)
         super().__init__(
             f"an alarm budget of {budget:g} needs at least {self.needed} normal lines to calibrate"
-            f" on, and there are {lines}; add lines, or allow a budget of {1 / max(lines, 1):.2g}"
+            f" on, and there are {lines}; add lines"
+            + (f", or allow a budget of {least_share(lines):g}" if lines > 1 else "")
         )
 
 
 def lines_needed(budget: float) -> int:
     """Return the fewest calibration lines with which a line can be in the rarest `budget`."""
     return math.ceil(1 / budget)
+
+
+def least_share(cases: int) -> float:
+    """Return the least share, of two digits, that so many cases can tell: one of them or more."""
+    exact = 1 / cases
+    digits = 10.0 ** (1 - math.floor(math.log10(exact)))
+    return math.ceil(exact * digits) / digits
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from exporters.data import ANOMALY, NORMAL, read_rows
 from exporters.export import ALGEBRA_THREADS, BUNDLE, USUAL_TOKENS, cut_at, exported
 from exporters.folders import OutputError, beside, check_out, replace_folder
 from exporters.inspection import DATA, inspect
+from exporters.rejection import check
 from exporters.report.examples import page
 from exporters.sources import open_source
 from exporters.workbench import Stage, Workbench
@@ -54,6 +55,8 @@ def look(asked: Asked, stage: Stage) -> dict[str, Any]:
     recipe = recipes.load(task)
     share = recipe.DEFAULT_SHARE if asked.share is None else asked.share
     split = recipe.split(asked.data, asked.evaluation, share=share, seed=asked.seed)
+    if recipe.TRAINABLE:  # by the way that asks least of the examples
+        check(split.train, file=str(asked.data), share=share, train="head", seed=asked.seed)
     with _scratch(asked.out) as scratch, threadpool_limits(limits=ALGEBRA_THREADS):
         bench = None
         if asked.model is not None:

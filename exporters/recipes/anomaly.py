@@ -65,16 +65,26 @@ def split(data: Path, evaluation: Path | None, *, share: float, seed: int) -> Sp
     if evaluation is not None:
         judged = read_rows(evaluation)
         check_anomaly(judged, str(evaluation))
-        calibration.require(share, len(normal))
+        _require(share, normal, data)
         return Split(normal, judged + anomalies)
     late = last_fifth(normal)
     train = [row for row, held in zip(normal, late, strict=True) if not held]
-    try:
-        calibration.require(share, len(train))
-    except BudgetError as err:
-        remedy = "A fifth of the lines is held out to judge by: with --eval all of them calibrate."
-        raise DataError(str(data), [("", str(err))], remedy=remedy) from None
+    hint = ". A fifth of the lines is held out to judge by: with --eval all of them calibrate."
+    _require(share, train, data, hint)
     return Split(train, [r for r, held in zip(normal, late, strict=True) if held] + anomalies)
+
+
+def _require(share: float, rows: Sequence[Row], data: Path, hint: str = "") -> None:
+    """Make sure that `rows` support the budget.
+
+    Raises:
+        BudgetError: they do not; names the file, and says how many would.
+    """
+    try:
+        calibration.require(share, len(rows))
+    except BudgetError as err:
+        err.args = (f"{data}: {err}{hint}",)
+        raise
 
 
 def steps(rows: Sequence[Row]) -> int:

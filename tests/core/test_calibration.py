@@ -14,6 +14,7 @@ from edgeslm.core.calibration import (
     Fusion,
     Scores,
     fusion,
+    least_share,
     lines_needed,
     require,
     tail,
@@ -135,6 +136,18 @@ def test_a_budget_needs_lines_and_the_error_says_how_many(budget: float, lines: 
         require(budget, lines - 1)
     assert caught.value.needed == lines
     assert caught.value.code == "calibration.budget"
+    assert str(caught.value).endswith(f"allow a budget of {least_share(lines - 1):g}")
+
+
+@given(st.integers(2, 100_000))
+def test_a_budget_that_is_offered_is_supported(lines: int) -> None:
+    offered = float(f"{least_share(lines):g}")
+    require(offered, lines)
+    assert offered <= 1.11 / lines
+
+
+def test_of_one_line_no_budget_is_offered() -> None:
+    assert str(BudgetError(budget=0.5, lines=1)).endswith("there are 1; add lines")
 
 
 def test_a_channel_that_says_nothing_of_any_line_is_left_out() -> None:

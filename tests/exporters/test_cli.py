@@ -170,7 +170,9 @@ def test_a_budget_the_data_cannot_support_says_how_many_lines_it_needs(
     data = write_lines(tmp_path / "few.jsonl", [{"text": f"temp pump {i} C"} for i in range(50)])
     words = flat({**args, "--data": str(data), "--alarm-budget": "0.001"}, "anomaly")
     assert cli.main(words) == 65
-    assert "1000" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f"{data}: an alarm budget of 0.001 needs at least 1000 normal lines" in err
+    assert err.endswith(" [calibration.budget]\n")
 
 
 def options_of(task: str) -> dict[str, argparse.Action]:

@@ -109,3 +109,8 @@ def test_what_an_export_refuses_is_refused_here(
     assert "lines" in said
     assert cli.main(["data", str(lines), "--for", "intent"]) == 65
     assert "label: missing" in capsys.readouterr().err
+    few = write_lines(
+        tmp_path / "c.jsonl", [{"text": f"a {i}", "label": "xy"[i % 2]} for i in range(40)]
+    )
+    assert cli.main(["data", str(few), "--share", "0.01"]) == 65
+    assert "c.jsonl: a reject share of 0.01 needs at least 99 texts" in capsys.readouterr().err

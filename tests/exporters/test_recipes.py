@@ -81,10 +81,11 @@ def test_nothing_normal_is_nothing_to_learn(tmp_path: Path) -> None:
 
 def test_too_few_lines_for_the_budget_are_refused_before_any_work(tmp_path: Path) -> None:
     data = lines(tmp_path / "a.jsonl", *((f"line {i}", None, "") for i in range(110)))
-    with pytest.raises(DataError, match=r"at least 100 .* there are 88.* with --eval all of them"):
+    fewer = r"a\.jsonl: .* at least 100 .* there are 88.* with --eval all of them"
+    with pytest.raises(BudgetError, match=fewer):
         anomaly.split(data, None, share=0.01, seed=0)
     assert len(anomaly.split(data, data, share=0.01, seed=0).train) == 110
-    with pytest.raises(BudgetError, match="at least 1000"):
+    with pytest.raises(BudgetError, match=r"a\.jsonl: .* at least 1000 .* there are 110"):
         anomaly.split(data, data, share=0.001, seed=0)
 
 

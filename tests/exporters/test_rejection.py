@@ -14,6 +14,7 @@ from exporters.data import Row
 from exporters.export import Job, export
 from exporters.heads.intent import ranks
 from exporters.rejection import RejectShareError, check, least_share, texts_needed
+from exporters.training.divide import TooFewError
 from exporters.tune.lock import Train
 from tests.exporters.conftest import Stages
 
@@ -25,18 +26,25 @@ def rows_of(labels: int, each: int) -> list[Row]:
 
 
 def checked(rows: list[Row], share: float, train: Train) -> list[str]:
-    return check(rows, share=share, train=train, teacher=None, seed=0)
+    return check(rows, file="a.jsonl", share=share, train=train, seed=0)
 
 
 @pytest.mark.parametrize(("train", "texts"), [("head", 280), ("full", 28), ("static", 28)])
 def test_a_share_that_what_calibrates_cannot_tell_is_refused(train: Train, texts: int) -> None:
     rows = [*rows_of(7, 40), Row("weather", "oos")]
-    with pytest.raises(RejectShareError, match=rf"at least 9999 .* there are {texts}\b") as caught:
+    with pytest.raises(
+        RejectShareError, match=rf"a\.jsonl: .* at least 9999 .* there are {texts}\b"
+    ) as caught:
         checked(rows, 0.0001, train)
     assert caught.value.code == "calibration.reject_share"
     assert (", held out of 280;" in str(caught.value)) is (train != "head")
     assert checked(rows, least_share(texts), train) == []
     assert str(caught.value).endswith(f"allow a share of {least_share(texts):g}")
+
+
+def test_texts_too_few_to_hold_any_out_are_named_by_their_file() -> None:
+    with pytest.raises(TooFewError, match=r"^a\.jsonl: --train full: "):
+        checked(rows_of(2, 4), 0.05, "full")
 
 
 def test_few_texts_are_calibrated_on_all_the_same_and_that_is_told() -> None:
