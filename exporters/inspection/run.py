@@ -55,7 +55,7 @@ def look(asked: Asked, stage: Stage) -> dict[str, Any]:
     recipe = recipes.load(task)
     share = recipe.DEFAULT_SHARE if asked.share is None else asked.share
     split = recipe.split(asked.data, asked.evaluation, share=share, seed=asked.seed)
-    if recipe.TRAINABLE:  # by the way that asks least of the examples
+    if recipe.TRAINABLE and asked.share is not None:  # else --train few may take fewer
         check(split.train, file=str(asked.data), share=share, train="head", seed=asked.seed)
     with _scratch(asked.out) as scratch, threadpool_limits(limits=ALGEBRA_THREADS):
         bench = None

@@ -114,3 +114,9 @@ def test_what_an_export_refuses_is_refused_here(
     )
     assert cli.main(["data", str(few), "--share", "0.01"]) == 65
     assert "c.jsonl: a reject share of 0.01 needs at least 99 texts" in capsys.readouterr().err
+
+
+def test_examples_for_few_are_looked_through(tmp_path: Path) -> None:
+    """Fewer than the usual share asks of a head: --train few takes them."""
+    few = [{"text": f"a {i}", "label": "xy"[i % 2]} for i in range(16)]
+    assert cli.main(["data", str(write_lines(tmp_path / "a.jsonl", few))]) == 0
