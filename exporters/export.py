@@ -37,7 +37,7 @@ from exporters.report.content import Content, Judgement
 from exporters.sources import open_source
 from exporters.sources.base import ENCODER, Encoder, Source, TooLongError, read_encoder
 from exporters.targets.base import Plan, Target
-from exporters.training.folder import TRAINED, Trained, read_trained
+from exporters.training.folder import TRAINED, Trained
 from exporters.training.plan import TrainingPlan
 from exporters.tune.decisions import Decisions
 from exporters.tune.lock import LOCK, Lock, Train, check_same, describe, read_lock
@@ -195,7 +195,7 @@ class Common:
         self._benches: dict[tuple[int, int], Workbench] = {}
         self._found: Inspection | None = None
         self.reductions: list[Reduction] = []
-        teacher = None if job.teacher is None else read_trained(job.teacher)
+        teacher = None if job.teacher is None else _teacher(job.teacher)
         model = job.model if teacher is None else str(teacher.folder)
         source = open_source(model, tokenizer=job.tokenizer)
         self.source = source.name
@@ -565,6 +565,12 @@ def _buckets(profile: DeviceProfile) -> list[int]:
 def exported(source: Source) -> Encoder:
     """Return the encoder of a source, exported now or in an earlier run."""
     return read_encoder(kept("encoders", key_of([source.digest(), _code()]), source.export))
+
+
+def _teacher(folder: Path) -> Trained:
+    from exporters.training.distil import read_teacher  # noqa: PLC0415 -- wants torch
+
+    return read_teacher(folder)
 
 
 def _learnt(outcome: Outcome) -> Encoder:

@@ -16,7 +16,7 @@ from exporters.heads.trained import TrainedFitter
 from exporters.sources.base import Encoder, Source
 from exporters.training.distillation import HIDDEN, LOGITS, Distillation, ask, open_teacher
 from exporters.training.divide import LEAST, Division
-from exporters.training.folder import FACTS, HEAD, Trained
+from exporters.training.folder import FACTS, HEAD, Trained, read_trained
 from exporters.training.layers import choices, choose, cut, stack_of
 from exporters.training.loop import Bounds, Examples, Training
 from exporters.training.network import embed_all, one_thread
@@ -38,7 +38,7 @@ class OtherDataError(RejectedError):
 
 
 class TeacherError(RejectedError):
-    """The teacher cannot have students: it held out too few texts to judge them by."""
+    """The teacher cannot have students: it has no layers, or held out too few texts to judge by."""
 
     code = "distil.teacher"
 
@@ -108,6 +108,20 @@ def _static(asked: StudentOrder, division: Division, stage: Stage) -> Outcome:
     of = json.loads((folder / "config.json").read_bytes()).get("num_hidden_layers")
     told = f"vectors of pieces and pairs in place of the teacher's {of} layers, taught by it"
     return replace(outcome, report={**outcome.report, "student": told})
+
+
+def read_teacher(given: Path) -> Trained:
+    """Return the trained encoder in a folder; see `read_trained`.
+
+    Raises:
+        TrainedError: there is none, or it is damaged.
+        TeacherError: it is a static model.
+    """
+    teacher = read_trained(given)
+    if not (teacher.folder / "config.json").is_file():
+        msg = f"--teacher {given}: a static model, without layers: take one of --train full."
+        raise TeacherError(msg)
+    return teacher
 
 
 def taught_by(student: Outcome, teacher: Trained) -> TrainedFitter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -355,6 +356,17 @@ def test_a_refusal_is_one_line(
     assert without_notes(err).count("\n") == 1
     assert f"[{code}]" in err
     assert not (job.out.parent / "said").exists()
+
+
+def test_a_static_model_is_no_teacher(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(job.out / "trained", tmp_path / "static")
+    (tmp_path / "static" / "config.json").unlink()
+    assert cli.main(flat(job, teacher=str(tmp_path / "static"))) == 65
+    err = without_notes(capsys.readouterr().err)
+    assert f"--teacher {tmp_path / 'static'}: a static model, without layers: take one" in err
+    assert err.endswith("[distil.teacher]\n")
 
 
 def test_what_one_may_want_to_stop_for_is_told_before_the_long_work(
