@@ -9,7 +9,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -271,10 +271,7 @@ def contradictions(rows: Sequence[Row], file: str) -> list[str]:
 def last_fifth(rows: Sequence[Row]) -> list[bool]:
     """Return for each row whether it is in the last fifth of its source, in file order.
 
-    A block, since neighbours in a stream resemble each other: shuffled, they would leak. Lines with
-    one key stay together, on the side where most of them are: half a session, learnt from, would
-    teach that one may end there. Only where that would leave less than half of the fifth are
-    sessions cut as well: their keys come again and again.
+    A block, since neighbours in a stream resemble each other: shuffled, they would leak.
     """
     totals = Counter(row.source for row in rows)
     seen: Counter[str] = Counter()
@@ -282,10 +279,18 @@ def last_fifth(rows: Sequence[Row]) -> list[bool]:
     for row in rows:
         seen[row.source] += 1
         late.append((seen[row.source] - 1) * 5 >= totals[row.source] * 4)
-    lines = Counter(row.key for row in rows)
-    lines_late = Counter(row.key for row, held in zip(rows, late, strict=True) if held)
-    whole = [
-        held if row.key is None else 2 * lines_late[row.key] > lines[row.key]
-        for row, held in zip(rows, late, strict=True)
-    ]
-    return whole if 2 * sum(whole) >= sum(late) else late
+    return late
+
+
+def without_halves(parts: Sequence[Sequence[Row]]) -> list[list[Row]]:
+    """Return the rows of two parts, without the keys of sessions that lie in both.
+
+    Half a session, learnt from, would teach that one may end there; and the other half is none to
+    judge. Where more than half of the sessions would be lost so, their keys come again and again:
+    they are left as they are.
+    """
+    first, second = ({row.key for row in part if row.key is not None} for part in parts)
+    cut = first & second
+    if 2 * len(cut) > len(first):
+        return [list(part) for part in parts]
+    return [[replace(row, key=None) if row.key in cut else row for row in part] for part in parts]

@@ -47,7 +47,7 @@ class QualityError(RejectedError):
         more = f"One of so few is {one:.2g} points: give more with --eval, raise"
         super().__init__(
             f"on {rows} held-out rows the artifact is worse than fp32 by more than the {limit:g} "
-            f"points allowed: {', '.join(parts)}. {more if one > limit else 'Raise'} "
+            f"points allowed: {', '.join(parts)}. {more if 0 < limit < one else 'Raise'} "
             "accuracy_drop_max in the profile, or pass --allow-drop."
         )
         self.lost = lost

@@ -39,10 +39,11 @@ def trim() -> None:
 
 
 def give_back() -> None:
-    """Give heap that was freed back to the system; takes about a millisecond, and others go on.
+    """Give heap that was freed back to the system.
 
     glibc keeps what a burst of messages took, thread by thread: once it has freed a model's
-    megabytes, it trims itself only beyond twice as much.
+    megabytes, it trims itself only beyond twice as much. Of a busy agent this takes 2 to 5 ms, in
+    which threads that allocate may wait.
     """
     trim_heap = getattr(_libc(), "malloc_trim", None)
     if trim_heap is not None:  # glibc's alone

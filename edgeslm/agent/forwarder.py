@@ -96,8 +96,8 @@ class Forwarder:
         self.recall()
         self._on_trouble = on_trouble
         self._epoch = 0
-        self._notes: dict[Parcel, None] = {}  # events not confirmed
-        self._let_go: set[Parcel] = set()  # those that had to make room on their way
+        self._notes: dict[Parcel, bool] = {}  # events not confirmed: whether they are on their way
+        self._let_go: set[Parcel] = set()  # those that had to make room while they were
         self._open = False  # the outbox is ready
         self._open_at = 0.0
         self._reopen_s = REOPEN_S
@@ -188,10 +188,12 @@ class Forwarder:
                 for uplink in self._lanes:
                     uplink.up()
                 self.link.publish(list(self._notes), epoch=self._epoch)
+                self._notes = dict.fromkeys(self._notes, True)
             case Down():
                 self._suspect()
                 self._lose_events(len(self._let_go))
                 self._let_go.clear()
+                self._notes = dict.fromkeys(self._notes, False)
                 for uplink in self._lanes:
                     uplink.down()
                 self._unread.clear()
@@ -233,12 +235,11 @@ class Forwarder:
         """
         if len(self._notes) >= MAX_NOTES:
             oldest = next(iter(self._notes))
-            del self._notes[oldest]
-            if self.connected and len(self._let_go) < MAX_LET_GO:
+            if self._notes.pop(oldest) and len(self._let_go) < MAX_LET_GO:
                 self._let_go.add(oldest)
             else:
                 self._lose_events(1)
-        self._notes[parcel] = None
+        self._notes[parcel] = self.connected
         self.say(parcel)
 
     def _lose_events(self, count: int) -> None:
@@ -385,10 +386,19 @@ class Forwarder:
                 self._limits[1] = largest - 1
 
     def _defer(self, deferred: Iterable[tuple[Parcel, str]], *, now: float) -> None:
-        """Keep results that the broker does not take now, and try again after a while."""
-        results = [
-            (p, why) for p, why in deferred if any(p in lane.in_flight for lane in self._lanes)
-        ]
+        """Keep results that the broker does not take now, and try again after a while.
+
+        Events are kept until the next connection.
+        """
+        results = []
+        for parcel, why in deferred:
+            if any(parcel in lane.in_flight for lane in self._lanes):
+                results.append((parcel, why))
+            elif parcel in self._notes:
+                self._notes[parcel] = False
+            elif parcel in self._let_go:
+                self._let_go.discard(parcel)
+                self._lose_events(1)
         if not results:
             return
         for uplink in self._lanes:

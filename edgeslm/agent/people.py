@@ -152,13 +152,16 @@ class People:
             self._log, self._looked = None, False
         self._recent.limit(self._feedback.remember)
         self._recent.forget(set(settings.models))
-        if settings.feedback is None and self._link is not None:
+        if settings.feedback is None and before.feedback is not None:
+            if self._link is None:  # it was not to listen yet, and may have a session from before
+                self._link = self._parts.feedback(before, self._sink)
+                self._link.start()
             self._link.stop(forget=True)
             self._link = None
         self._listen()
 
     def listen(self) -> None:
-        """Hear what waits on the broker, now that the models are loaded and can be taught."""
+        """Hear what waits on the broker, now that each model is loaded, or could not be."""
         self._may_listen = True
         self._listen()
 

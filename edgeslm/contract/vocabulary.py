@@ -50,7 +50,7 @@ DROPS: Final = {
     "telemetry_evicted": "Results given up because the outbox was full, those of summaries too.",
     "telemetry_expired": "Results given up because they waited for longer than `max_age_s`.",
     "feedback_flood": "A message on `feedback` beyond those that are heeded in a minute.",
-    "event": "An event, while too many others waited for the uplink.",
+    "event": "An event that made room for others, of which 100 are kept, and did not arrive.",
 }
 # In an event.
 EVENTS: Final = {

@@ -29,7 +29,8 @@ class Parcel:
         ticket: the input that waits for it; None for one read back from disk.
         row: its id on disk; None while it is in memory only.
         alert: it leaves with the alerts, not with the telemetry.
-        tried: it was on its way when the link went, and may have come through.
+        tried: it was on its way when the link went, and may have come through; or the broker put
+            it off, as rows that were handed over stay `Uplink.reached`.
         again: the broker sent its input before: what is on disk may be of it.
     """
 
@@ -73,7 +74,8 @@ class Uplink:
         pace: of what leaves the disk; None: as fast as the broker takes it.
 
     Attributes:
-        reached: rows up to this id may have come through, though nobody confirmed it.
+        reached: rows up to this id were handed over: they may have come through, though nobody
+            confirmed it. None of them is summed up.
     """
 
     def __init__(  # noqa: PLR0913 -- those with defaults are constants that tests shrink

@@ -195,7 +195,8 @@ def fit(  # noqa: PLR0913 -- by name
 def _too_few_sessions(sessions: int, lines: int) -> str:
     return (
         f"{sessions} sessions of {lines} lines are too few to learn from, so `key` is not heeded: "
-        f"give {sessions_.FEWEST} or more, of {sessions_.FEWEST_LINES:g} lines each on average"
+        f"give {sessions_.FEWEST} or more, of {sessions_.FEWEST_LINES:g} lines each on average, "
+        "not counting a line that comes again with the same time"
     )
 
 

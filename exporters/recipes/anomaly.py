@@ -14,7 +14,15 @@ from edgeslm.core import calibration, template
 from edgeslm.core.calibration import BudgetError
 from edgeslm.core.learnt import Parameters
 from edgeslm.ports import Answer
-from exporters.data import ANOMALY, DataError, Row, Split, last_fifth, read_rows
+from exporters.data import (
+    ANOMALY,
+    DataError,
+    Row,
+    Split,
+    last_fifth,
+    read_rows,
+    without_halves,
+)
 from exporters.evaluation import promise
 from exporters.evaluation.measures import (
     POINTS,
@@ -71,7 +79,9 @@ def split(data: Path, evaluation: Path | None, *, share: float, seed: int) -> Sp
     train = [row for row, held in zip(normal, late, strict=True) if not held]
     hint = ". A fifth of the lines is held out to judge by: with --eval all of them calibrate."
     _require(share, train, data, hint)
-    return Split(train, [r for r, held in zip(normal, late, strict=True) if held] + anomalies)
+    held_out = [row for row, held in zip(normal, late, strict=True) if held]
+    train, held_out = without_halves((train, held_out))
+    return Split(train, held_out + anomalies)
 
 
 def _require(share: float, rows: Sequence[Row], data: Path, hint: str = "") -> None:

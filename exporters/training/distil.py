@@ -13,7 +13,7 @@ from edgeslm.errors import RejectedError
 from edgeslm.runtime.tokenizer import Tokenizer
 from exporters.data import OUT_OF_SCOPE, Row
 from exporters.heads.trained import TrainedFitter
-from exporters.sources.base import Encoder, Source
+from exporters.sources.base import ENCODER, Encoder, Source
 from exporters.training.distillation import HIDDEN, LOGITS, Distillation, ask, open_teacher
 from exporters.training.divide import LEAST, Division
 from exporters.training.folder import FACTS, HEAD, Trained, read_trained
@@ -118,7 +118,7 @@ def read_teacher(given: Path) -> Trained:
         TeacherError: it is a static model.
     """
     teacher = read_trained(given)
-    if not (teacher.folder / "config.json").is_file():
+    if (teacher.folder / ENCODER).is_file():
         msg = f"--teacher {given}: a static model, without layers: take one of --train full."
         raise TeacherError(msg)
     return teacher

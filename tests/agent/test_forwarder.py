@@ -701,3 +701,20 @@ def test_events_that_make_room_while_the_link_is_down_or_takes_none_are_lost() -
     for number in range(MAX_LET_GO + 3):
         rig.forwarder.note(event(number))
     assert rig.forwarder.drops == {"event": 10}
+
+
+def test_an_event_that_the_broker_put_off_is_not_on_its_way() -> None:
+    rig = Rig()
+    rig.up()
+    events = [event(number) for number in range(MAX_NOTES)]
+    for one in events:
+        rig.forwarder.note(one)
+    rig.forwarder.take(Confirmed([], [], [(one, "quota") for one in events[:5]]), now=1)
+    for number in range(8):
+        rig.forwarder.note(event(number))
+    assert rig.forwarder.drops == {"event": 5}
+    rig.forwarder.take(Confirmed([], [], [(one, "quota") for one in events[5:7]]), now=2)
+    assert rig.forwarder.drops == {"event": 7}
+    rig.forwarder.take(Confirmed(events[7:]), now=3)
+    rig.down(now=4)
+    assert rig.forwarder.drops == {"event": 7}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -74,9 +75,10 @@ class Site:
             {"device_id": "d", "feedback": {"keys": [SIGNER.public], **feedback}}
         )
         self.settings = settings
+        self.parts = Parts(folder)
         self.people = People(
             settings,
-            Parts(folder),
+            self.parts,
             Voices(self._trouble, self._event, self._sent),
             slots=lambda: {"m": cast("ModelSlot", slot)},
             sink=self._heard,
@@ -212,6 +214,21 @@ def test_nothing_is_heard_before_there_are_models_to_teach(tmp_path: Path) -> No
     assert site.reports == [], "a reload does not listen either"
     site.people.listen()
     assert [type(each) for each in site.reports] == [Up, Subscribed]
+    site.people.leave()
+
+
+def test_who_stops_listening_before_it_began_leaves_no_session_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One from before a restart may be with the broker, and would fill."""
+    site = Site(tmp_path, listens=False)
+    links = Mock()
+    monkeypatch.setattr(site.parts, "feedback", links)
+    site.people.live_by(site.settings.model_copy(update={"feedback": None}))
+    links.return_value.start.assert_called_once_with()
+    links.return_value.stop.assert_called_once_with(forget=True)
+    site.people.listen()
+    links.assert_called_once()
     site.people.leave()
 
 

@@ -22,6 +22,7 @@ from exporters.data import (
     parse_json_lines,
     read_rows,
     spread,
+    without_halves,
 )
 from exporters.labels import check_anomaly, check_intent, folded
 
@@ -254,35 +255,21 @@ def test_the_last_fifth_of_each_source_is_held_out_in_one_block(sources: list[st
         assert sum(mine) == len(mine) // 5
 
 
-@given(st.lists(st.integers(1, 9), min_size=10, max_size=40), st.integers(1, 3))
-def test_a_session_is_held_out_whole_or_not_at_all(lengths: list[int], lines_at_once: int) -> None:
-    """Also where sessions run side by side, and lines without a key stand between them."""
-    begun: list[list[Row]] = []
-    rows: list[Row] = []
-    for number, length in enumerate(lengths):
-        begun.append([Row("x", source="s", key=f"order {number}")] * length)
-        for session in begun[-lines_at_once:]:
-            rows += session[: length // 2 + 1]
-            del session[: length // 2 + 1]
-        rows.append(Row("x", source="s"))
-    rows += [row for session in begun for row in session]
-    held = last_fifth(rows)
-    plain = last_fifth([Row("x", source="s") for _ in rows])
-    sides = {(row.key, one) for row, one in zip(rows, held, strict=True) if row.key is not None}
-    if len(sides) > len({key for key, _ in sides}):
-        assert held == plain  # see the next test
-    assert 2 * sum(held) >= sum(plain)
+def keyed(*keys: str | None, source: str = "s") -> list[Row]:
+    return [Row("x", source=source, key=key) for key in keys]
 
 
-def test_sessions_of_keys_that_come_again_and_again_are_cut() -> None:
-    rows = [Row("x", source="s", key=f"cell {i % 3}") for i in range(100)]
-    assert last_fifth(rows) == [False] * 80 + [True] * 20
+def test_a_session_that_lies_in_both_parts_is_one_in_neither() -> None:
+    first, second = keyed("a", "a", "b", "c", None), keyed("c", "c", None, "d")
+    assert without_halves([first, second]) == [
+        keyed("a", "a", "b", None, None),
+        keyed(None, None, None, "d"),
+    ]
 
 
-@pytest.mark.parametrize(("shift", "first_held"), [(0, 49), (2, 47)])
-def test_a_session_across_the_cut_goes_where_most_of_it_is(shift: int, first_held: int) -> None:
-    rows = [Row("x", source="s", key=f"order {(i + shift) // 7}") for i in range(60)]
-    assert last_fifth(rows) == [False] * first_held + [True] * (60 - first_held)
+def test_where_keys_come_again_and_again_they_stay() -> None:
+    parts = [keyed("a", "b", "c", "a", None), keyed("b", "c", "a")]
+    assert without_halves(parts) == parts
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])

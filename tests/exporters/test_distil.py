@@ -21,6 +21,7 @@ from exporters.data import Row, read_rows
 from exporters.export import Job, Tell, export, exported
 from exporters.heads.base import Advance
 from exporters.sources import open_source
+from exporters.sources.base import ENCODER
 from exporters.training.folder import Trained, read_trained
 from exporters.workbench import Stage
 from tests.exporters.conftest import DIM, Stages, many_orders, without_notes, write_lines
@@ -362,7 +363,7 @@ def test_a_static_model_is_no_teacher(
     job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(job.out / "trained", tmp_path / "static")
-    (tmp_path / "static" / "config.json").unlink()
+    (tmp_path / "static" / ENCODER).touch()  # as in OUT/trained/ of --train static
     assert cli.main(flat(job, teacher=str(tmp_path / "static"))) == 65
     err = without_notes(capsys.readouterr().err)
     assert f"--teacher {tmp_path / 'static'}: a static model, without layers: take one" in err
