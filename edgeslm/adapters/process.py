@@ -7,7 +7,7 @@ import gc
 import mmap
 import os
 import resource
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -117,7 +117,7 @@ def written_mb() -> float | None:
         return None
 
 
-@lru_cache(maxsize=8)
+@cache
 def _own(proc: Path, name: str) -> Path:
     """Return one of this process's files: made once, since a path's parts stay in a table."""
     return proc / "self" / name
