@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -127,8 +128,7 @@ class Provider(Protocol):
         """Version of the runtime or SDK that an artifact's `requires.runtime` is held against."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One text to answer.
 
     Args:
@@ -150,8 +150,7 @@ class Request:
     last: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a task says of one text; None where the task has no such field.
 
     Attributes are those of `contract.messages.Result`. All floats are finite.
@@ -162,7 +161,7 @@ class Answer:
     score: float
     accepted: bool | None = None
     p_value: float | None = None
-    channels: Mapping[str, float] = field(default_factory=dict)
+    channels: Mapping[str, float] = MappingProxyType({})
     source_known: bool | None = None
     truncated: bool = False
     explanation: Sequence[Cause] = ()
@@ -173,8 +172,7 @@ class Answer:
     template: str | None = None  # of which the text is one; stays on the device
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A request as its task sees it, before the model runs.
 
     Args:

@@ -136,8 +136,7 @@ def settled(
         return False
     low, high = (
         sureness(
-            replace(
-                answer,
+            answer._replace(
                 confidence=min(1.0, max(0.0, answer.confidence + off * limits.confidence)),
                 p_value=p_value(parameters.calibration, answer.score - off * limits.score),
             ),
@@ -147,7 +146,7 @@ def settled(
     )
     if low <= bounds.confidence <= high:
         return False
-    is_kept = is_sure(replace(answer, accepted=None), bounds)
+    is_kept = is_sure(answer._replace(accepted=None), bounds)
     return not is_kept or abs(answer.score - parameters.threshold) > limits.score
 
 

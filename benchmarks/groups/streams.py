@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +79,7 @@ def hdfs(setup: Setup) -> dict[str, Measured]:
     train, unseen = cases.rows(setup, case, "train"), cases.rows(setup, case, "eval")
     bundle = bundles.anomaly(setup, case, train, unseen)
     ends = {row.key: i for i, row in enumerate(unseen)}
-    marked = [replace(request(row), last=ends[row.key] == i) for i, row in enumerate(unseen)]
+    marked = [request(row)._replace(last=ends[row.key] == i) for i, row in enumerate(unseen)]
     scores, alarms = _of_sessions(unseen, answers_to(bundle, marked, tell=setup.tell))
     by_lines, raised = _of_sessions(unseen, answers(bundle, unseen, tell=setup.tell))
     labels = {row.key: row.label for row in unseen}

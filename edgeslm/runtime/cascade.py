@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Annotated, Any, Final, Literal, NamedTuple, cast, get_args
 
 from pydantic import Field
@@ -24,6 +23,8 @@ from edgeslm.runtime.bundle import Bundle
 from edgeslm.runtime.model import Model, Part, Reading
 
 _TOGETHER: Final = 8  # texts: more brought nothing, and the first waits for what is handed over
+_RECENT: Final = 64
+"""Texts whose tokens are kept for the second stage: as many as all threads have in hand."""
 
 
 class CascadeError(RejectedError):
@@ -147,6 +148,8 @@ class Cascade(Model):
         self._bounds = bounds
         self._counting = threading.Lock()
         self._answered = self._handed = 0
+        if first.encode == self.encode:  # one tokenizer's, which need not read a text twice
+            first.encode = self.encode = lru_cache(_RECENT)(self.encode)
         stages = {"first": first.coverages, "second": self.coverages}
         self.coverages = {
             f"{stage}/{graph}": took for stage, of in stages.items() for graph, took in of.items()
@@ -186,8 +189,8 @@ class Cascade(Model):
     def answer_anew(self, request: Request, memory: Memory | None = None) -> Answer:
         """See `Model.answer_anew`."""
         if is_sure(self._first.answer_anew(request), self._bounds):
-            return replace(self._first.answer_anew(request, memory), stage="first")
-        return replace(super().answer_anew(request, memory), stage="second")
+            return self._first.answer_anew(request, memory)._replace(stage="first")
+        return super().answer_anew(request, memory)._replace(stage="second")
 
     def read(self, requests: Sequence[Request]) -> list[Reading | Exception]:
         """Have each answered: the second stage is asked when it is known what the first says."""
@@ -221,7 +224,7 @@ class Cascade(Model):
             stage, reading, said = cast("_Read", one.prepared.context)
             if said is None or taught:
                 [said] = judges[stage]([reading], memory)
-            answers.append(said if isinstance(said, Exception) else replace(said, stage=stage))
+            answers.append(said if isinstance(said, Exception) else said._replace(stage=stage))
         return answers
 
     def check_batches(self, requests: Sequence[Request]) -> bool:

@@ -61,6 +61,7 @@ class Model:
         coverage: of several graphs, that of which it took least.
         node_share: share of the graph's nodes on it, in [0, 1].
         batch_invariant: a row's output does not depend on its batch.
+        encode: `Tokenizer.encode`.
         handed_over: of a cascade, the share of its answers that the second stage gave.
     """
 
@@ -97,7 +98,7 @@ class Model:
         self.node_share = share(self.coverage)
         self.batch_invariant = all(graph.batch_invariant for graph in variant.graphs)
         self._session = session
-        self._tokenizer = tokenizer
+        self.encode = tokenizer.encode
         self._prepare = task.prepare
         self._finish = task.finish
         self._memory = task.memory
@@ -236,7 +237,7 @@ class Model:
     def tokens(self, request: Request) -> int:
         """Return how many tokens the model reads to answer `request`; 0 where it is not asked."""
         text = self._prepare(request).model_text
-        return 0 if text is None else self._tokenizer.encode(text)[0]["input_ids"].shape[1]
+        return 0 if text is None else self.encode(text)[0]["input_ids"].shape[1]
 
     def forget(self) -> None:
         """Empty the cache and its counts."""
@@ -272,7 +273,7 @@ class Model:
         return [found[i] for i in range(len(texts))]
 
     def _feeds(self, text: str) -> Row:
-        tensors, truncated = self._tokenizer.encode(text)
+        tensors, truncated = self.encode(text)
         return {name: tensors[name] for name in self._session.inputs}, truncated
 
 

@@ -88,6 +88,7 @@ class Tokenizer:
             chars = min(MAX_CHARS, chars * _GROWTH)
         ids = encoding.ids or [0]  # a graph needs one token, and an empty text may give none
         input_ids = np.array([ids], dtype=np.int64)
+        input_ids.setflags(write=False)  # whoever asks for the same text may be given the same
         tensors: dict[str, Tensor] = {
             "input_ids": input_ids,
             "attention_mask": self._ones[:, : len(ids)],

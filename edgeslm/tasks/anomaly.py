@@ -25,7 +25,6 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, cast
 
 from edgeslm.contract.base import parse_json
@@ -278,11 +277,11 @@ class Anomaly:
         """Let a source that was not in training learn; return the answer with how far it is."""
         if past.school.learnt(source) is not None:
             past.school.hear(source)
-            return replace(answer, source_known=True)
+            return answer._replace(source_known=True)
         template = self._detector.template_of(parts.template, past)
         alarm = answer.label == "anomaly"
         learning = past.school.take(source, template, parts.slots, alarm=alarm)
-        return replace(answer, learning=learning)
+        return answer._replace(learning=learning)
 
     def _name(self, parts: Split, scores: Scores) -> str:
         """Return the known template that a line is of, or its own."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Final, Literal, TypeVar
 
 import numpy as np
@@ -42,6 +41,11 @@ class NoNumberError(UnavailableError):
     """The model's outputs for this text are no numbers: it is damaged, or its chip overflows."""
 
     code = "inference.no_number"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the graph of this model gave no number; check it with `edgeslm bundle verify`"
+        )
 
 
 class Mixture(Typed):
@@ -117,6 +121,19 @@ def energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return free
 
 
+def energy_of(logits: NDArray[np.float32], top: float) -> float:
+    """Return the `energy` of one text, in a third of the time.
+
+    Args:
+        logits: float32 [labels], finite.
+        top: the largest of them.
+    """
+    wide = logits.astype(np.float64)
+    wide -= top
+    np.exp(wide, out=wide)
+    return -(top + math.log(np.add.reduce(wide)))
+
+
 Values = TypeVar("Values", float, NDArray[np.float64])
 
 
@@ -188,20 +205,22 @@ class Intent:
         assert outputs is not None  # noqa: S101 -- `prepare` always asks for the model
         logits = outputs[LOGITS].astype(np.float32, copy=False)
         best = int(logits.argmax())
-        free = float(energy(logits))
+        top = float(logits[best])
+        if not math.isfinite(top):
+            raise NoNumberError
+        free = energy_of(logits, top)
         score = out_of_scope(
             self._parameters,
             free=free,
-            top=float(logits[best]),
+            top=top,
             distance=float(outputs[DISTANCE]) if self._parameters.needs_distance else None,
         )
-        if not (math.isfinite(free) and math.isfinite(score)):
-            msg = "the graph of this model gave no number; check it with `edgeslm bundle verify`"
-            raise NoNumberError(msg)
+        if not math.isfinite(score):
+            raise NoNumberError
         answer = Answer(
             label=self._labels[best],
             # exp(best logit - log of the sum): the softmax's largest value
-            confidence=min(1.0, float(np.exp(float(logits[best]) + free))),
+            confidence=min(1.0, math.exp(top + free)),
             score=score,
             accepted=score <= self._threshold,
             p_value=p_value(self._calibration, score),
@@ -213,10 +232,10 @@ class Intent:
     def _taught(self, answer: Answer, lesson: Lesson) -> Answer:
         """Return the answer as an operator has it; one that this bundle cannot give is left."""
         if lesson.kind == "anomaly":
-            return replace(answer, accepted=False, lesson=lesson.id)
+            return answer._replace(accepted=False, lesson=lesson.id)
         if lesson.label not in self._labels:
             return answer
-        return replace(answer, label=lesson.label, confidence=1.0, accepted=True, lesson=lesson.id)
+        return answer._replace(label=lesson.label, confidence=1.0, accepted=True, lesson=lesson.id)
 
 
 def load(parameters: bytes) -> Intent:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -116,8 +115,8 @@ def test_a_first_stage_that_rejects_nothing_in_scope_may_reject_all_else() -> No
 
 def test_takes_no_more_of_what_the_second_would_reject_than_is_stated() -> None:
     """The first never errs in scope, and is sure of two in five texts that are out of it."""
-    first = [replace(near(), confidence=i / 1000) for i in range(1000)]
-    strange = [replace(near(), confidence=0.5005 + 4 * i / 1000) for i in range(40)]
+    first = [near()._replace(confidence=i / 1000) for i in range(1000)]
+    strange = [near()._replace(confidence=0.5005 + 4 * i / 1000) for i in range(40)]
     strange += [far(1.0 + i) for i in range(60)]
     for knows, sure in ((True, 0.5005 + 4 * 34 / 1000), (False, 0.0)):
         outside = (strange, [far(0.0) if knows else near() for _ in strange])

@@ -174,7 +174,7 @@ def test_an_early_end_is_an_alarm_where_the_line_is_said_to_be_the_last() -> Non
         *lines, last = [Request(r.text, r.source, key=r.key) for r in orders(1)[:count]]
         for line in lines:
             ask(task, line, memory)
-        return ask(task, replace(last, last=True), memory)
+        return ask(task, last._replace(last=True), memory)
 
     memory = task.memory()
     early = ended(2, memory)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -89,7 +88,7 @@ def golden(folder: Path, texts: Sequence[str] = TEXTS) -> bytes:
     model = load_model(folder, golden=False)
     lines = []
     for text in texts:
-        said = dataclasses.asdict(model.answer(Request(text)))
+        said = model.answer(Request(text))._asdict()
         keys = ("label", "accepted", "score", "confidence", "p_value", "stage")
         case = {"request": {"text": text}, "expect": {key: said[key] for key in keys}}
         lines.append(json.dumps(case) + "\n")

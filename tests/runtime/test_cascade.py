@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -46,9 +45,9 @@ def expected(both: Path, to: Path) -> list[Answer]:
     for request in ASKED:
         said = first.answer(request)
         if said.accepted and said.confidence > CONFIDENCE:
-            answers.append(dataclasses.replace(said, stage="first"))
+            answers.append(said._replace(stage="first"))
         else:
-            answers.append(dataclasses.replace(second.answer(request), stage="second"))
+            answers.append(second.answer(request)._replace(stage="second"))
     return answers
 
 

@@ -64,7 +64,7 @@ def test_compares_within_tolerance(*, expect: dict[str, Any], near: bool, passes
 
 
 def test_nan_never_passes() -> None:
-    broken = dataclasses.replace(ANSWER, score=math.nan)
+    broken = ANSWER._replace(score=math.nan)
     with pytest.raises(GoldenFailedError):
         replay(parse_golden(line()), lambda _: broken, TOLERANCE)
 

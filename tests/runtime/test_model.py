@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 import threading
@@ -317,5 +316,5 @@ def test_two_who_ask_the_same_new_text_run_the_model_once(bundle: Path) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(ask, range(8)))
-    assert all(dataclasses.asdict(a) == dataclasses.asdict(answers[0]) for a in answers)
+    assert all(a == answers[0] for a in answers)
     assert (model.cache_misses, model.cache_hits) == (1, 7)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgeslm.errors import InvalidFileError
 from edgeslm.ports import Answer, Request
-from edgeslm.tasks.intent import DISTANCE, LOGITS, IntentParameters, energy, load
+from edgeslm.tasks.intent import DISTANCE, LOGITS, IntentParameters, energy, energy_of, load
 
 GOOD = {
     "labels": ["fault", "start", "stop"],
@@ -45,6 +45,12 @@ def test_the_best_logit_names_the_label_and_its_softmax_the_confidence() -> None
 def test_little_evidence_for_any_label_is_rejected() -> None:
     assert answer(0.0, 9.0, 0.0).accepted is True
     assert answer(-3.0, -2.0, -3.0).accepted is False
+
+
+@given(logits)
+def test_the_energy_of_one_text_is_that_of_many(values: list[float]) -> None:
+    row = np.array(values, np.float32)
+    assert energy_of(row, float(row.max())) == pytest.approx(float(energy(row)), rel=1e-14)
 
 
 def test_a_score_on_the_threshold_is_accepted() -> None:
