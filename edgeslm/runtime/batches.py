@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -15,27 +16,42 @@ TOGETHER: Final = 32
 """Most texts to ask a model at once: the first of them waits for the last."""
 LARGEST: Final = 8
 """Texts of one inference. Measured on MiniLM, more bring nothing, and hold up the first."""
-_PADDING: Final = 1.25  # longest over shortest of one inference: what is padded is computed too
+PADDING: Final = 1.25
+"""Longest over shortest of one inference: what is padded is computed, too."""
+CHEAP: Final = 1_000_000
+"""Multiply-adds of a graph below which a run costs more than what is padded: one without layers has
+a tenth of them, MiniLM three hundred times as many."""
 
 
-def groups(lengths: Sequence[int], *, pad: bool) -> list[list[int]]:
+def groups(lengths: Sequence[int], *, padding: float) -> list[list[int]]:
     """Return which of these go together: indices, each in one group, alike in length.
 
     Args:
         lengths: in tokens.
-        pad: rows may be padded to the longest; else all of a group are of one length.
+        padding: longest over shortest of a group, at most; 1: rows cannot be padded.
     """
     ordered = sorted(range(len(lengths)), key=lengths.__getitem__)
     found: list[list[int]] = []
     for i in ordered:
         if found:
             shortest = lengths[found[-1][0]]
-            fits = lengths[i] <= (shortest * _PADDING if pad else shortest)
-            if fits and len(found[-1]) < LARGEST:
+            if lengths[i] <= shortest * padding and len(found[-1]) < LARGEST:
                 found[-1].append(i)
                 continue
         found.append([i])
     return found
+
+
+def most_padding(inputs: Sequence[str], operations: int) -> float:
+    """Return what `groups` may pad for a graph.
+
+    Args:
+        inputs: of the graph.
+        operations: multiply-adds of one inference; 0: not known.
+    """
+    if MASK not in inputs:
+        return 1.0
+    return math.inf if 0 < operations < CHEAP else PADDING
 
 
 def stack(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

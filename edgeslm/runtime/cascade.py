@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Annotated, Any, Final, Literal, NamedTuple, cast, get_args
 
 from pydantic import Field
@@ -21,10 +21,9 @@ from edgeslm.errors import RejectedError
 from edgeslm.ports import Answer, Memory, Prepared, Request
 from edgeslm.runtime.bundle import Bundle
 from edgeslm.runtime.model import Model, Part, Reading
+from edgeslm.runtime.tokenizer import Recent
 
 _TOGETHER: Final = 8  # texts: more brought nothing, and the first waits for what is handed over
-_RECENT: Final = 64
-"""Texts whose tokens are kept for the second stage: as many as all threads have in hand."""
 
 
 class CascadeError(RejectedError):
@@ -148,8 +147,8 @@ class Cascade(Model):
         self._bounds = bounds
         self._counting = threading.Lock()
         self._answered = self._handed = 0
-        if first.encode == self.encode:  # one tokenizer's, which need not read a text twice
-            first.encode = self.encode = lru_cache(_RECENT)(self.encode)
+        if first.encoder is self.encoder:  # which need not read a text twice
+            first.encoder = self.encoder = Recent(self.encoder)
         stages = {"first": first.coverages, "second": self.coverages}
         self.coverages = {
             f"{stage}/{graph}": took for stage, of in stages.items() for graph, took in of.items()

@@ -18,14 +18,14 @@ from edgeslm.contract.profile import DeviceProfile
 from edgeslm.core.drift import Trained
 from edgeslm.core.overlay import Lesson
 from edgeslm.ports import Answer, Memory, Prepared, Request, Session, Task, Tensor
-from edgeslm.runtime.batches import MASK, TOGETHER, groups, stack
+from edgeslm.runtime.batches import TOGETHER, groups, most_padding, stack
 from edgeslm.runtime.buckets import LENGTH_FROM, Buckets
 from edgeslm.runtime.bundle import Bundle, BundleTamperedError, VariantFiles, open_bundle
 from edgeslm.runtime.cache import Cache
 from edgeslm.runtime.coverage import check, coverage, open_graph, read_costs, share
 from edgeslm.runtime.device import this_device
 from edgeslm.runtime.golden import Verdicts, faults, parse_golden, replay
-from edgeslm.runtime.tokenizer import INPUTS, Tokenizer
+from edgeslm.runtime.tokenizer import INPUTS, Encoder, Read, Tokenizer
 from edgeslm.runtime.variants import ANY_LENGTH, CPU, Variant, choose_variant, fixed_length
 
 Row = tuple[dict[str, Tensor], bool]  # outputs without the batch axis; truncated
@@ -61,7 +61,7 @@ class Model:
         coverage: of several graphs, that of which it took least.
         node_share: share of the graph's nodes on it, in [0, 1].
         batch_invariant: a row's output does not depend on its batch.
-        encode: `Tokenizer.encode`.
+        encoder: reads texts into tokens.
         handed_over: of a cascade, the share of its answers that the second stage gave.
     """
 
@@ -98,7 +98,8 @@ class Model:
         self.node_share = share(self.coverage)
         self.batch_invariant = all(graph.batch_invariant for graph in variant.graphs)
         self._session = session
-        self.encode = tokenizer.encode
+        self._padding = most_padding(session.inputs, self.coverage.operations)
+        self.encoder: Encoder = tokenizer
         self._prepare = task.prepare
         self._finish = task.finish
         self._memory = task.memory
@@ -237,7 +238,7 @@ class Model:
     def tokens(self, request: Request) -> int:
         """Return how many tokens the model reads to answer `request`; 0 where it is not asked."""
         text = self._prepare(request).model_text
-        return 0 if text is None else self.encode(text)[0]["input_ids"].shape[1]
+        return 0 if text is None else self.encoder.encode(text)[0]["input_ids"].shape[1]
 
     def forget(self) -> None:
         """Empty the cache and its counts."""
@@ -254,17 +255,17 @@ class Model:
         return self._finish(prepared, outputs, truncated=truncated, memory=memory)
 
     def _infer(self, text: str) -> Row:
-        feeds, truncated = self._feeds(text)
+        feeds, truncated = self._wanted(self.encoder.encode(text))
         return _row(self._session.run(feeds), 0), truncated
 
     def _infer_all(self, texts: Sequence[str]) -> list[Row | Exception]:
         """Return the row of each text, or the error that it alone has."""
         if not self.batch_invariant:
             return [_attempt(self._infer, text) for text in texts]
-        read = [self._feeds(text) for text in texts]
+        read = [self._wanted(one) for one in self.encoder.encode_all(texts)]
         lengths = [feeds[LENGTH_FROM].shape[1] for feeds, _ in read]
         found: dict[int, Row | Exception] = {}
-        for group in groups(lengths, pad=MASK in self._session.inputs):
+        for group in groups(lengths, padding=self._padding):
             try:
                 outputs = self._session.run(stack([read[i][0] for i in group]))
                 found.update((i, (_row(outputs, at), read[i][1])) for at, i in enumerate(group))
@@ -272,8 +273,8 @@ class Model:
                 found.update((i, _attempt(self._infer, texts[i])) for i in group)
         return [found[i] for i in range(len(texts))]
 
-    def _feeds(self, text: str) -> Row:
-        tensors, truncated = self.encode(text)
+    def _wanted(self, read: Read) -> Read:
+        tensors, truncated = read
         return {name: tensors[name] for name in self._session.inputs}, truncated
 
 

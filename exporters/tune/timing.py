@@ -10,7 +10,7 @@ from statistics import median
 from typing import Final
 
 from edgeslm.adapters.process import cores
-from edgeslm.runtime.batches import groups, stack
+from edgeslm.runtime.batches import PADDING, groups, stack
 from exporters.targets.base import Feeds
 
 Run = Callable[[Feeds], object]
@@ -41,7 +41,8 @@ class Runner:
         for start in range(0, len(texts), _WAITING):
             taken = texts[start : start + _WAITING]
             lengths = [next(iter(text.values())).shape[1] for text in taken]
-            found += [[taken[i] for i in group] for group in groups(lengths, pad=self.pads)]
+            padding = PADDING if self.pads else 1.0
+            found += [[taken[i] for i in group] for group in groups(lengths, padding=padding)]
         return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeslm.adapters.ort import InferenceError, OrtSession
 from edgeslm.ports import Request
-from edgeslm.runtime.batches import LARGEST, groups, stack
+from edgeslm.runtime.batches import (
+    CHEAP,
+    LARGEST,
+    MASK,
+    PADDING,
+    groups,
+    most_padding,
+    stack,
+)
 from edgeslm.runtime.cache import Cache
 from edgeslm.runtime.model import load_model
 from tests.runtime import tiny
@@ -64,14 +73,23 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@given(st.lists(st.integers(1, 128), max_size=60), st.booleans())
-def test_each_text_is_in_one_group_of_texts_alike(lengths: list[int], pad: bool) -> None:  # noqa: FBT001
-    found = groups(lengths, pad=pad)
+@given(st.lists(st.integers(1, 128), max_size=60), st.sampled_from([1.0, PADDING, math.inf]))
+def test_each_text_is_in_one_group_of_texts_alike(lengths: list[int], padding: float) -> None:
+    found = groups(lengths, padding=padding)
     assert sorted(i for group in found for i in group) == list(range(len(lengths)))
     for group in found:
         assert 1 <= len(group) <= LARGEST
         own = [lengths[i] for i in group]
-        assert max(own) <= (1.25 * min(own) if pad else min(own))
+        assert max(own) <= padding * min(own)
+    if padding == math.inf:
+        assert all(len(group) == LARGEST for group in found[:-1])
+
+
+def test_what_costs_little_is_padded_without_end() -> None:
+    assert most_padding(["input_ids"], CHEAP - 1) == 1  # it could not tell what is padded
+    assert most_padding(["input_ids", MASK], CHEAP - 1) == math.inf
+    assert most_padding(["input_ids", MASK], CHEAP) == PADDING
+    assert most_padding(["input_ids", MASK], 0) == PADDING  # nobody has counted
 
 
 def test_rows_are_padded_to_the_longest() -> None:

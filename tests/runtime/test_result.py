@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.contract.messages import ADAPTERS, encode
+from edgeslm.core.learning import Progress
 from edgeslm.ports import Answer, Request
 from edgeslm.runtime.result import answered, refused
 
@@ -95,6 +96,7 @@ def test_a_refusal_has_an_error_in_place_of_an_answer() -> None:
     assert b"secret" not in encode(refused("c", "why", request=REQUEST, **ENVELOPE))
 
 
+COUNTS = st.integers(0, 2**31)
 answers = st.builds(
     Answer,
     label=st.text(),
@@ -104,9 +106,15 @@ answers = st.builds(
     p_value=st.none() | st.floats(0, 1),
     channels=st.dictionaries(st.text(), st.floats(0, 1), max_size=3),
     truncated=st.booleans(),
+    lesson=st.none() | st.integers(1, 2**31),
+    learning=st.none() | st.builds(Progress, COUNTS, st.integers(1, 2**31), COUNTS),
 )
 requests = st.builds(
-    Request, text=st.text(st.characters()), source=st.text(), key=st.none() | st.text()
+    Request,
+    text=st.text(st.characters()),
+    source=st.text(),
+    key=st.none() | st.text(),
+    time=st.none() | st.floats(0, 1e12),
 )
 
 

@@ -12,7 +12,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeslm.runtime.tokenizer import MAX_CHARS, Tokenizer, TokenizerError
+from edgeslm.runtime.tokenizer import MAX_CHARS, Recent, Tokenizer, TokenizerError
 from tests.runtime import tiny
 
 DATA = tiny.tokenizer_bytes()
@@ -82,6 +82,24 @@ texts = st.lists(st.tuples(chunks, st.integers(1, 60)), max_size=12).map(
 @settings(max_examples=300)
 def test_cutting_ahead_changes_no_token(text: str) -> None:
     assert ids_of(text) == reference(text)
+
+
+@given(st.lists(texts | st.text() | st.text(st.characters(), max_size=40), max_size=6))
+def test_many_read_together_are_read_as_each_alone(texts: list[str]) -> None:
+    for read in (TOKENIZER.encode_all(texts), Recent(TOKENIZER).encode_all(texts)):
+        together = [(tensors["input_ids"].tolist(), cut) for tensors, cut in read]
+        alone = [TOKENIZER.encode(text) for text in texts]
+        assert together == [(tensors["input_ids"].tolist(), cut) for tensors, cut in alone]
+
+
+def test_what_a_thread_has_just_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    recent = Recent(TOKENIZER)
+    texts = ["pump hot", "valve"]
+    together = recent.encode_all(texts)
+    monkeypatch.setattr(Tokenizer, "encode", None)
+    assert [recent.encode(text) for text in texts] == together
+    with pytest.raises(TypeError):
+        recent.encode("pump")
 
 
 @given(st.text(st.characters(), max_size=40))
