@@ -41,13 +41,51 @@ def _any(*alternatives: str) -> str:
     return f"(?:{'|'.join(alternatives)})"
 
 
+# Addresses, without their first character. Where words or numbers could be meant, they are: six
+# pairs without a letter are a time, and an IPv6 address begins as those in use do (2000::/3; fc00::
+# and above; ::1), so that "a::b" stays two names and "1::2" two numbers.
+_PAIRS: Final = _any(*(rf"(?:{sign}{_HEX}{{2}}{_ENDS}){{5,}}" for sign in ":-"))
+_FOURS: Final = rf"{_HEX}{{3}}(?:\.{_HEX}{{4}}){{2}}{_ENDS}"  # as Cisco writes a MAC
+_GROUP: Final = rf"{_HEX}{{1,4}}+"
+_V6: Final = (
+    rf"{_HEX}{{3}}"
+    + _any(
+        rf"(?::{_GROUP}){{7}}",
+        rf"(?::{_GROUP}){{0,6}}+::(?:{_GROUP}(?::{_GROUP}){{0,6}}+)?",
+    )
+    + rf"{_ENDS}(?:%[A-Za-z0-9_-]+)?"
+)
+_V6_AFTER_DIGIT: Final = rf"(?={_HEX}{{3}}:)(?=[0-9]{{3}}:[0-9]|[0-9:]{{0,42}}[a-fA-F]){_V6}"
+_V6_AFTER_F: Final = rf"(?=[c-fC-F]{_HEX}{{2}}:)(?=[a-fA-F:]{{0,42}}[0-9]){_V6}"
+_V6_AFTER_COLONS: Final = (
+    _any("1(?![.:][0-9])", rf"[fF]{{4}}:{_GROUP}(?::{_GROUP}|(?:\.{_D}){{3}})") + _ENDS
+)
+_V6_AFTER_BRACKET: Final = (
+    _any(f"[23]{_V6_AFTER_DIGIT}", f"[fF]{_V6_AFTER_F}", f"::(?:{_V6_AFTER_COLONS})?") + rf"\]:{_D}"
+)
+_ID_AFTER_DIGIT: Final = _any(
+    _UUID,
+    rf"(?={_HEX}[:-])(?=[0-9:-]{{0,15}}[a-fA-F]){_HEX}{_PAIRS}",
+    rf"(?={_HEX}{{3}}\.)(?=[0-9.]{{0,12}}[a-fA-F]){_FOURS}",
+    rf"(?<=[23]){_V6_AFTER_DIGIT}",
+)
+_NO_ID: Final = rf"(?![0-9]{_ID_AFTER_DIGIT})"
+_NO_UUID: Final = rf"(?![0-9]{_UUID})"
+_MAIL: Final = "A-Za-z0-9_.%+-"
+_HOST: Final = rf"(?:[A-Za-z0-9-]++\.)+[A-Za-z]{{2,}}{_ENDS}"  # pump@line3 and t@72.4 are none
+# A URL ends at what parts the fields of a line, since a field may be a reading, and before what
+# ends a sentence.
+_IN_URL: Final = rf"\s\"'<>|,;{MARK}"
+_URL: Final = rf"[^{_IN_URL}]*[^{_IN_URL}.:!?)\]}}]"
+
 # What may follow a slot's first character, by its class. The leftmost place where something fits
 # is taken, and there the first alternative that does. Each begins with a class, so that a place is
 # refused by one look at one character; and each run of characters is scanned from its beginning
-# only, by classes that do not overlap their neighbours: the whole is linear in the text's length.
+# only, by classes that do not overlap their neighbours, or no farther than some 40 characters: the
+# whole is linear in the text's length.
 _AFTER_DIGIT: Final = _any(
-    # of one UUID in a hundred the first digits look like 7.24e1
-    _ALONE + _UUID,
+    # of one UUID in a hundred, and of some MACs, the first digits look like 7.24e1
+    _ALONE + _ID_AFTER_DIGIT,
     # 7.24e1, before other ids that look like it
     rf"[0-9]*(?:\.{_D})?{_EXPONENT}",
     _ALONE
@@ -62,25 +100,37 @@ _AFTER_DIGIT: Final = _any(
     # addresses and versions, times, dates
     "[0-9]*"
     + _any(
-        rf"(?:\.{_D}){{2,}}(?::{_D})?",
-        rf"(?::{_D}){{2,}}(?:[.,]{_D})?",
-        rf"(?:-{_D}){{2,}}",
-        rf"(?:/{_D}){{2,}}",
+        rf"(?:\.{_NO_UUID}{_D}){{2,}}(?::{_D})?",
+        rf"(?::{_NO_ID}{_D}){{2,}}(?:[.,]{_D})?",
+        rf"(?:-{_NO_UUID}{_D}){{2,}}",
+        rf"(?:/{_NO_UUID}{_D}){{2,}}",
     ),
     # 1,234.5; a comma that groups no thousands ends the number: 72,4 is two slots
     rf"(?<=[1-9])[0-9]{{0,2}}{_GROUPS}",
     rf"[0-9]*(?:\.{_D})?",
 )
 _AFTER_LETTER: Final = _any(
-    rf"(?<=[a-fA-F]){_UUID}",
-    rf"(?<=[a-fA-F])(?=[a-fA-F]*[0-9]){_HEX}{{7,}}{_ENDS}",
-    rf"[A-Za-z]*{_D}[A-Za-z]+[0-9][A-Za-z0-9]*",
-    _any("(?<=M)on", "(?<=T)(?:ue|hu)", "(?<=W)ed", "(?<=F)ri", "(?<=S)(?:at|un)")
-    + rf",? +{_MONTH} +[0-9]{{1,2}}{_ENDS}",
-    _any("(?<=J)(?:an|un|ul)", "(?<=F)eb", "(?<=M)(?:ar|ay)", "(?<=A)(?:pr|ug)", "(?<=S)ep",
-         "(?<=O)ct", "(?<=N)ov", "(?<=D)ec")
-    + rf"[a-z]{{0,6}} +[0-9]{{1,2}}{_ENDS}",
-    _any("(?<=n)an", "(?<=N)(?:aN|AN)", "(?<=[iI])nf(?:inity)?", "(?<=I)NF") + _ENDS,
+    rf"(?<![_.%+-].)[{_MAIL}]*+" + _any(f"@{_HOST}", f"://{_URL}"),
+    "(?<=[a-fA-F])"
+    + _any(
+        _UUID,
+        rf"(?=[a-fA-F]*[0-9]){_HEX}{{7,}}{_ENDS}",
+        rf"{_HEX}{_PAIRS}",
+        rf"(?=[a-fA-F.]{{0,12}}[0-9]){_FOURS}",
+        rf"(?<=[fF]){_V6_AFTER_F}",
+    ),
+    rf"[A-Za-z]*+{_D}[A-Za-z]+[0-9][A-Za-z0-9]*",
+    "(?<=[JFMASONDTW])"
+    + _any(
+        _any("(?<=M)on", "(?<=T)(?:ue|hu)", "(?<=W)ed", "(?<=F)ri", "(?<=S)(?:at|un)")
+        + rf",? +{_MONTH} +[0-9]{{1,2}}{_ENDS}",
+        _any("(?<=J)(?:an|un|ul)", "(?<=F)eb", "(?<=M)(?:ar|ay)", "(?<=A)(?:pr|ug)", "(?<=S)ep",
+             "(?<=O)ct", "(?<=N)ov", "(?<=D)ec")
+        + rf"[a-z]{{0,6}} +[0-9]{{1,2}}{_ENDS}",
+    ),
+    "(?<=[nNiI])"
+    + _any("(?<=n)an", "(?<=N)(?:aN|AN)", "(?<=[iI])nf(?:inity)?", "(?<=I)NF")
+    + _ENDS,
     r":\\[^\s\"'<>|*?]+",  # C:\...
 )  # fmt: skip
 _AFTER_SIGN: Final = _any(
@@ -95,10 +145,12 @@ _SLOT: Final = re.compile(
     + _any(
         rf"[0-9]{_AFTER_DIGIT}",
         rf"[A-Za-z]{_ALONE}{_AFTER_LETTER}",
-        rf"[-+]{_ALONE}{_AFTER_SIGN}",
-        rf"\.{_ALONE}{_D}",
+        rf"[-+]{_ALONE}{_NO_ID}{_AFTER_SIGN}",
+        rf"\.{_ALONE}{_NO_ID}{_D}",
         # a path of two parts or more
         rf"/(?<![A-Za-z0-9_.:/){MARK}-].)[{_FILE}]+/[/{_FILE}]*",
+        rf":(?<![A-Za-z0-9:{MARK}].):{_V6_AFTER_COLONS}",
+        rf"\[{_V6_AFTER_BRACKET}",
         MARK,
     )
     + ")",
