@@ -115,6 +115,7 @@ _AFTER_LETTER: Final = _any(
     + _any(
         _UUID,
         rf"(?=[a-fA-F]*[0-9]){_HEX}{{7,}}{_ENDS}",
+        rf"[a-fA-F]{{7}}(?:[a-fA-F]{{8}})?{_ENDS}",  # ffffffff: no word is of these alone
         rf"{_HEX}{_PAIRS}",
         rf"(?=[a-fA-F.]{{0,12}}[0-9]){_FOURS}",
         rf"(?<=[fF]){_V6_AFTER_F}",

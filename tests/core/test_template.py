@@ -126,6 +126,8 @@ def test_numbers(text: str, template: str, values: list[float]) -> None:
         ("iar 0014a150 dear 00106570", "iar ¤ dear ¤"),
         ("sha a489c868f0c37da93b76227c91bb03908ac0e742", "sha ¤"),
         ("at 0x1b719940, mask 0x02", "at ¤, mask ¤"),
+        ("fpr29=0xffffffff ffffffff DEADBEEFfeedface", "fpr¤=¤ ¤ ¤"),
+        ("defaced facades ffffffffff", "defaced facades ffffffffff"),
         ("open /var/lib/nova/x.img now", "open ¤ now"),
         ("open C:\\data\\x.log now", "open ¤ now"),
         ("5 kg/h and I/O", "¤ kg/h and I/O"),
