@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from edgeslm.adapters.lesson_file import LessonsUnavailableError
 from edgeslm.adapters.lessons import TOKENS, LessonLog, Taught
 from edgeslm.agent.recent import Recent, Said
-from edgeslm.contract.base import problems_of
+from edgeslm.contract.base import UNKNOWN_KEY, problems_of
 from edgeslm.contract.feedback import (
     MAX_FEEDBACK_BYTES,
     MAX_TOKEN_CHARS,
@@ -44,6 +44,7 @@ HOUR_S: Final = 3600.0
 _A_TOKEN: Final = re.compile(rb"%s\.[\w.-]{1,%d}" % (TOKEN.encode(), MAX_TOKEN_CHARS))
 _STRANGE: Final = "?"  # stands for all tokens that were not right before
 _SHOWN: Final = 5  # faults of one message that are told
+_QUOTED: Final = 40  # characters of a field that there is not
 
 
 class FeedbackInvalidError(RejectedError):
@@ -397,7 +398,8 @@ def parse(payload: bytes) -> Feedback:
     """Return a message; total for any bytes.
 
     Raises:
-        FeedbackInvalidError: it is none; names each field, and quotes none.
+        FeedbackInvalidError: it is none, or has a field that there is not; names each field, and
+            quotes none.
     """
     if len(payload) > MAX_FEEDBACK_BYTES:
         msg = f"longer than {MAX_FEEDBACK_BYTES} bytes"
@@ -406,7 +408,10 @@ def parse(payload: bytes) -> Feedback:
         return Feedback.model_validate_json(payload)
     except ValidationError as err:
         problems = problems_of(err)[:_SHOWN]
-        msg = "; ".join(f"{field}: {what}" if field else what for field, what in problems)
+        msg = "; ".join(f"{field[:_QUOTED]}: {what}" if field else what for field, what in problems)
+        if any(what == UNKNOWN_KEY for _, what in problems):
+            known = sorted(field.alias or name for name, field in Feedback.model_fields.items())
+            msg += f"; there are {', '.join(known)}"
         raise FeedbackInvalidError(msg) from None
 
 

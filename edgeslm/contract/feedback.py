@@ -35,9 +35,13 @@ Flag = Literal["contradicts", "known_fault", "overruled"]
 
 
 class Feedback(BaseModel):
-    """What somebody says of one answer, or of all like it."""
+    """What somebody says of one answer, or of all like it.
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+    A field that a device does not know, or a name that is misspelt, may have been a limit: such a
+    message is refused.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     schema_: SchemaVersion = Field(1, alias="schema")
     kind: FeedbackKind = Field(

@@ -100,6 +100,8 @@ def said(id_: str, text: str, *, alert: bool = True) -> Said:
         ({"kind": "undo", "result": "r"}, "feedback.invalid"),
         ({"kind": "normal", "result": "r", "schema": 2}, "feedback.invalid"),
         ({"kind": "normal", "result": "r", "time": -1}, "feedback.invalid"),
+        ({"kind": "anomaly", "text": "x", "model": "lines", "sorce": "a"}, "feedback.invalid"),
+        ({"kind": "anomaly", "text": "x", "model": "lines", "requires": []}, "feedback.invalid"),
         ({"kind": "anomaly", "result": "never heard of"}, "feedback.unknown"),
         ({"kind": "anomaly", "text": "x", "model": "none"}, "feedback.unknown"),
         ({"kind": "undo", "lesson": 99, "token": SIGNER.token()}, "feedback.unknown"),
@@ -159,6 +161,18 @@ def test_what_is_no_feedback_is_answered_by_its_id_where_that_can_be_read(
     reply = device.raw(payload).reply
     assert reply is not None
     assert (reply["status"], reply.get("id")) == ("refused", id_)
+
+
+def test_a_field_that_there_is_not_is_named_beside_those_that_there_are(device: Device) -> None:
+    """Without its `source` a message would teach all of them."""
+    for sorce in ("sorce", "s" * 9000):
+        message = {"kind": "anomaly", "text": "x", "model": "lines", sorce: "a"}
+        error = device.hears(**message)["error"]
+        assert error["code"] == "feedback.invalid"
+        assert error["message"] == (
+            f"{sorce[:40]}: unknown key; there are id, kind, label, lesson, model, result, schema, "
+            "source, template, text, time, token"
+        )
 
 
 def test_a_result_may_be_of_several_models(device: Device) -> None:
