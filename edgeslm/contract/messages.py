@@ -166,7 +166,9 @@ class Result(Timed):
     ]
     learning: NotRequired[Annotated[Learning, Field(description="Where the source does, now.")]]
     lesson: NotRequired[
-        Annotated[int, Field(description="Number of what an operator has said of it, if counted.")]
+        Annotated[
+            int, Field(description="Number of what an operator has said, if it counted here.")
+        ]
     ]
     truncated: NotRequired[
         Annotated[bool, Field(description="The text was longer than max_tokens.")]

@@ -12,7 +12,7 @@ from edgeslm.core.learning import Learnt
 from edgeslm.core.memory import LineMemory
 from edgeslm.core.novelty import Vocabulary
 from edgeslm.core.numbers import History, Line
-from edgeslm.core.overlay import Covered
+from edgeslm.core.overlay import Covered, Lesson
 from edgeslm.core.template import Split, canonical, number
 
 DISTANCE: Final = 0.25
@@ -67,6 +67,8 @@ class Scores(NamedTuple):
     covers."""
     covered: Covered | None = None
     """What lessons say of it; None: nothing."""
+    lesson: Lesson | None = None
+    """The one that counted: without it words or numbers would be judged otherwise."""
 
 
 class _Source:
@@ -180,9 +182,12 @@ class Detector:
                 near = gathered.near(values, covered.confirmed)
                 covered = covered._replace(quiet=tuple(map(or_, covered.quiet, near)))
             normal = covered.words is not None and covered.words.kind == "normal"
+            lesson = covered.fault or covered.numbers
+            if covered.fault is None and normal and (text or covered.overrules):
+                lesson = covered.words
             surprise = 0.0 if line is None else line.score_without(values, covered.quiet)
             text = 0.0 if normal else text
-            return Scores(text, surprise, line, unseen, index, values, covered)
+            return Scores(text, surprise, line, unseen, index, values, covered, lesson)
         surprise = 0.0 if line is None else line.score(values)
         return Scores(text, surprise, line, unseen, index, values)
 

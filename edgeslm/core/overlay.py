@@ -87,34 +87,37 @@ class _Values(NamedTuple):
 
     numbers: tuple[float, ...]
     """Ascending, without NaN."""
-    nothing: bool
-    """Whether it held no number in one of them."""
+    lessons: tuple[Lesson, ...]
+    """The last that confirmed each of them."""
+    nothing: Lesson | None
+    """The last in which it held no number."""
 
-    def has(self, value: float) -> bool:
+    def lead_to(self, value: float, seen: Range) -> Lesson | None:
+        """Return what confirmed a value, or the next one beyond it from what was seen."""
+        if math.isnan(value):
+            return self.nothing
         i = bisect_left(self.numbers, value)
-        return i < len(self.numbers) and self.numbers[i] == value
-
-    def lead_to(self, value: float, seen: Range) -> bool:
-        """Whether a value lies on the way from what was seen to one that was confirmed."""
-        if math.isnan(value):
-            return self.nothing
-        if self.has(value):
-            return True
+        if i < len(self.numbers) and self.numbers[i] == value:
+            return self.lessons[i]
         low, high = seen
-        if not self.numbers or low > high:
-            return False
-        return high < value <= self.numbers[-1] or self.numbers[0] <= value < low
+        if low > high:
+            return None
+        if value > high:
+            return self.lessons[i] if i < len(self.numbers) else None
+        return self.lessons[i - 1] if value < low and i else None
 
-    def lie_before(self, value: float, seen: Range) -> bool:
-        """Whether one that was confirmed lies on the way from what was seen to a value."""
+    def lie_before(self, value: float, seen: Range) -> Lesson | None:
+        """Return what confirmed the last one on the way from what was seen to a value."""
         if math.isnan(value):
             return self.nothing
         low, high = seen
-        above = bisect_right(self.numbers, high)
-        below = bisect_left(self.numbers, low) - 1
-        return (above < len(self.numbers) and high < self.numbers[above] <= value) or (
-            below >= 0 and value <= self.numbers[below] < low
-        )
+        above = bisect_right(self.numbers, value) - 1
+        if above >= 0 and self.numbers[above] > high:
+            return self.lessons[above]
+        below = bisect_left(self.numbers, value)
+        if below < len(self.numbers) and self.numbers[below] < low:
+            return self.lessons[below]
+        return None
 
 
 class _Ranges(NamedTuple):
@@ -126,13 +129,21 @@ class _Ranges(NamedTuple):
     """To those that say that it is none."""
 
 
+class _Words(NamedTuple):
+    """What lessons of one source say of a template's words."""
+
+    last: Lesson
+    overrules: bool
+    """An earlier one says otherwise."""
+
+
 class _Run(NamedTuple):
     """Lessons of one source that follow each other and say the same."""
 
     kind: Kind
     slots: tuple[_Values, ...]
-    lines: frozenset[tuple[str, ...]]
-    last: Lesson
+    lines: Mapping[tuple[str, ...], Lesson]
+    """The last of each very line."""
 
 
 class Covered(NamedTuple):
@@ -144,10 +155,14 @@ class Covered(NamedTuple):
     """Of each slot: its value was confirmed to be normal, or needs no test."""
     fault: Lesson | None
     """The last of those that say that it is an anomaly, unless a later one says otherwise."""
-    silenced: frozenset[str]
-    """Channels of more than the line that make no alarm of it."""
+    silenced: Mapping[str, Lesson]
+    """Channels of more than the line that make no alarm of it, by what says so."""
     confirmed: tuple[Range, ...] = ()
     """Of each slot, the least and the greatest number that was confirmed to be normal."""
+    overrules: bool = False
+    """But for `words`, another lesson would say otherwise of them."""
+    numbers: Lesson | None = None
+    """The last of those that confirmed one of its values."""
 
 
 class Entry:
@@ -163,12 +178,13 @@ class Entry:
             (each for each in ordered if each.covers != "numbers"),
             known=True,
         )
-        self._channels: dict[str | None, frozenset[str]] = {}
+        self._channels: dict[str | None, dict[str, Lesson]] = {}
         for each in ordered:
             if each.channel in WIDER:
-                before, said = self._channels.get(each.source, frozenset()), {each.channel}
-                after = before | said if each.kind == "normal" else before - said
-                self._channels[each.source] = after
+                silenced = self._channels.setdefault(each.source, {})
+                silenced.pop(each.channel, None)
+                if each.kind == "normal":
+                    silenced[each.channel] = each
         numbers = [each for each in ordered if each.is_of_numbers]
         # As many in all that are one template.
         self._width = len(split(numbers[0].text).slots) if numbers else 0
@@ -192,11 +208,7 @@ class Entry:
                 does not have it, of what came since. None where there was nothing.
         """
         said = self._always if known else self._unless_known
-        words = max(
-            (each for each in (said.get(source), said.get(None)) if each is not None),
-            key=lambda each: each.order,
-            default=None,
-        )
+        words, overrules = _latest(said.get(source), said.get(None))
         runs = self._runs.get(source, self._runs.get(None, ()))
         if len(slots) != self._width:
             runs = ()
@@ -204,14 +216,23 @@ class Entry:
         confirmed = [_normal_range(runs, i) for i in range(len(slots))]
         # What came since was confirmed by nobody, so it makes no fault smaller.
         ranges = _Ranges(seen or confirmed, seen if known and seen else confirmed)
-        quiet = [False] * len(slots)
+        quiet: list[Lesson | None] = [None] * len(slots)
         fault = words if words is not None and words.kind == "anomaly" else None
         if runs:
             said_here = _numbers_say(runs, slots, values, ranges, quiet)
             if said_here is not None and (fault is None or said_here.order > fault.order):
                 fault = said_here
-        silenced = self._channels.get(source, self._channels.get(None, frozenset()))
-        return Covered(words, tuple(quiet), fault, silenced, tuple(confirmed))
+        silenced = self._channels.get(source, self._channels.get(None, {}))
+        confirmers = [each for each in quiet if each is not None]
+        return Covered(
+            words,
+            tuple(each is not None for each in quiet),
+            fault,
+            silenced,
+            tuple(confirmed),
+            overrules,
+            max(confirmers, key=lambda each: each.order, default=None),
+        )
 
 
 def _numbers_say(
@@ -219,27 +240,22 @@ def _numbers_say(
     slots: Sequence[str],
     values: Sequence[float],
     ranges: _Ranges,
-    quiet: list[bool],
+    quiet: list[Lesson | None],
 ) -> Lesson | None:
-    """Note in `quiet` which slots are confirmed; return what says that one of them is a fault."""
+    """Note in `quiet` what confirms a slot; return what says that one of them is a fault."""
     line = tuple(slots)
     open_ = set(range(len(slots)))
     for run in runs:  # the last first
-        if line in run.lines:
-            if run.kind == "anomaly":
-                return run.last
-            for i in open_:
-                quiet[i] = True
-            return None
-        if run.kind == "normal":
-            met = {i for i in open_ if run.slots[i].lead_to(values[i], ranges.normal[i])}
-        else:
-            met = {i for i in open_ if run.slots[i].lie_before(values[i], ranges.anomaly[i])}
-        if met and run.kind == "anomaly":
-            return run.last
-        for i in met:
-            quiet[i] = True
-        open_ -= met
+        said = run.lines.get(line)
+        if run.kind == "anomaly":
+            met = [run.slots[i].lie_before(values[i], ranges.anomaly[i]) for i in sorted(open_)]
+            if said or any(met):
+                return said or next(filter(None, met))
+            continue
+        for i in sorted(open_):
+            quiet[i] = said or run.slots[i].lead_to(values[i], ranges.normal[i])
+            if quiet[i] is not None:
+                open_.remove(i)
         if not open_:
             return None
     return None
@@ -264,15 +280,27 @@ def _of_words(ordered: Iterable[Lesson]) -> Iterator[Lesson]:
             ]
 
 
-def _last_of_each(ordered: Iterable[Lesson], *, known: bool) -> dict[str | None, Lesson]:
+def _last_of_each(ordered: Iterable[Lesson], *, known: bool) -> dict[str | None, _Words]:
     """By source, the last lesson. A whole line is of every source.
 
     Not so where it is an anomaly, and `known`: other sources say these words with good reason.
     """
-    return {
-        None if each.whole and not (known and each.kind == "anomaly") else each.source: each
-        for each in ordered
-    }
+    found: dict[str | None, _Words] = {}
+    for each in ordered:
+        of = None if each.whole and not (known and each.kind == "anomaly") else each.source
+        before = found.get(of)
+        overrules = before is not None and (before.overrules or before.last.kind != each.kind)
+        found[of] = _Words(each, overrules)
+    return found
+
+
+def _latest(*said: _Words | None) -> tuple[Lesson | None, bool]:
+    """Return what counts of what several say of the same words, and whether it must."""
+    found = [each for each in said if each is not None]
+    last = max((each.last for each in found), key=lambda each: each.order, default=None)
+    if last is None:
+        return None, False
+    return last, any(each.overrules or each.last.kind != last.kind for each in found)
 
 
 def _runs(ordered: Sequence[Lesson]) -> tuple[_Run, ...]:
@@ -281,16 +309,18 @@ def _runs(ordered: Sequence[Lesson]) -> tuple[_Run, ...]:
     for kind, group in groupby(ordered, key=lambda each: each.kind):
         members = list(group)
         lines = [tuple(split(each.text).slots) for each in members]
-        columns = [[number(slot) for slot in column] for column in zip(*lines, strict=True)]
-        slots = tuple(
-            _Values(
-                tuple(sorted({v for v in column if not math.isnan(v)})),
-                any(map(math.isnan, column)),
-            )
-            for column in columns
-        )
-        runs.append(_Run(kind, slots, frozenset(lines), members[-1]))
+        slots = tuple(_values(column, members) for column in zip(*lines, strict=True))
+        runs.append(_Run(kind, slots, dict(zip(lines, members, strict=True))))
     return tuple(reversed(runs))
+
+
+def _values(column: Iterable[str], lessons: Iterable[Lesson]) -> _Values:
+    """Return what stands in a slot of lines that follow each other, each with its lesson."""
+    said = [(number(slot), each) for slot, each in zip(column, lessons, strict=True)]
+    last = {value: each for value, each in said if not math.isnan(value)}
+    numbers = tuple(sorted(last))
+    nothing = [each for value, each in said if math.isnan(value)]
+    return _Values(numbers, tuple(last[v] for v in numbers), nothing[-1] if nothing else None)
 
 
 def _normal_range(runs: Sequence[_Run], i: int) -> Range:

@@ -183,10 +183,13 @@ class Anomaly:
             window = past.series.score(source, scores.template, scores.values, request.time)
         session = None if odd is None else odd.line
         ends = request.last and odd is not None
-        if (covered := scores.covered) is not None:
-            window = None if WINDOW in covered.silenced else window
-            session = None if SESSION in covered.silenced else session
-            ends = ends and SESSION_END not in covered.silenced
+        lesson, covered = scores.lesson, scores.covered
+        if covered is not None and (silenced := covered.silenced):
+            heard = {WINDOW: window is not None, SESSION: session is not None, SESSION_END: ends}
+            lesson = lesson or next((by for ch, by in silenced.items() if heard[ch]), None)
+            window = None if WINDOW in silenced else window
+            session = None if SESSION in silenced else session
+            ends = ends and SESSION_END not in silenced
         verdict = self._fusion.verdict(Said(scores.text, scores.number, window, session))
         channels = verdict.channels
         if odd is not None:
@@ -195,7 +198,6 @@ class Anomaly:
         if ends and channels[SESSION_END] < p:
             p, channel = channels[SESSION_END], SESSION_END
             score = -math.log(p)
-        lesson = None if covered is None else covered.fault or covered.words
         if covered is not None and covered.fault is not None:
             p, score, channel = min(p, math.exp(-CONFIRMED)), max(score, CONFIRMED), FEEDBACK
         anomalous = p <= budget

@@ -166,7 +166,7 @@ def test_what_is_no_feedback_is_answered_by_its_id_where_that_can_be_read(
 def test_a_field_that_there_is_not_is_named_beside_those_that_there_are(device: Device) -> None:
     """Without its `source` a message would teach all of them."""
     for sorce in ("sorce", "s" * 9000):
-        message = {"kind": "anomaly", "text": "x", "model": "lines", sorce: "a"}
+        message: dict[str, Any] = {"kind": "anomaly", "text": "x", "model": "lines", sorce: "a"}
         error = device.hears(**message)["error"]
         assert error["code"] == "feedback.invalid"
         assert error["message"] == (
@@ -273,7 +273,7 @@ def test_a_window_that_alarms_of_a_text_is_silenced_though_the_text_is_known(
     assert device.hears(kind="normal", result="w1", token=token)["status"] == "learnt"
     entry = device.lines.overlay.at("temp=¤ C")
     assert entry is not None
-    assert entry.covers(["70"], "a", known=True, seen=[(0, 80)]).silenced == {"window"}
+    assert entry.covers(["70"], "a", known=True, seen=[(0, 80)]).silenced.keys() == {"window"}
     device.hears(kind="anomaly", result="w1", token=token)
     entry = device.lines.overlay.at("temp=¤ C")
     assert entry is not None

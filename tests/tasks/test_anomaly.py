@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.core.learning import FEWEST
-from edgeslm.core.overlay import Lesson
+from edgeslm.core.overlay import WORDS, Lesson
 from edgeslm.core.template import MAX_CHARS
 from edgeslm.errors import InvalidFileError
 from edgeslm.ports import Request
@@ -195,6 +196,72 @@ def test_numbers_of_a_new_template_are_tested_once_enough_of_them_have_come() ->
     assert said == {500: "normal", 900: "normal", 5000: "anomaly"}
     stream.past.overlay.learn(Lesson(3, "anomaly", "flow 500 l"))
     assert stream.hears("flow 700 l").explanation[0]["channel"] == FEEDBACK
+
+
+HOT, HOTTER = (
+    Lesson(i, "normal", f"motor temp={t} C", source="a", time=float(i))
+    for i, t in ((1, 80), (2, 90))
+)
+ELSEWHERE = Lesson(3, "normal", "motor temp=60 C", source="b", time=3.0)
+FAULT = Lesson(4, "anomaly", "motor temp=75 C", source="b", time=4.0)
+MISSED = Lesson(5, "anomaly", "motor temp=71 C", source="a", time=5.0, channel=WORDS)
+MENDED = Lesson(6, "normal", "motor temp=¤ C", whole=False, source="a", time=6.0)
+
+
+@pytest.mark.parametrize(
+    ("lessons", "source", "number", "named"),
+    [
+        ([HOT, HOTTER, ELSEWHERE], "a", 76, 1),
+        ([HOT, HOTTER, ELSEWHERE], "a", 85, 2),
+        ([HOT, HOTTER, ELSEWHERE], "a", 71, None),  # ordinary without any
+        ([HOT, HOTTER, ELSEWHERE], "a", 140, None),  # an alarm all the same
+        ([HOT, HOTTER, ELSEWHERE], "a", 60, None),
+        ([HOT, HOTTER, ELSEWHERE], "b", 65, 3),
+        ([HOT, HOTTER, ELSEWHERE], "b", 80, None),
+        ([HOT, FAULT], "b", 76, 4),
+        ([HOT, FAULT], "b", 74, None),
+        ([HOT, FAULT], "a", 76, 1),
+        ([MISSED], "a", 71, 5),
+        ([MISSED], "b", 71, None),
+        ([MISSED, MENDED], "a", 70, 6),  # what was an anomaly is none by it
+        ([MISSED, MENDED], "a", 71, 5),  # the very line
+        ([MENDED], "a", 71, None),
+    ],
+)
+def test_a_lesson_is_named_where_it_counts(
+    lessons: list[Lesson], source: str, number: int, named: int | None
+) -> None:
+    assert Stream(*lessons).hears(f"motor temp={number} C", source).lesson == named
+
+
+def test_a_lesson_of_new_words_is_named_whoever_says_them() -> None:
+    said = Stream(HOT, FLOW).hears("flow 900 l", "b")
+    assert (said.label, said.lesson) == ("normal", FLOW.id)
+
+
+JUDGED = st.lists(
+    st.builds(
+        Lesson,
+        st.just(0),
+        st.sampled_from(["normal", "anomaly"]),
+        st.sampled_from([f"motor temp={t} C" for t in (60, 71, 75, 80, "nan")] + ["flow 9 l"]),
+        source=st.sampled_from(["a", "b", None]),
+        channel=st.sampled_from(["", WORDS, "number"]),
+        signed=st.booleans(),
+    ),
+    max_size=5,
+)
+
+
+@given(JUDGED)
+def test_where_no_lesson_is_named_none_has_changed_what_is_said(lessons: list[Lesson]) -> None:
+    numbered = [replace(each, id=i, time=float(i)) for i, each in enumerate(lessons, 1)]
+    taught, untaught = Stream(*numbered), Stream()
+    for source in ("a", "b"):
+        for text in ("motor temp=71 C", "motor temp=78 C", "motor temp=65 C", "flow 9 l"):
+            said, bare = taught.hears(text, source), untaught.hears(text, source)
+            if said.lesson is None:
+                assert (said.label, said.p_value) == (bare.label, bare.p_value)
 
 
 def test_alarms_of_a_new_template_teach_nothing() -> None:
