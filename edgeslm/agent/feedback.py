@@ -23,6 +23,7 @@ from edgeslm.agent.recent import Recent, Said
 from edgeslm.contract.base import UNKNOWN_KEY, problems_of
 from edgeslm.contract.feedback import (
     MAX_FEEDBACK_BYTES,
+    MAX_FEEDBACK_CHARS,
     MAX_TOKEN_CHARS,
     TOKEN,
     Claims,
@@ -245,6 +246,12 @@ class Teacher:
             raise ModelAwayError(msg)
         if why := memory.refuses(said.kind, said.label or ""):
             msg = f"{model}: {why}"
+            raise FeedbackUnfitError(msg)
+        if about is not None and about.cut and not memory.ordered:
+            msg = (
+                f"{model}: a text of more than {MAX_FEEDBACK_CHARS:,} characters is no intent that "
+                "could be taught; publish what matters of it, by a route's `text`"
+            )
             raise FeedbackUnfitError(msg)
         silences = memory.may_silence(said.kind) and _is_alarm(said, about, pupil)
         claims = self._admitted(said, model, wall, silences=silences)

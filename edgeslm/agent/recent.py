@@ -21,6 +21,8 @@ class Said(NamedTuple):
     """It counts as an alert: by its label, or by its route."""
     channel: str
     """What made an alarm of it; "" of others."""
+    cut: bool = False
+    """The text is the beginning of a longer one."""
 
 
 class Ring:
@@ -72,9 +74,9 @@ class Recent:
                 ring.most = most
 
     def add(self, model: str, said: Said) -> None:
-        """Take in a model's newest result; one of a text that cannot be taught is left out."""
+        """Take in a model's newest result; of a long text, as much as may be taught."""
         if len(said.text) > MAX_FEEDBACK_CHARS:
-            return
+            said = said._replace(text=said.text[:MAX_FEEDBACK_CHARS], cut=True)
         if (rings := self._rings.get(model)) is None:
             rings = self._rings[model] = Ring(self._most), Ring(self._most)
         rings[0 if said.alert else 1].add(said)

@@ -7,6 +7,7 @@ from typing import Any
 
 from edgeslm.agent.notices import KEPT, TOGETHER, Notices, Seen
 from edgeslm.agent.recent import MAX_CHARS, Recent, Said
+from edgeslm.contract.feedback import MAX_FEEDBACK_CHARS
 from edgeslm.contract.routes import Share
 from edgeslm.ports import Answer, Request
 
@@ -183,6 +184,7 @@ def test_their_texts_are_bounded() -> None:
         recent.add("m", Said(f"r{i}", "x" * 16_000, "a", "normal", alert=False, channel=""))
     recent.add("m", Said("long", "x" * 17_000, "a", "normal", alert=False, channel=""))
     found = [i for i in range(200) if recent.find(f"r{i}", None)]
-    assert len(found) == MAX_CHARS // 16_000
+    assert len(found) == (MAX_CHARS - MAX_FEEDBACK_CHARS) // 16_000
     assert found[-1] == 199
-    assert not recent.find("long", None)
+    ((_, long),) = recent.find("long", None)
+    assert (long.text, long.cut) == ("x" * MAX_FEEDBACK_CHARS, True)

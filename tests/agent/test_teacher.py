@@ -14,11 +14,12 @@ import pytest
 from edgeslm.adapters.lessons import NAME, LessonLog
 from edgeslm.agent.feedback import Heard, Teacher
 from edgeslm.agent.recent import Recent, Said
-from edgeslm.contract.feedback import FEEDBACK_REPLY
+from edgeslm.contract.feedback import FEEDBACK_REPLY, MAX_FEEDBACK_CHARS
 from edgeslm.contract.learning import FeedbackSettings
 from edgeslm.core.memory import LineMemory, TextMemory
 from edgeslm.core.operators import Where
 from edgeslm.core.overlay import Lesson
+from edgeslm.core.template import split
 from edgeslm.ports import Memory
 from tests.agent.lines import Signer
 
@@ -180,6 +181,17 @@ def test_a_result_may_be_of_several_models(device: Device) -> None:
         device.recent.add(model, said("r1", "pump off"))
     assert device.hears(kind="anomaly", result="r1")["error"]["code"] == "feedback.unknown"
     assert device.hears(kind="anomaly", result="r1", model="lines")["status"] == "learnt"
+
+
+def test_a_line_of_any_length_is_taught_by_its_beginning_and_no_intent_is(device: Device) -> None:
+    long = "pump off" + " and on" * 9000
+    for model in ("lines", "texts"):
+        device.recent.add(model, said(model, long))
+    assert device.hears(kind="anomaly", result="lines")["status"] == "learnt"
+    assert device.log.all()[0].lesson.text == long[:MAX_FEEDBACK_CHARS]
+    assert device.is_fault(split(long).template)
+    error = device.hears(kind="anomaly", result="texts", token=SIGNER.token())["error"]
+    assert (error["code"], "16,384" in error["message"]) == ("feedback.unfit", True)
 
 
 def test_who_has_said_what_is_kept(device: Device) -> None:

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeslm.contract.feedback import MAX_FEEDBACK_CHARS
 from edgeslm.core.learning import FEWEST
-from edgeslm.core.overlay import WORDS, Lesson
+from edgeslm.core.overlay import WORDS, Kind, Lesson
 from edgeslm.core.template import MAX_CHARS
 from edgeslm.errors import InvalidFileError
 from edgeslm.ports import Request
@@ -237,6 +238,13 @@ def test_a_lesson_is_named_where_it_counts(
 def test_a_lesson_of_new_words_is_named_whoever_says_them() -> None:
     said = Stream(HOT, FLOW).hears("flow 900 l", "b")
     assert (said.label, said.lesson) == ("normal", FLOW.id)
+
+
+@pytest.mark.parametrize("kind", ["normal", "anomaly"])
+def test_a_line_of_any_length_is_covered_by_its_beginning(kind: Kind) -> None:
+    long = "pump off at 3" + " and on" * 9000
+    said = Stream(Lesson(1, kind, long[:MAX_FEEDBACK_CHARS])).hears(long)
+    assert (said.label, said.lesson) == (kind, 1)
 
 
 JUDGED = st.lists(
