@@ -36,6 +36,8 @@ GONE_S: Final = 2.0
 BATCH: Final = 128  # results of telemetry in one commit: its cost to flash is mostly the commit's
 BATCH_S: Final = 0.5  # and how long it waits for company
 MAX_NOTES: Final = 100  # events kept for an uplink that is down
+NOTE_S: Final = 30.0  # before events that the broker put off are sent again; twice as long, up to
+NOTE_CAP_S: Final = 3600.0
 MAX_LET_GO: Final = 1000  # of those that are on their way, and would not be sent again
 NEVER: Final = float("inf")
 EPISODE_S: Final = 60.0  # trouble that comes again within it has been told
@@ -97,6 +99,8 @@ class Forwarder:
         self._on_trouble = on_trouble
         self._epoch = 0
         self._notes: dict[Parcel, bool] = {}  # events not confirmed: whether they are on their way
+        self._note_at: float | None = None  # those that the broker put off are sent again then
+        self._note_s = NOTE_S
         self._let_go: set[Parcel] = set()  # those that had to make room while they were
         self._open = False  # the outbox is ready
         self._open_at = 0.0
@@ -177,7 +181,8 @@ class Forwarder:
                     self._cut = (b"", 0)
                 self._confirm(report.publications, now=now)
                 for parcel in report.publications:
-                    self._notes.pop(parcel, None)
+                    if self._notes.pop(parcel, None):
+                        self._note_s = NOTE_S
                 self._let_go.difference_update(report.publications)
                 self._drop(report.refused, now=now)
                 self._defer(report.deferred, now=now)
@@ -187,8 +192,7 @@ class Forwarder:
                 self._resume_at = None
                 for uplink in self._lanes:
                     uplink.up()
-                self.link.publish(list(self._notes), epoch=self._epoch)
-                self._notes = dict.fromkeys(self._notes, True)
+                self._send_notes()
             case Down():
                 self._suspect()
                 self._lose_events(len(self._let_go))
@@ -242,6 +246,14 @@ class Forwarder:
         self._notes[parcel] = self.connected
         self.say(parcel)
 
+    def _send_notes(self) -> None:
+        """Publish the events that are not on their way, if there is a link."""
+        self._note_at = None
+        if self.connected:
+            waiting = [parcel for parcel, on_its_way in self._notes.items() if not on_its_way]
+            self.link.publish(waiting, epoch=self._epoch)
+            self._notes = dict.fromkeys(self._notes, True)
+
     def _lose_events(self, count: int) -> None:
         if count:  # a count of none is not told
             self._drops["event"] += count
@@ -253,6 +265,8 @@ class Forwarder:
             self._resume_at = None
             for uplink in self._lanes:
                 uplink.resume()
+        if self._note_at is not None and now >= self._note_at:
+            self._send_notes()
         if not self._open and now >= self._open_at:
             self._open_disk(now=now)
         for uplink in self._lanes:
@@ -299,7 +313,7 @@ class Forwarder:
 
     def due_at(self) -> float | None:
         """When `pump` has something to do though nothing happens."""
-        moments = [self._resume_at, *(uplink.due_at() for uplink in self._lanes)]
+        moments = [self._resume_at, self._note_at, *(uplink.due_at() for uplink in self._lanes)]
         if self._fitting:
             moments.append(self._now)
         return min((moment for moment in moments if moment is not None), default=None)
@@ -386,16 +400,16 @@ class Forwarder:
                 self._limits[1] = largest - 1
 
     def _defer(self, deferred: Iterable[tuple[Parcel, str]], *, now: float) -> None:
-        """Keep results that the broker does not take now, and try again after a while.
-
-        Events are kept until the next connection.
-        """
+        """Keep results and events that the broker does not take now; try again after a while."""
         results = []
         for parcel, why in deferred:
             if any(parcel in lane.in_flight for lane in self._lanes):
                 results.append((parcel, why))
             elif parcel in self._notes:
                 self._notes[parcel] = False
+                if self._note_at is None:
+                    self._note_at = now + self._note_s
+                    self._note_s = min(NOTE_CAP_S, 2 * self._note_s)
             elif parcel in self._let_go:
                 self._let_go.discard(parcel)
                 self._lose_events(1)

@@ -15,6 +15,8 @@ from edgeslm.agent.forwarder import (
     MAX_GONE,
     MAX_LET_GO,
     MAX_NOTES,
+    NOTE_CAP_S,
+    NOTE_S,
     RESUME_CAP_S,
     WINDOW,
     Forwarder,
@@ -718,3 +720,48 @@ def test_an_event_that_the_broker_put_off_is_not_on_its_way() -> None:
     rig.forwarder.take(Confirmed(events[7:]), now=3)
     rig.down(now=4)
     assert rig.forwarder.drops == {"event": 7}
+
+
+def test_events_that_the_broker_put_off_are_sent_again_after_a_while_on_the_same_link() -> None:
+    rig = Rig()
+    rig.up()
+    first, second, third = (event(number) for number in range(3))
+    rig.forwarder.note(first)
+    rig.forwarder.note(second)
+    assert rig.wire.take() == [first, second]
+    rig.forwarder.take(Confirmed([], [], [(first, "quota")]), now=1)
+    rig.forwarder.take(Confirmed([], [], [(second, "quota")]), now=2)
+    rig.forwarder.note(third)
+    assert rig.wire.take() == [third]
+    assert rig.forwarder.due_at() == 1 + NOTE_S
+    rig.forwarder.pump(now=NOTE_S)
+    assert rig.wire.take() == []
+    rig.forwarder.pump(now=1 + NOTE_S)
+    assert rig.wire.take() == [first, second], "and not the one that is on its way"
+    assert rig.forwarder.due_at() is None
+    rig.forwarder.take(Confirmed([second, third], [], [(first, "quota")]), now=50)
+    rig.down(now=51)
+    rig.forwarder.pump(now=50 + NOTE_S)
+    rig.up(now=90)
+    assert rig.wire.take() == [first]
+    assert rig.forwarder.drops == {}
+
+
+def test_events_that_the_broker_never_takes_are_sent_ever_less_often() -> None:
+    rig = Rig()
+    rig.up()
+    rig.forwarder.note(event(0))
+    waits, now = [], 0.0
+    for _ in range(12):
+        rig.forwarder.take(Confirmed([], [], [(e, "rules") for e in rig.wire.take()]), now=now)
+        due = rig.forwarder.due_at()
+        assert due is not None
+        waits.append(due - now)
+        now = due
+        rig.forwarder.pump(now=now)
+    assert waits[:3] == [NOTE_S, 2 * NOTE_S, 4 * NOTE_S]
+    assert waits[-1] == NOTE_CAP_S
+    rig.forwarder.take(Confirmed(rig.wire.take()), now=now)
+    rig.forwarder.note(event(1))
+    rig.forwarder.take(Confirmed([], [], [(e, "rules") for e in rig.wire.take()]), now=now)
+    assert rig.forwarder.due_at() == now + NOTE_S
