@@ -92,6 +92,10 @@ class Pupil(Protocol):
         """Of the one that serves; None: none does, or it cannot be taught."""
 
     @property
+    def serves(self) -> bool:
+        """Whether one does."""
+
+    @property
     def alerts(self) -> bool:
         """Whether all its results are alerts, by a route."""
 
@@ -236,14 +240,7 @@ class Teacher:
         if said.kind == "undo":
             return self._undo(said, wall)
         model, about = self._about(said)
-        pupil = self._pupils().get(model)
-        if pupil is None:
-            msg = f"no model {model!r} on this device"
-            raise FeedbackUnknownError(msg)
-        memory = pupil.memory
-        if memory is None:
-            msg = f"{model}: no bundle serves that could be taught; send it again later"
-            raise ModelAwayError(msg)
+        pupil, memory = self._taught(model)
         if why := memory.refuses(said.kind, said.label or ""):
             msg = f"{model}: {why}"
             raise FeedbackUnfitError(msg)
@@ -297,6 +294,29 @@ class Teacher:
         reply = self._reply("learnt", wall, said) | {"model": model, "lesson": taught.lesson.id}
         _tell_covered(reply, memory, lesson)
         return Heard(_flagged(reply, flags, against), changed=True)
+
+    def _taught(self, model: str) -> tuple[Pupil, Memory]:
+        """Return a model, and what it remembers.
+
+        Raises:
+            FeedbackUnknownError: there is none of this name.
+            FeedbackUnfitError: it cannot be taught.
+            ModelAwayError: not now.
+        """
+        pupil = self._pupils().get(model)
+        if pupil is None:
+            msg = f"no model {model!r} on this device"
+            raise FeedbackUnknownError(msg)
+        if pupil.memory is not None:
+            return pupil, pupil.memory
+        if pupil.serves:
+            msg = f"{model}: a model of this task cannot be taught"
+            raise FeedbackUnfitError(msg)
+        msg = (
+            f"{model} does not serve now, and cannot be taught; the device's state says why. "
+            "Nothing was kept: send this again once it serves"
+        )
+        raise ModelAwayError(msg)
 
     def _unlearn(self, gone: list[Taught]) -> None:
         pupils = self._pupils()

@@ -47,6 +47,8 @@ FEEDBACK: Final = "-feedback"
 """Stands for its session where models have their names: none is called so."""
 TOLD: Final = 20
 """Lessons that the fleet is told of at once; of the others at the next look."""
+WAITS_S: Final = 30.0
+"""After which it is told that feedback waits for models to load."""
 LOOK_S: Final = 1.0
 """Between two looks at what a command on the device has changed."""
 
@@ -86,6 +88,7 @@ class Voices:
 @dataclass(frozen=True, slots=True)
 class _Pupil:
     memory: Memory | None
+    serves: bool
     alerts: bool
     silences: Callable[[Lesson], bool]
 
@@ -120,6 +123,7 @@ class People:
         self._settings = settings
         self._link: Transport[Parcel] | None = None
         self._may_listen = False
+        self._waits_at = self._clock.monotonic() + WAITS_S
         self._log: LessonLog | None = None
         self._untaught: set[str] = set()  # models whose lessons could not be read
         self._told = False  # that the disk refuses
@@ -321,6 +325,10 @@ class People:
                 self._tell_all(kept)
         self._notices.tend(now)
         self._save_shown(now)
+        if not self._may_listen and now >= self._waits_at and self._settings.feedback is not None:
+            self._waits_at = float("inf")
+            loading = sorted(name for name, slot in self._slots().items() if slot.loading)
+            self._voices.event("feedback_waits", None, {"models": ", ".join(loading)})
 
     def _teach(self, name: str, memory: Memory) -> None:
         self._untaught.add(name)
@@ -355,7 +363,8 @@ class People:
         for name, slot in self._slots().items():
             responder = slot.responder
             silences = _nothing if responder is None else responder.model.silences
-            pupils[name] = _Pupil(slot.memory, "alert" in slot.session.lanes, silences)
+            alerts = "alert" in slot.session.lanes
+            pupils[name] = _Pupil(slot.memory, slot.serving is not None, alerts, silences)
         return pupils
 
     # What is on disk.

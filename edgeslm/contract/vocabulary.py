@@ -100,6 +100,7 @@ EVENTS: Final = {
     "alarm_repeated": "The tenth, hundredth, ... of them: `detail.count`.",
     "template_shown": "Review: a template that was never seen; `detail` has its result's id.",
     "notices_withheld": "So many of the three above were too much for a minute: `detail.more`.",
+    "feedback_waits": "Feedback is not heard, and waits on the broker: `detail.models` load yet.",
     "feedback_learnt": "Lesson `detail.lesson` counts; `detail` says who gave it, what is odd, and "
     "of an anomaly what it `covers`.",
     "learning_forgotten": "On the device `detail.by` took back what `detail.source` had learnt.",

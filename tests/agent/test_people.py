@@ -19,7 +19,7 @@ from edgeslm.adapters.lesson_sources import Attendance
 from edgeslm.adapters.lessons import NAME, LessonLog, Taught
 from edgeslm.adapters.loopback import Bus, Loopback
 from edgeslm.agent.models import ModelSlot
-from edgeslm.agent.people import LOOK_S, TOLD, People, Voices
+from edgeslm.agent.people import LOOK_S, TOLD, WAITS_S, People, Voices
 from edgeslm.contract.learning import FeedbackSettings
 from edgeslm.contract.routes import ModelSettings
 from edgeslm.contract.settings import AgentSettings
@@ -70,6 +70,8 @@ class Site:
             session=SimpleNamespace(lanes={None}),
             settings=ModelSettings(),
             pool=None,
+            serving=object(),
+            loading=not listens,
         )
         settings = AgentSettings.model_validate(
             {"device_id": "d", "feedback": {"keys": [SIGNER.public], **feedback}}
@@ -214,6 +216,28 @@ def test_nothing_is_heard_before_there_are_models_to_teach(tmp_path: Path) -> No
     assert site.reports == [], "a reload does not listen either"
     site.people.listen()
     assert [type(each) for each in site.reports] == [Up, Subscribed]
+    site.people.leave()
+
+
+def test_that_feedback_waits_for_a_model_is_told_once_after_a_while(tmp_path: Path) -> None:
+    site = Site(tmp_path, listens=False)
+    begun = site.parts.clock.monotonic()
+    site.people.tend(begun + WAITS_S - 1)
+    assert site.events == []
+    for more in (1, 60):
+        site.people.tend(begun + WAITS_S + more)
+    assert site.events == [("feedback_waits", None, {"models": "m"})]
+    site.people.leave()
+
+
+@pytest.mark.parametrize("feedback", [None, FeedbackSettings()])
+def test_where_no_feedback_waits_nothing_is_told_of_it(
+    tmp_path: Path, feedback: FeedbackSettings | None
+) -> None:
+    site = Site(tmp_path, listens=feedback is not None)
+    site.people.live_by(site.settings.model_copy(update={"feedback": feedback}))
+    site.people.tend(site.parts.clock.monotonic() + WAITS_S + 1)
+    assert site.events == []
     site.people.leave()
 
 

@@ -35,6 +35,7 @@ def nothing(lesson: Lesson) -> bool:
 @dataclass
 class Pupil:
     memory: Memory | None
+    serves: bool = True
     alerts: bool = False
     silences: Callable[[Lesson], bool] = nothing
 
@@ -50,7 +51,8 @@ class Device:
         self.pupils = {
             "lines": Pupil(self.lines),
             "texts": Pupil(self.texts),
-            "away": Pupil(None),
+            "away": Pupil(None, serves=False),
+            "fixed": Pupil(None),
         }
         self.log = LessonLog(folder / NAME, max_lessons=max_lessons, max_bytes=2**20)
         self.where = Where("dev1", {}, (SIGNER.public,), frozenset())
@@ -107,6 +109,7 @@ def said(id_: str, text: str, *, alert: bool = True) -> Said:
         ({"kind": "anomaly", "text": "x", "model": "none"}, "feedback.unknown"),
         ({"kind": "undo", "lesson": 99, "token": SIGNER.token()}, "feedback.unknown"),
         ({"kind": "anomaly", "text": "x", "model": "away"}, "feedback.model_away"),
+        ({"kind": "anomaly", "text": "x", "model": "fixed"}, "feedback.unfit"),
         ({"kind": "normal", "text": "x", "model": "texts"}, "feedback.unfit"),
         ({"kind": "intent", "label": "dim", "text": "x", "model": "texts"}, "feedback.unfit"),
         ({"kind": "intent", "label": "on", "text": "x", "model": "lines"}, "feedback.unfit"),
