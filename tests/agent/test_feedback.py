@@ -8,13 +8,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edgeslm.core.learning import FEWEST, HEARD
 from tests.agent import lines
-from tests.agent.kit import BASE, AgentProcess, Plant, poll
+from tests.agent.kit import BASE, WAIT_S, AgentProcess, Plant, poll
+from tests.mosquitto import Mosquitto
 
 pytestmark = pytest.mark.broker
 MakeAgent = Callable[..., AgentProcess]
@@ -54,6 +58,28 @@ class Operator:
         self._plant.publish(f"{BASE}/feedback", json.dumps({"id": id_, **message}))
         poll(lambda: self._plant.last.get("feedback", {}).get("id") == id_, f"a reply to {message}")
         return self._plant.last["feedback"]
+
+
+def says_by_3_1_1(port: int, **message: Any) -> dict[str, Any]:
+    """Say something by MQTT 3.1.1, which has no properties; return the reply."""
+    replies: SimpleQueue[dict[str, Any]] = SimpleQueue()
+    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311)
+
+    def ask(*_: Any) -> None:
+        client.subscribe(f"{BASE}/feedback/reply", 1)
+
+    def say(*_: Any) -> None:
+        client.publish(f"{BASE}/feedback", json.dumps(message), 1)
+
+    client.on_connect, client.on_subscribe = ask, say
+    client.on_message = lambda _c, _u, heard: replies.put(json.loads(heard.payload))
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    try:
+        return replies.get(timeout=WAIT_S)
+    finally:
+        client.disconnect()
+        client.loop_stop()
 
 
 def command(agent: AgentProcess, *argv: str, status: int = 0) -> str:
@@ -249,19 +275,21 @@ def test_a_machine_that_is_an_alarm_whatever_it_says_learns_once_an_operator_con
     agent.stop()
 
 
-def test_an_intent_is_learnt_by_its_text(
-    make_agent: MakeAgent, plant: Plant, tmp_path: Path
+def test_an_intent_is_learnt_by_its_text_and_by_mqtt_3_1_1_as_well(
+    make_agent: MakeAgent, plant: Plant, mosquitto: Mosquitto, tmp_path: Path
 ) -> None:
     operator = Operator(plant)
     agent = make_agent(
         models={"m": {"bundle": lines.intents(tmp_path / "colours")}}, routes=ROUTES, feedback={}
     )
+    agent.settings["uplink"]["protocol"] = "3.1.1"
     agent.start()
     agent.wait_for("feedback_connected")
     asked = operator.asks("in/a", "Hot pump")
     other = next(label for label in ("red", "green") if label != asked["label"])
-    learnt = operator.says(kind="intent", label=other, result=asked["id"])
-    assert learnt["status"] == "learnt"
+    said = {"kind": "intent", "label": other, "result": asked["id"], "id": "old"}
+    learnt = says_by_3_1_1(mosquitto.port, **said)
+    assert (learnt["status"], learnt["id"]) == ("learnt", "old")
     said = operator.asks("in/a", "hot PUMP")
     assert (said["label"], said["accepted"], said["lesson"]) == (other, True, learnt["lesson"])
     none = operator.says(kind="anomaly", text="hot pump", model="m")
