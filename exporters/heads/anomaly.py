@@ -192,11 +192,11 @@ def fit(  # noqa: PLR0913 -- by name
     return AnomalyHead(raw.encode("utf-8", "replace"), references, requires, notes)
 
 
-def _too_few_sessions(sessions: int, lines: int) -> str:
+def _too_few_sessions(keys: int, lines: int) -> str:
     return (
-        f"{sessions} sessions of {lines} lines are too few to learn from, so `key` is not heeded: "
-        f"give {sessions_.FEWEST} or more, of {sessions_.FEWEST_LINES:g} lines each on average, "
-        "not counting a line that comes again with the same time"
+        f"{keys} keys of {lines} lines make too few sessions to learn from, so `key` is not "
+        f"heeded: give {sessions_.FEWEST} or more, of {sessions_.FEWEST_LINES:g} lines each on "
+        "average, not counting a line that comes again with the same time"
     )
 
 

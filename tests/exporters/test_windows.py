@@ -14,6 +14,7 @@ from edgeslm.core import calibration
 from edgeslm.core.learnt import SessionsParameters, WindowsParameters
 from edgeslm.core.overlay import Lesson
 from edgeslm.core.series import Series
+from edgeslm.core.sessions import Sessions
 from edgeslm.ports import Answer, Memory, Request
 from edgeslm.tasks.anomaly import Anomaly, load
 from exporters.data import Row
@@ -201,6 +202,72 @@ def test_a_line_that_comes_again_is_no_step_of_training() -> None:
     assert [score is None for score in found.scores[:4]] == [False, False, True, False]
 
 
+def learnt(said: Sequence[tuple[str, int, float]]) -> sessions.Fitted:
+    """What sessions learn of lines of a key, a template and a time each."""
+    ordered = sorted(said, key=lambda line: line[2])
+    keys, templates, times = zip(*ordered, strict=True)
+    found = sessions.fit(keys, templates, times, templates)
+    assert found is not None
+    return found
+
+
+def test_a_key_that_comes_again_is_another_session_in_training_as_on_a_device() -> None:
+    cycles = [
+        (f"tray {tray}", step, 1000.0 * cycle + 7 * tray + 2 * step)
+        for tray in range(10)
+        for cycle in range(20)
+        for step in range(4)
+    ]
+    found = learnt(cycles[2:])  # one is cut by the beginning of the file
+    assert found.parameters["pause_s"] == sessions.PAUSE * 2
+    assert found.parameters["most"] == dict.fromkeys(range(4), 1)
+    assert found.parameters["ends"] == [(2, 3)]
+    raw = json.dumps({**found.parameters, "channel": NONE})
+    device = Sessions(SessionsParameters.model_validate_json(raw).habits())
+    assert not any(device.score(key, step, time).line for key, step, time in sorted(
+        cycles, key=lambda line: line[2]
+    ))  # fmt: skip
+    assert device.counts["sessions_expired"] == 10 * 19
+
+
+@pytest.mark.parametrize(
+    ("steps", "why"),
+    [
+        ([0, 1, 0, 1, 0, 1, 2], "what goes before the pause ends no session"),
+        ([0, 2, 1, 2, 1, 2, 2], "what comes after the pause begins none"),
+    ],
+)
+def test_a_session_that_pauses_goes_on(steps: list[int], why: str) -> None:
+    at = [0.0, 1.0, 600.0, 601.0, 1200.0, 1201.0, 1202.0]
+    found = learnt([
+        (f"order {order}", step, 2000.0 * order + time)
+        for order in range(60)
+        for step, time in zip(steps, at, strict=True)
+    ])  # fmt: skip
+    assert found.parameters["pause_s"] == sessions.PAUSE * 599, why
+    assert sum(found.parameters["most"].values()) == len(steps)
+
+
+def test_few_keys_that_come_again_are_no_reason_to_part_all() -> None:
+    said = [(f"order {i}", step, 10.0 * i + step) for i in range(100) for step in range(3)]
+    again = [(f"order {i}", step, 9000.0 + 10 * i + step) for i in range(40) for step in range(3)]
+    assert learnt([*said, *again]).parameters["pause_s"] == sessions.PAUSE * 8998
+
+
+def test_a_session_that_the_end_of_the_data_cuts_teaches_no_end() -> None:
+    said = [
+        (f"order {i}", step, 10.0 * i + 30 * step)  # several at once
+        for i in range(100)
+        for step in range(4)
+    ]
+    cut = [line for line in said if line[2] < 900]
+    assert learnt(cut).parameters["ends"] == [(2, 3)]
+    assert learnt(cut).parameters["triples"] == learnt(said).parameters["triples"]
+    hasty = [(f"order {i}", step, i + 30.0 * step) for i in range(100) for step in range(4)]
+    ends = learnt([line for line in hasty if line[2] < 100]).parameters["ends"]
+    assert {(-1, 0), (0, 1)} < set(ends), "all were open lately: none can be told"
+
+
 @pytest.mark.parametrize("told", ["by its publisher", "by the broker"])
 def test_a_text_that_comes_again_gets_its_answer_again_and_changes_nothing(told: str) -> None:
     task = fitted(walk(300) + orders(100))
@@ -239,7 +306,7 @@ def test_sessions_too_few_to_learn_from_are_told() -> None:
 
     few, lines = orders(sessions.FEWEST - 1), walk(300)
     [note] = notes([*few, *lines])
-    assert note.startswith(f"49 sessions of {len(few)} lines are too few")
+    assert note.startswith(f"49 keys of {len(few)} lines make too few sessions")
     assert notes([*few, *lines], anomaly.OFF) == []
     assert notes(lines) == notes(orders(100)) == []
 
