@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 HELP: Final = "look through examples: duplicates, starving labels, lines that look mislabelled"
 EPILOG: Final = """\
 DIR receives data.json and data.html, which quote examples. An export leaves the same beside its
-bundle, in data.json and report.html. What an export would refuse is refused here; whether
-a head can tell the share that it is to reject, only where --share is given.
+bundle, in data.json and report.html. What an export would refuse is refused here. Where a head
+cannot tell the share that it is to reject, that is a note, and an error with --share.
 """
 
 

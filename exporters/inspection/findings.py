@@ -55,7 +55,7 @@ class Inspection:
         groups: what `counts` counts by: labels or sources.
         counts: of each label, or source, how many lines there are of which kind.
         findings: of each kind of trouble that there is, the graver first.
-        notes: what could not be looked for, and why.
+        notes: what could not be looked for, and why; and what an export would refuse.
     """
 
     task: str

@@ -5,18 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from threadpoolctl import threadpool_limits
 
 from exporters import recipes
-from exporters.data import ANOMALY, NORMAL, read_rows
+from exporters.data import ANOMALY, NORMAL, Split, read_rows
 from exporters.export import ALGEBRA_THREADS, BUNDLE, USUAL_TOKENS, cut_at, exported
 from exporters.folders import OutputError, beside, check_out, replace_folder
 from exporters.inspection import DATA, inspect
-from exporters.rejection import check
+from exporters.rejection import RejectShareError, check
 from exporters.report.examples import page
 from exporters.sources import open_source
 from exporters.workbench import Stage, Workbench
@@ -55,8 +55,7 @@ def look(asked: Asked, stage: Stage) -> dict[str, Any]:
     recipe = recipes.load(task)
     share = recipe.DEFAULT_SHARE if asked.share is None else asked.share
     split = recipe.split(asked.data, asked.evaluation, share=share, seed=asked.seed)
-    if recipe.TRAINABLE and asked.share is not None:  # else --train few may take fewer
-        check(split.train, file=str(asked.data), share=share, train="head", seed=asked.seed)
+    notes = _share_noted(asked, split, share) if recipe.TRAINABLE else []
     with _scratch(asked.out) as scratch, threadpool_limits(limits=ALGEBRA_THREADS):
         bench = None
         if asked.model is not None:
@@ -77,6 +76,7 @@ def look(asked: Asked, stage: Stage) -> dict[str, Any]:
                 fitter=recipe.fitter({name: one.default for name, one in recipe.OPTIONS.items()}),
             )
         found = inspect(task, split, bench)
+        found = replace(found, notes=(*notes, *found.notes))
         if asked.out is not None:
             fresh = scratch / "out"
             fresh.mkdir()
@@ -84,6 +84,20 @@ def look(asked: Asked, stage: Stage) -> dict[str, Any]:
             (fresh / PAGE).write_text(page(f"{asked.data.name}: {task}", found), "utf-8")
             replace_folder(fresh, asked.out)
     return {"cautions": found.cautions(), **found.as_json()}
+
+
+def _share_noted(asked: Asked, split: Split, share: float) -> list[str]:
+    """Return what one should know of the share to reject, where none was given.
+
+    Raises:
+        RejectShareError: one was, and a head cannot tell it.
+    """
+    try:
+        return check(split.train, file=str(asked.data), share=share, train="head", seed=asked.seed)
+    except RejectShareError as err:
+        if asked.share is not None:
+            raise
+        return [f"an export told neither --reject-share nor --train few would refuse these: {err}"]
 
 
 def _task_of(data: Path) -> str:

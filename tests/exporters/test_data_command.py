@@ -116,7 +116,15 @@ def test_what_an_export_refuses_is_refused_here(
     assert "c.jsonl: a reject share of 0.01 needs at least 99 texts" in capsys.readouterr().err
 
 
-def test_examples_for_few_are_looked_through(tmp_path: Path) -> None:
-    """Fewer than the usual share asks of a head: --train few takes them."""
+def test_examples_that_only_few_takes_are_looked_through_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fewer than the usual share asks of a head: an export with its defaults refuses them."""
     few = [{"text": f"a {i}", "label": "xy"[i % 2]} for i in range(16)]
-    assert cli.main(["data", str(write_lines(tmp_path / "a.jsonl", few))]) == 0
+    out = tmp_path / "out"
+    data = write_lines(tmp_path / "a.jsonl", few)
+    assert cli.main(["data", str(data), "--out", str(out)]) == 0
+    [note] = json.loads((out / "data.json").read_bytes())["notes"][:1]
+    assert note.startswith("an export told neither --reject-share nor --train few would refuse")
+    assert "a.jsonl: a reject share of 0.05 needs at least 19 texts" in note
+    assert note in capsys.readouterr().err
