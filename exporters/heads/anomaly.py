@@ -139,8 +139,8 @@ def fit(  # noqa: PLR0913 -- by name
     embeddings = _embed_all(templates, embed, advance)
     text, number_ = _cross_fitted(templates, embeddings, lines)
     nothing = [None] * len(lines)
-    lengths = windows.parse(options.get(WINDOWS, windows.DEFAULT))
-    in_windows = None if lengths is None else windows.fit(_readings(lines), lengths)
+    in_windows, told = _in_windows(lines, options.get(WINDOWS, windows.DEFAULT), templates)
+    notes += told
     in_sessions = None
     keyed = [line.key for line in lines if line.key is not None]
     if parse_switch(options.get(SESSIONS, ON)):
@@ -190,6 +190,22 @@ def fit(  # noqa: PLR0913 -- by name
     references = embeddings[sorted(i for i, _ in frequent)]
     requires = (REMEMBERS,) if remembers else ()
     return AnomalyHead(raw.encode("utf-8", "replace"), references, requires, notes)
+
+
+def _in_windows(
+    lines: Sequence[_Line], lengths: str, templates: Sequence[str]
+) -> tuple[windows.Fitted | None, tuple[str, ...]]:
+    """Return what windows of these lengths have learnt, and a note on which series got some.
+
+    Raises:
+        WindowsError: no windows are of such lengths.
+    """
+    if (parsed := windows.parse(lengths)) is None:
+        return None, ()
+    readings = [windows.Reading(x.source, x.template, x.parts.slots, x.time) for x in lines]
+    fitted, tally = windows.fit(readings, parsed)
+    told = tally.sentence(templates)
+    return fitted, () if told is None else (told,)
 
 
 def _too_few_sessions(keys: int, lines: int) -> str:
@@ -257,10 +273,6 @@ def _few(
         ]
         return [found.templates[i] for i in kept], lines, tuple(notes)
     return found.templates, lines, tuple(notes)
-
-
-def _readings(lines: Sequence[_Line]) -> list[windows.Reading]:
-    return [windows.Reading(x.source, x.template, x.parts.slots, x.time) for x in lines]
 
 
 def _embed_all(templates: Sequence[str], embed: Embed, advance: Advance) -> NDArray[np.float32]:

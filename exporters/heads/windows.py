@@ -19,6 +19,7 @@ from edgeslm.core import calibration
 from edgeslm.core.series import MARGIN, MAX_READINGS, MAX_SLOTS
 from edgeslm.core.template import number
 from edgeslm.errors import RejectedError
+from exporters.heads.tally import Tally, Why, Without
 
 FOLDS: Final = 20
 DEFAULT: Final = "10,30"
@@ -99,13 +100,14 @@ class Fitted:
     scores: list[float | None]
 
 
-def fit(readings: Sequence[Reading], lengths: Lengths) -> Fitted | None:
-    """Fit windows on the series among `readings`, which are in time order; None if there are none.
+def fit(readings: Sequence[Reading], lengths: Lengths) -> tuple[Fitted | None, Tally]:
+    """Fit windows on the series among `readings`, which are in time order; None if none got any.
 
     Args:
         readings: of all lines.
         lengths: of the windows.
     """
+    tally = Tally()
     by_series: dict[tuple[str, int], list[int]] = defaultdict(list)
     for i, reading in enumerate(readings):
         if reading.slots:
@@ -113,12 +115,17 @@ def fit(readings: Sequence[Reading], lengths: Lengths) -> Fitted | None:
     ordered = sorted(by_series.items(), key=lambda item: (-len(item[1]), item[0]))
     fitted: list[_Series] = []
     for key, lines in ordered:
-        if len(lines) < FEWEST or len(fitted) == MAX_SERIES:
-            break
-        if (one := _series(key, lines, readings, lengths)) is not None:
+        if len(fitted) == MAX_SERIES:
+            tally.without.append(Without(Why.MANY, *key, len(lines)))
+            continue
+        one = _series(key, lines, readings, lengths)
+        if isinstance(one, Without):
+            tally.without.append(one)
+        else:
             fitted.append(one)
+            tally.lengths[one.windows] += 1
     if not fitted:
-        return None
+        return None, tally
     distances = np.concatenate([one.unseen for one in fitted])
     tails = [calibration.tail(view[~np.isnan(view)]) for view in distances.T]
     scores: list[float | None] = [None] * len(readings)
@@ -134,7 +141,7 @@ def fit(readings: Sequence[Reading], lengths: Lengths) -> Fitted | None:
             for t in tails
         ],
     }
-    return Fitted(parameters, scores)
+    return Fitted(parameters, scores), tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,22 +149,26 @@ class _Series:
     """One that was fitted; `unseen` are float64 [lines, views], NaN where a view says nothing."""
 
     parameters: dict[str, Any]
+    windows: tuple[int, ...]
     lines: list[int]
     unseen: Array
 
 
 def _series(
     key: tuple[str, int], lines: list[int], readings: Sequence[Reading], lengths: Lengths
-) -> _Series | None:
-    values = np.array([[number(slot) for slot in readings[i].slots] for i in lines])
+) -> _Series | Without:
     times = [readings[i].time for i in lines]
     interval = _interval(times)
     windows = lengths.readings or _in_readings(lengths.seconds, interval)
-    if not windows or len(lines) < max(FEWEST, 5 * windows[-1]):
-        return None
+    needed = max((FEWEST, *(5 * length for length in windows)))
+    if len(lines) < needed:
+        return Without(Why.FEW, *key, len(lines), needed)
+    if not windows:
+        return Without(Why.UNTIMED, *key, len(lines))
+    values = np.array([[number(slot) for slot in readings[i].slots] for i in lines])
     slots = _varying(values)
     if not slots:
-        return None
+        return Without(Why.FIXED, *key, len(lines))
     values = _filled(values[:, slots])
     pause_s = PAUSE * interval if interval else None
     runs = _runs(times, pause_s)
@@ -182,7 +193,7 @@ def _series(
                 model = _Model.of(columns[rest], rates[rest])
                 unseen[here, views.index(view)] = model.distances(columns[here], rates[here])
     if np.isnan(unseen).all(axis=0).any():
-        return None
+        return Without(Why.PAUSES, *key, len(lines))
     models = [
         _Model.of(_columns(means, view)[filled >= view[-1]], steps[view[-1]][filled >= view[-1]])
         for view in views
@@ -211,7 +222,7 @@ def _series(
             for view, m in zip(views, models, strict=True)
         ],
     }
-    return _Series(parameters, lines, unseen)
+    return _Series(parameters, windows, lines, unseen)
 
 
 def _short(values: Array) -> list[float]:

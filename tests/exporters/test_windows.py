@@ -20,6 +20,7 @@ from edgeslm.tasks.anomaly import Anomaly, load
 from exporters.data import Row
 from exporters.heads import anomaly, sessions, windows
 from exporters.heads.anomaly import UNTIMED
+from exporters.heads.tally import Why, Without
 from exporters.heads.windows import Lengths, Reading, WindowsError
 from tests.exporters.test_anomaly_head import embed
 
@@ -89,7 +90,7 @@ def test_the_exporter_and_a_device_see_the_same_distances() -> None:
     readings = [
         Reading("p1", 0, row.text.replace("=", " ").split()[1::3], row.time) for row in rows
     ]
-    found = windows.fit(readings, Lengths(readings=(5, 12)))
+    found, _ = windows.fit(readings, Lengths(readings=(5, 12)))
     assert found is not None
     raw = json.dumps({**found.parameters, "channel": NONE})
     parameters = WindowsParameters.model_validate_json(raw)
@@ -111,17 +112,60 @@ def test_windows_of_time_are_readings_at_each_series_own_pace() -> None:
         for i in range(200)
         for s, pace in (("a", 2), ("b", 5))
     ]
-    found = windows.fit(readings, Lengths(seconds=(20.0, 60.0)))
+    found, tally = windows.fit(readings, Lengths(seconds=(20.0, 60.0)))
     assert found is not None
     longest = {one["source"]: one["views"][-1]["windows"] for one in found.parameters["series"]}
     assert longest == {"a": (1, 10, 30), "b": (1, 4, 12)}
+    assert tally.lengths == {(10, 30): 1, (4, 12): 1}
 
 
-def test_a_series_that_says_too_little_gets_no_windows() -> None:
-    readings = [Reading("a", 0, ["5"], float(i)) for i in range(500)]
-    assert windows.fit(readings, Lengths(readings=(10, 30))) is None
-    readings = [Reading("a", 0, [str(i % 9)], float(i)) for i in range(99)]
-    assert windows.fit(readings, Lengths(readings=(10, 30))) is None
+@pytest.mark.parametrize(
+    ("readings", "lengths", "why", "needed"),
+    [
+        ([("5", i) for i in range(500)], (10, 30), Why.FIXED, 0),
+        ([(i % 9, i) for i in range(149)], (10, 30), Why.FEW, 150),
+        ([(i % 9, i) for i in range(99)], (5,), Why.FEW, 100),
+        ([(i % 9, None) for i in range(500)], (), Why.UNTIMED, 0),
+        ([(i % 9, i + 100 * (i // 8)) for i in range(500)], (10, 30), Why.PAUSES, 0),
+    ],
+)
+def test_a_series_that_says_too_little_gets_no_windows_and_is_told(
+    readings: list[tuple[object, float | None]], lengths: tuple[int, ...], why: Why, needed: int
+) -> None:
+    read = [Reading("a", 0, [str(value)], time) for value, time in readings]
+    asked = Lengths(readings=lengths) if lengths else Lengths(seconds=(60.0,))
+    found, tally = windows.fit(read, asked)
+    assert found is None
+    assert tally.without == [Without(why, "a", 0, len(read), needed)]
+
+
+def test_series_beyond_those_that_a_bundle_holds_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "MAX_SERIES", 1)
+    read = [Reading(s, 0, [str(i % 9)], float(i)) for i in range(150) for s in "ab"]
+    _, tally = windows.fit(read, Lengths(readings=(10, 30)))
+    assert tally.lengths == {(10, 30): 1}
+    assert tally.without == [Without(Why.MANY, "b", 0, 150)]
+
+
+def test_an_export_says_which_series_got_windows_and_which_did_not() -> None:
+    def notes(rows: Sequence[Row], lengths: str = "10,30") -> list[str]:
+        head = anomaly.fit(
+            rows, embed, alarm_budget=0.01, seed=0, advance=lambda _: None,
+            options={anomaly.WINDOWS: lengths},
+        )  # fmt: skip
+        return [note for note in head.notes if note.startswith("windows: ")]
+
+    few = [Row(f"{what} at {i} C", source="oven") for what in ("low", "high") for i in range(90)]
+    few += [Row(f"{what} at 5 C", source="oven") for what in ("a", "b", "c", "d") for _ in range(8)]
+    [note] = notes([*walk(300), *few])
+    assert note == (
+        "windows: 1 of 7 series (what one source says in one template) have them, over 10 and 30 "
+        "readings; 6 with too few readings ('low at ¤ C' of oven: 90 of 150, 'high at ¤ C' "
+        "of oven: 90 of 150, 'a at ¤ C' of oven: 8 of 150, ...)"
+    )
+    [note] = notes(walk(100))
+    assert note.startswith("windows: none of 1 series (what one source says in one template) has")
+    assert notes(walk(300), "none") == notes([Row("fine")] * 200) == []
 
 
 @pytest.mark.parametrize(
