@@ -63,9 +63,12 @@ def parse(text: str) -> Lengths | None:
     parts = [part.strip() for part in text.split(",")]
     timed = all(part.endswith("s") for part in parts)
     try:
-        found = sorted({float(part.removesuffix("s")) if timed else int(part) for part in parts})
+        found = sorted(float(part.removesuffix("s")) if timed else int(part) for part in parts)
     except ValueError:
         found = []
+    if len(set(found)) < len(found):
+        msg = f"windows {text!r}: the same length twice; give {parts[0]} alone, or another with it"
+        raise WindowsError(msg)
     if timed and found and found[0] > 0 and found[-1] < float("inf") and len(found) <= 2:  # noqa: PLR2004
         return Lengths(seconds=tuple(found))
     if not timed and found and found[0] >= 2 and found[-1] <= MAX_READINGS and len(found) <= 2:  # noqa: PLR2004

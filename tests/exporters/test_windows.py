@@ -176,6 +176,12 @@ def test_lengths_that_are_none_are_refused(text: str) -> None:
         windows.parse(text)
 
 
+@pytest.mark.parametrize("text", ["10,10", "60s, 60.0s"])
+def test_a_length_that_is_given_twice_is_refused(text: str) -> None:
+    with pytest.raises(WindowsError, match="the same length twice"):
+        windows.parse(text)
+
+
 def test_lengths_are_read() -> None:
     assert windows.parse("30,10") == Lengths(readings=(10, 30))
     assert windows.parse("60s, 600s") == Lengths(seconds=(60.0, 600.0))
