@@ -268,7 +268,11 @@ class Run:
     def _train(self, bounds: Bounds) -> tuple[Network, Progress]:
         examples = _examples(self._source.tokenizer, self._division, self._max_tokens)
         run = self.begin(examples, bounds)
-        with self._stage(self.doing, run.progress.steps) as advance:
+        done, steps = run.progress.step, run.progress.steps
+        if done:
+            with self._stage(f"going on from a checkpoint: {done} of {steps} steps done", None):
+                pass  # so that a log has it
+        with self._stage(self.doing, steps) as advance:
             run.run(advance)
         self._trained = run.network, run.progress
         return self._trained

@@ -170,8 +170,11 @@ def test_killed_by_either_way_training_goes_on_to_the_same_bytes(
         monkeypatch.setenv("EDGESLM_CACHE", str(tmp_path / "killed"))
         again = made(wanted, taken)
         monkeypatch.setenv("EDGESLM_CACHE", str(tmp_path / "whole"))
-        whole = made(wanted, Stages())
+        straight = Stages()
+        whole = made(wanted, straight)
         begun = taken.at_once[doing][0]
+        told = f"going on from a checkpoint: {begun} of {steps[way]} steps done"
+        assert (told in taken.totals, told in straight.totals) == (True, False)
         assert 0 < begun <= last[way] < again.report["ended_after"], "from where the checkpoint was"
         assert bytes_of(again.trained.folder) == bytes_of(whole.trained.folder), way
         assert again.report == whole.report
