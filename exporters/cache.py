@@ -9,8 +9,12 @@ import tempfile
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 from edgeslm.errors import UnavailableError
+from exporters.room import needing_room
+
+ELSEWHERE: Final = "set EDGESLM_CACHE to another folder"
 
 
 class CacheError(UnavailableError):
@@ -56,10 +60,11 @@ def kept(kind: str, key: str, make: Callable[[Path], None]) -> Path:
         final.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=final.parent, prefix=".making-"))
     except OSError as err:
-        msg = f"cannot write {final.parent}: {err.strerror}; set EDGESLM_CACHE to another folder"
+        msg = f"cannot write {final.parent}: {err.strerror}; {ELSEWHERE}"
         raise CacheError(msg) from None
     try:
-        make(fresh)
+        with needing_room(final.parent, remedy=ELSEWHERE, error=CacheError):
+            make(fresh)
         try:
             fresh.rename(final)
         except OSError:

@@ -15,11 +15,11 @@ from typing import Any, Final, NoReturn
 from edgeslm.errors import (
     EXIT_CONFIG,
     EXIT_INTERRUPTED,
-    EXIT_UNAVAILABLE,
     EdgeSLMError,
     RejectedError,
 )
 from exporters.arguments import day, positive, share
+from exporters.room import DiskError
 from exporters.stop import Terminated
 
 # All else is imported inside `main`: it may be missing, or take the seconds in which somebody
@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EdgeSLMError as err:
         return _complain(f"{err} [{err.code}]", err.exit_status)
     except OSError as err:  # the disk, in the middle of it
-        return _complain(f"{err.filename or 'disk'}: {err.strerror or err}", EXIT_UNAVAILABLE)
+        told = f"{err.filename or 'disk'}: {err.strerror or err} [{DiskError.code}]"
+        return _complain(told, DiskError.exit_status)
     except KeyboardInterrupt:
         return _complain("interrupted", EXIT_INTERRUPTED)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgeslm.errors import RejectedError
+from exporters.room import needing_room
 
 
 class OutputError(RejectedError):
@@ -47,6 +48,7 @@ def beside(out: Path) -> Iterator[Path]:
 
     Raises:
         OutputError: there is no writing there.
+        DiskError: there is no room.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +57,7 @@ def beside(out: Path) -> Iterator[Path]:
         why = getattr(err, "strerror", None) or err
         msg = f"cannot write {out.parent}: {why}; choose another --out"
         raise OutputError(msg) from None
-    with folder as name:
+    with folder as name, needing_room(out.parent, remedy="choose another --out"):
         yield Path(name)
 
 

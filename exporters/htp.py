@@ -8,9 +8,7 @@ lengths, so the weights of graphs of several lengths are the same bytes.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -27,6 +25,7 @@ from onnxruntime.quantization.execution_providers.qnn import (
 
 from edgeslm.runtime.tokenizer import INPUTS
 from exporters.quantize import quietly
+from exporters.room import temporary
 from exporters.shapes import MASKED, fold, tabulate_mask
 from exporters.sources.base import drop_unused
 from exporters.targets.base import Feeds
@@ -73,8 +72,8 @@ def prepare(model: onnx.ModelProto, length: int) -> onnx.ModelProto:
     fixed = tabulate_mask(fold(model, length=length))
     _clamp(fixed.graph)
     _normalize(fixed.graph)
-    with quietly(), tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "fused.onnx"
+    with quietly(), temporary() as folder:
+        file = folder / "fused.onnx"
         given = onnx.ModelProto()
         given.CopyFrom(fixed)  # whose weights it moves into a file that is soon gone
         if qnn_preprocess_model(given, file, fuse_layernorm=True):

@@ -13,7 +13,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -26,6 +25,7 @@ from edgeslm.adapters.ort import GraphError, compile_ahead
 from edgeslm.errors import RejectedError
 from edgeslm.ports import SessionOptions
 from edgeslm.providers import qnn
+from exporters.room import temporary
 
 _NOT_RANDOM: Final = 0x0040000  # ADDR_NO_RANDOMIZE of personality(2)
 _COMPATIBLE: Final = f"ep_compatibility_info.{qnn.EP}"
@@ -56,11 +56,11 @@ def compile_context(graph: Path, out: Path, *, soc_model: str, htp_arch: str) ->
     Raises:
         GraphError: the compiler does not take the graph.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary() as folder:
         whole = onnx.load(graph)
-        whole_file = Path(folder) / _GRAPH
+        whole_file = folder / _GRAPH
         whole_file.write_bytes(whole.SerializeToString(deterministic=True))
-        command = [sys.executable, "-m", __name__, folder, out.name, soc_model, htp_arch]
+        command = [sys.executable, "-m", __name__, str(folder), out.name, soc_model, htp_arch]
         done = subprocess.run(  # noqa: S603 -- this very module
             command,
             cwd=Path(__file__).parents[1],
@@ -75,7 +75,7 @@ def compile_context(graph: Path, out: Path, *, soc_model: str, htp_arch: str) ->
             last = " ".join(done.stderr.split("\n")[-_LINES:])[:300]
             msg = f"{out.name}: the compiler for {soc_model} ended with {done.returncode}: {last}"
             raise GraphError(msg)
-        made = Path(folder) / "out"
+        made = folder / "out"
         [context] = made.glob("*.bin")
         for file in (made / out.name, context):
             out.with_name(file.name).write_bytes(file.read_bytes())
@@ -90,8 +90,8 @@ def check_soc(soc_model: str, htp_arch: str) -> None:
         UnknownSocError: it does not, or the SoC has an HTP of another architecture.
     """
     archs: set[str] = set()
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / _GRAPH
+    with temporary() as folder:
+        out = folder / _GRAPH
         try:
             compile_ahead(_probe(), out, options=_options(soc_model, htp_arch))
         except GraphError:

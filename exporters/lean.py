@@ -7,8 +7,6 @@ be tried on it.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
@@ -21,6 +19,7 @@ from onnxruntime.transformers.optimizer import optimize_model
 
 from edgeslm.errors import RejectedError
 from exporters.quantize import quietly
+from exporters.room import temporary
 
 Form = Literal["plain", "lean", "lean-tanh"]
 """Of the graph: as exported; with attention and GELU as one node a layer each; the same, with GELU
@@ -75,8 +74,8 @@ def _fuse(encoder: onnx.ModelProto) -> onnx.ModelProto:
     options.enable_bias_skip_layer_norm = False
     options.enable_embed_layer_norm = False
     options.enable_bias_gelu = False  # the MatMul's own bias costs nothing
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
+    with temporary() as folder:
+        file = folder / "model.onnx"
         onnx.save(encoder, file)
         # 0: heads and width as the graph has them.
         found = optimize_model(

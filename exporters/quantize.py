@@ -8,11 +8,9 @@ measured on sample texts, as QuantizeLinear and DequantizeLinear around each nod
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -27,6 +25,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from exporters.room import temporary
 from exporters.targets.base import Feeds
 
 Small = Literal["uint8", "int8"]
@@ -54,8 +53,8 @@ def dynamic_int8(
         reduce_range: 7-bit weights.
         exclude: names of nodes to leave in float32.
     """
-    with quietly(), tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / _FILE
+    with quietly(), temporary() as folder:
+        file = folder / _FILE
         quantize_dynamic(
             model,
             file,
@@ -105,8 +104,8 @@ def static_int8(  # noqa: PLR0913 -- by name
         "OpTypesToExcludeOutputQuantization": [] if outputs else ["MatMul", "Gemm"],
         **(options or {}),
     }
-    with quietly(), tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / _FILE
+    with quietly(), temporary() as folder:
+        file = folder / _FILE
         quantize_static(
             onnx.shape_inference.infer_shapes(model),
             file,

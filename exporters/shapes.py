@@ -6,10 +6,8 @@ table only where running the graph proves it.
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -21,6 +19,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from edgeslm.errors import RejectedError
 from edgeslm.runtime.tokenizer import INPUTS
+from exporters.room import temporary
 from exporters.sources.base import drop_unused
 from exporters.targets.base import Feeds
 
@@ -108,8 +107,8 @@ def _folded(
     options = _options(level)
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)
-    with tempfile.TemporaryDirectory() as folder:
-        options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
+    with temporary() as folder:
+        options.optimized_model_filepath = str(folder / "folded.onnx")
         onnxruntime.InferenceSession(
             model.SerializeToString(),
             options,

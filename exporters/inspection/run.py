@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from exporters.folders import OutputError, beside, check_out, replace_folder
 from exporters.inspection import DATA, inspect
 from exporters.rejection import RejectShareError, check
 from exporters.report.examples import page
+from exporters.room import temporary
 from exporters.sources import open_source
 from exporters.workbench import Stage, Workbench
 
@@ -112,5 +112,5 @@ def _scratch(out: Path | None) -> Iterator[Path]:
         with beside(out) as folder:
             yield folder
         return
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
+    with temporary() as folder:
+        yield folder

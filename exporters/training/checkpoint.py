@@ -81,15 +81,18 @@ def save(
         state = optimiser.state.get(parameter, {})
         tensors |= {f"{key}/{name}": state[key] for key in _MOMENTS if key in state}
     fresh = folder / f".{CHECKPOINT}"
-    # Copies: the format has no two names for one memory.
-    save_file(
-        {name: value.clone().contiguous() for name, value in tensors.items()},
-        fresh,
-        metadata={_STATE: progress.model_dump_json()},
-    )
-    with fresh.open("rb") as file:
-        os.fsync(file.fileno())
-    fresh.replace(folder / CHECKPOINT)
+    try:
+        # Copies: the format has no two names for one memory.
+        save_file(
+            {name: value.clone().contiguous() for name, value in tensors.items()},
+            fresh,
+            metadata={_STATE: progress.model_dump_json()},
+        )
+        with fresh.open("rb") as file:
+            os.fsync(file.fileno())
+        fresh.replace(folder / CHECKPOINT)
+    finally:
+        fresh.unlink(missing_ok=True)
     flush_folder(folder)
 
 

@@ -17,9 +17,10 @@ from edgeslm.adapters.fs import write_durably
 from edgeslm.contract.manifest import BaseModelInfo
 from edgeslm.runtime.device import this_device
 from edgeslm.runtime.tokenizer import Tokenizer
-from exporters.cache import CacheError, cache_folder, kept, key_of, pins
+from exporters.cache import ELSEWHERE, CacheError, cache_folder, kept, key_of, pins
 from exporters.data import Row
 from exporters.heads.trained import TrainedFitter
+from exporters.room import needing_room
 from exporters.sources.base import TOKENIZER, Source, SourceError, TooLongError
 from exporters.sources.huggingface import HuggingFace
 from exporters.training.checkpoint import CHECKPOINT, Progress
@@ -188,11 +189,10 @@ class Run:
             self._folder.mkdir(parents=True, exist_ok=True)
             file = (self._folder / ".lock").open("wb")
         except OSError as err:
-            msg = (
-                f"cannot write {self._folder}: {err.strerror}; set EDGESLM_CACHE to another folder"
-            )
+            msg = f"cannot write {self._folder}: {err.strerror}; {ELSEWHERE}"
             raise CacheError(msg) from None
-        with file, one_thread():
+        room = needing_room(self._folder, remedy=ELSEWHERE, error=CacheError)
+        with file, one_thread(), room:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
