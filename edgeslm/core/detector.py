@@ -164,6 +164,8 @@ class Detector:
         line: Line | None = None
         values: list[float] = []
         if index is None:
+            if memory is not None and (familiar := memory.overlay.familiar):
+                _, words, unseen = self._vocabulary.look_beside(template, familiar)
             text = words + DISTANCE * distance + speaker.novelty
         else:
             text = 0.0 if index in speaker.templates else speaker.novelty

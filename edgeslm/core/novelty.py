@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from edgeslm.core.template import WILD, canonical, shape, tokens, wildcards
+
+K = TypeVar("K")
 
 # What a new template scores at least, and what new words and new pairs of words add at most.
 UNSEEN: Final = 0.2
@@ -38,6 +40,36 @@ class Look(NamedTuple):
     """The first `NAMED` new words, else new pairs of neighbours, else the template itself."""
 
 
+class Familiar:
+    """Words that count as known beside those of a vocabulary, and their pairs: of some templates.
+
+    One writer beside any number of readers.
+    """
+
+    def __init__(self) -> None:
+        self.words: Counter[str] = Counter()
+        self.pairs: Counter[tuple[str, str]] = Counter()
+        self.looks: dict[str, Look] = {}
+        """What was found since the last change, of one vocabulary."""
+
+    def __bool__(self) -> bool:
+        return bool(self.words)
+
+    def add(self, template: str) -> None:
+        """Let the words of a template be known."""
+        words = _words(canonical(template))
+        self.words.update(words)
+        self.pairs.update(pairwise(words))
+        self.looks = {}
+
+    def remove(self, template: str) -> None:
+        """Be as if a template that was added had not been."""
+        words = _words(canonical(template))
+        _take(self.words, words)
+        _take(self.pairs, pairwise(words))
+        self.looks = {}
+
+
 class Vocabulary:
     """Templates seen in training, with their words and pairs of neighbouring words.
 
@@ -56,7 +88,7 @@ class Vocabulary:
         for i, template in enumerate(templates):
             plain = canonical(template)
             self._exact[template] = self._canonical[plain] = Look(i, 0.0, (template,))
-            words = ["", *tokens(plain), ""]
+            words = _words(plain)
             self._words.update(words)
             self._pairs.update(pairwise(words))
         self._holding: dict[str, list[int]] = {}
@@ -76,6 +108,17 @@ class Vocabulary:
         """Return what is known of `template`."""
         return self._exact.get(template) or self._look(template)
 
+    def look_beside(self, template: str, familiar: Familiar) -> Look:
+        """Return what is known of `template` where `familiar` words are, too."""
+        looks = familiar.looks
+        if (found := looks.get(template)) is None:
+            found = self.look(template)
+            if found.place is None:
+                found = self._compare(template, familiar)
+            if len(looks) < CACHED:
+                looks[template] = found
+        return found
+
     def near(self, template: str) -> tuple[str, ...]:
         """Return the `NEAR` templates that share most words with `template`, the nearest first."""
         return self._nearest(template)
@@ -91,17 +134,34 @@ class Vocabulary:
         plain = canonical(template)
         if known := self._canonical.get(plain):
             return known
-        words = ["", *tokens(plain), ""]
         if self._merged:
-            for _, key in wildcards(tuple(words[1:-1])):
+            for _, key in wildcards(tuple(tokens(plain))):
                 if known := self._merged.get(key):
                     return known
+        return self._compare(template, Familiar())
+
+    def _compare(self, template: str, familiar: Familiar) -> Look:
+        """Look at a new template."""
+        words = _words(canonical(template))
         pairs = list(pairwise(words))
-        new_words = [word for word in words if word not in self._words]
-        new_pairs = [pair for pair in pairs if pair not in self._pairs]
+        new_words = [x for x in words if x not in self._words and x not in familiar.words]
+        new_pairs = [x for x in pairs if x not in self._pairs and x not in familiar.pairs]
         share = len(new_words) / max(1, len(words) - 2)
         new = UNSEEN + WORDS * share + PAIRS * len(new_pairs) / len(pairs)
         neighbours = [" ".join(pair) for pair in new_pairs if all(pair)]
         edges = [" ".join(pair).strip() for pair in new_pairs]  # a word that never began a line
         unseen = new_words or neighbours or edges or [template]
         return Look(None, new, tuple(dict.fromkeys(unseen))[:NAMED])
+
+
+def _words(plain: str) -> list[str]:
+    """Return the words of a canonical template, between where a line begins and where it ends."""
+    return ["", *tokens(plain), ""]
+
+
+def _take(counter: Counter[K], gone: Iterable[K]) -> None:
+    """Count those once less, and know no more of what is counted out."""
+    for each in gone:
+        counter[each] -= 1
+        if not counter[each]:
+            del counter[each]

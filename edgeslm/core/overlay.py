@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final, Literal, NamedTuple
 
+from edgeslm.core.novelty import Familiar
 from edgeslm.core.template import canonical, number, split
 
 Kind = Literal["normal", "anomaly", "intent"]
@@ -195,6 +196,12 @@ class Entry:
             for source in named
         }
 
+    @property
+    def is_normal(self) -> bool:
+        """Whether the last that was said of its words, by whomever, is that they are normal."""
+        last, _ = _latest(*self._unless_known.values())
+        return last is not None and last.kind == "normal"
+
     def covers(
         self, slots: Sequence[str], source: str, *, known: bool, seen: Sequence[Range]
     ) -> Covered:
@@ -346,6 +353,8 @@ class Overlay:
         self._places: dict[str, tuple[Lesson, ...]] = {}
         self._entries: dict[str, Entry] = {}
         self._found: dict[str, Entry | None] = {}  # by template as split, since the last lesson
+        self.familiar = Familiar()
+        """Words of templates that are normal by what was said of them last."""
 
     def __len__(self) -> int:
         return len(self._lessons)
@@ -438,15 +447,22 @@ class Overlay:
 
     def _put(self, place: str, lessons: Iterable[Lesson]) -> None:
         ordered = tuple(sorted(lessons, key=lambda each: each.order))
-        if not ordered:
+        if ordered:
+            self._places[place] = ordered
+        else:
             self._places.pop(place, None)
-            self._entries.pop(place, None)
-            self._found = {}
+        if not self._by_template:
             return
-        self._places[place] = ordered
-        if self._by_template:
-            self._entries[place] = Entry(ordered)
-            self._found = {}
+        before, after = self._entries.pop(place, None), Entry(ordered) if ordered else None
+        if after is not None:
+            self._entries[place] = after
+        self._found = {}
+        was_normal = before is not None and before.is_normal
+        if after is not None and after.is_normal:
+            if not was_normal:
+                self.familiar.add(place)
+        elif was_normal:
+            self.familiar.remove(place)
 
 
 def _against(entry: Entry, lesson: Lesson) -> Lesson | None:

@@ -238,8 +238,8 @@ class Anomaly:
     def silences(self, lesson: Lesson, faults: Sequence[Request]) -> bool:
         """Whether one of these lines, which are alarms, would be none any more by this lesson.
 
-        The model is not asked: a lesson counts only where it covers the template, and nothing of
-        such a line depends on what the model says.
+        The model is not asked. Where a lesson covers the template nothing depends on what it says;
+        where it makes words of it known, the least is taken: that the model finds it like others.
         """
         taught = LineMemory[Any](self._detector.name)
         taught.overlay.learn(lesson)
@@ -247,9 +247,10 @@ class Anomaly:
 
     def _is_silent(self, fault: Request, taught: LineMemory[Any]) -> bool:
         parts = split(fault.text)
-        if taught.overlay.at(parts.template) is None:
-            return False
         scores = self._detector.scores(parts, fault.source, 0.0, memory=taught)
+        if taught.overlay.at(parts.template) is None:
+            before = self._detector.scores(parts, fault.source, 0.0)
+            return self._is_odd(before) and not self._is_odd(scores)
         covered = scores.covered
         if covered is None or covered.words is None or self._is_odd(scores):
             return False

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.core.detector import Detector, Repertoire
-from edgeslm.core.novelty import UNSEEN, Vocabulary
+from edgeslm.core.novelty import UNSEEN, Familiar, Vocabulary
 from edgeslm.core.numbers import history
 from edgeslm.core.template import split
 
@@ -94,3 +94,27 @@ def test_scores_of_any_text_are_finite_and_bounded(line: str, distance: float) -
 def test_a_new_template_is_at_least_a_little_new_and_at_most_entirely(line: str) -> None:
     index, words, _ = Vocabulary(TEMPLATES).look(split(line).template)
     assert words == 0 if index is not None else UNSEEN <= words <= 1 + 1e-9
+
+
+WORDS = ["valve", "closed", "door", "pump", "5", "¤", "mA", "ma"]
+LINES = st.builds(" ".join, st.lists(st.sampled_from(WORDS), max_size=6))
+
+
+@given(st.lists(LINES, max_size=4), LINES)
+def test_familiar_words_are_known_as_those_of_training_are(taught: list[str], line: str) -> None:
+    familiar = Familiar()
+    for each in taught:
+        familiar.add(each)
+    vocabulary = Vocabulary(TEMPLATES)
+    found = vocabulary.look_beside(line, familiar)
+    trained = Vocabulary([*TEMPLATES, *dict.fromkeys(taught)]).look(line)
+    if trained.place is None:
+        assert found == trained
+    else:  # it is no known template by that
+        known = vocabulary.look(line).place
+        assert found.place == known
+        assert known is not None or found.words == UNSEEN
+    for each in taught:
+        familiar.remove(each)
+    assert not familiar
+    assert vocabulary.look_beside(line, familiar) == vocabulary.look(line)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeslm.core.novelty import Vocabulary
 from edgeslm.core.overlay import WORDS, Lesson, Overlay
 from edgeslm.core.template import split
 
@@ -157,6 +158,26 @@ def test_a_later_number_counts_over_an_earlier_one() -> None:
     assert said(overlay, "temp=85 C") == ("normal", (True,), False)
 
 
+def test_words_of_what_is_normal_are_known_until_something_else_is_said() -> None:
+    vocabulary = Vocabulary(["motor temp=¤ C"])
+    overlay = Overlay(by_template=True)
+
+    def unseen() -> tuple[str, ...]:
+        return vocabulary.look_beside("valve loose at ¤", overlay.familiar).unseen
+
+    assert unseen() == ("valve", "loose", "at")
+    overlay.learn(Lesson(1, "anomaly", "valve stuck at 7"), Lesson(2, "normal", "Valve 3 on"))
+    assert unseen() == ("loose", "at")
+    overlay.learn(Lesson(3, "normal", "valve stuck at 9", time=1))
+    assert unseen() == ("loose",)
+    overlay.learn(Lesson(4, "anomaly", "valve stuck at 9", time=2))
+    assert unseen() == ("loose", "at")
+    overlay.unlearn(2, 4)
+    assert unseen() == ("loose",)
+    overlay.unlearn(3)
+    assert unseen() == ("valve", "loose", "at")
+
+
 def test_an_intent_is_found_by_its_text_in_any_case_the_exact_one_first() -> None:
     overlay = Overlay(by_template=False)
     overlay.learn(
@@ -203,7 +224,9 @@ def everything(overlay: Overlay) -> list[Any]:
     """All that it says of all lines."""
     lines = ["temp=59 C", "temp=65 C", "temp=71 C", "temp=79 C", "temp=81 C", "temp=NaN C"]
     lines += ["pump on", "pump ON", "x 1 y", "x 2 y"]
-    return [
+    vocabulary = Vocabulary(["temp=¤ C"])
+    looks = [vocabulary.look_beside(each, overlay.familiar) for each in ("pump ¤ y", "x on")]
+    return looks + [
         said(overlay, line, source, known=known)
         for line in lines
         for source in ("a", "b", "c")

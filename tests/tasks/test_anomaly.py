@@ -361,6 +361,27 @@ def test_numbers_that_were_a_fault_are_no_template_where_the_next_bundle_has_see
         assert answer.label == label
 
 
+def test_a_template_is_less_odd_where_one_like_it_was_said_to_be_normal() -> None:
+    stream = Stream()
+    before = stream.hears("valve loose at 7")
+    stream.past.overlay.learn(Lesson(1, "normal", "valve stuck at 7", source=""))
+    after = stream.hears("valve loose at 7")
+    assert before.score > after.score
+    assert after.label == "anomaly"  # it is new all the same, and no lesson speaks of it
+    assert after.lesson is None
+
+
+def test_tells_that_a_fault_would_be_none_since_its_words_are_known() -> None:
+    # All of its words new: 1.57; one of six: .95.
+    text = {**TAIL, "scores": [1.2], "log_p": [-1.0], "log_p_above": [-1.0], "decay": 0.05}
+    task = load(changed("text", text))
+    fault = [Request("valve stuck at 7 bar now", "")]
+    assert answered(task, fault[0].text, 0.0).label == "anomaly"
+    assert task.silences(Lesson(1, "normal", "valve stuck at 7 bar today"), fault)
+    assert not task.silences(Lesson(1, "normal", "pump on"), fault)
+    assert not task.silences(Lesson(1, "anomaly", "valve stuck at 7 bar today"), fault)
+
+
 FAULTS = [Request("valve stuck at 7"), Request("motor temp=90 C")]
 
 
