@@ -22,7 +22,9 @@ In this order, the best first."""
 # Features of schema 1 that this build understands; a manifest names those it needs.
 CASCADE = "cascade"
 FAULTS = "known-faults"
-FEATURES: frozenset[str] = frozenset({"anomaly-memory", CASCADE, "intent-scorer", FAULTS})
+FEATURES: frozenset[str] = frozenset(
+    {"anomaly-masks-2", "anomaly-memory", CASCADE, "intent-scorer", FAULTS}
+)
 CPU_FEATURES: frozenset[str] = frozenset({"asimddp", "avx2", "avx512_vnni", "avx_vnni"})
 """That the profiles which ship with edgeslm require, and so what is exported for them."""
 _NEEDED: frozenset[Role] = frozenset({"graph", "tokenizer", "parameters", "golden"})

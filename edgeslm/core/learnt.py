@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from edgeslm.contract.base import Typed
 from edgeslm.core import calibration, numbers, series, sessions
@@ -14,7 +14,7 @@ from edgeslm.core.calibration import Tail
 from edgeslm.core.detector import Repertoire
 from edgeslm.core.series import Gauge, Usual, View
 from edgeslm.core.sessions import Habits
-from edgeslm.core.template import MARK
+from edgeslm.core.template import MARK, MASKS
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Index = Annotated[int, Field(ge=0, description="Into templates.")]
@@ -242,6 +242,11 @@ class Parameters(Typed):
 
     alarm_budget: Annotated[float, Field(gt=0, lt=1)]
     calibration_lines: Annotated[int, Field(ge=1)]
+    masks: int = Field(
+        default=1,
+        validate_default=True,
+        description="By which the templates were split; see core.template.MASKS.",
+    )
     templates: tuple[str, ...] = Field(min_length=1)
     everyone: RepertoireParameters = Field(description="All sources together.")
     sources: dict[str, RepertoireParameters] = Field(
@@ -256,6 +261,14 @@ class Parameters(Typed):
     windows: WindowsParameters | None = None
     sessions: SessionsParameters | None = None
     drift: DriftParameters | None = None
+
+    @field_validator("masks")
+    @classmethod
+    def _is_ours(cls, masks: int) -> int:
+        if masks != MASKS:
+            msg = f"{masks}, this build splits by {MASKS}: it would take known lines for new"
+            raise ValueError(msg)
+        return masks
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:

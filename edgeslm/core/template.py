@@ -21,6 +21,8 @@ MARK: Final = "¤"
 """Stands for a slot. Where a text contains this sign itself, that sign is a slot."""
 WILD: Final = "\ufffc"
 """Stands for a word that is another one each time, in templates that were merged; see `merged`."""
+MASKS: Final = 2
+"""Which things are slots, as a number that grows when that changes: templates become others."""
 MAX_CHARS: Final = 4096
 """Longest part of a text that is split; what follows is one more slot. It bounds the memory of
 whoever keeps templates, and the time of a hostile line."""

@@ -24,7 +24,7 @@ from edgeslm.core import calibration
 from edgeslm.core.calibration import NUMBER, SESSION, TEXT, WINDOW, Scores
 from edgeslm.core.detector import SOURCE, Detector, Repertoire
 from edgeslm.core.numbers import History, history, pooled
-from edgeslm.core.template import Split, canonical, number, readable, split
+from edgeslm.core.template import MASKS, Split, canonical, number, readable, split
 from edgeslm.errors import RejectedError
 from edgeslm.tasks.anomaly import DISTANCE
 from exporters.data import Row
@@ -42,6 +42,8 @@ tenths: without it, lines that tie at the top of calibration would all rise abov
 BATCH: Final = 32
 REMEMBERS: Final = "anomaly-memory"
 """What a device must understand of a bundle with windows or sessions."""
+MASKED: Final = f"anomaly-masks-{MASKS}"
+"""What it must understand of every bundle: by other masks it would take lines for new."""
 WINDOWS: Final = "windows"
 SESSIONS: Final = "sessions"
 UNTIMED: Final = (
@@ -157,7 +159,6 @@ def fit(  # noqa: PLR0913 -- by name
     by_window = nothing if in_windows is None else in_windows.scores
     by_session = nothing if in_sessions is None else in_sessions.scores
     said = map(Scores, text, number_, by_window, by_session)
-    # Without either, a bundle is one of before, for devices of before.
     remembers = in_windows is not None or in_sessions is not None
     fusion = calibration.fusion(list(said), ranks=remembers)
     everyone, sources = _repertoires(lines)
@@ -167,6 +168,7 @@ def fit(  # noqa: PLR0913 -- by name
     parameters = {
         "alarm_budget": alarm_budget,
         "calibration_lines": len(lines),
+        "masks": MASKS,
         "templates": templates,
         "everyone": _plain(everyone),
         "sources": {name: _plain(repertoire) for name, repertoire in sources.items()},
@@ -188,7 +190,7 @@ def fit(  # noqa: PLR0913 -- by name
     frequent = Counter(line.template for line in lines).most_common(MAX_REFERENCES)
     # A lone surrogate, from a JSON escape in the data, has no UTF-8 form.
     references = embeddings[sorted(i for i, _ in frequent)]
-    requires = (REMEMBERS,) if remembers else ()
+    requires = (MASKED, REMEMBERS) if remembers else (MASKED,)
     return AnomalyHead(raw.encode("utf-8", "replace"), references, requires, notes)
 
 

@@ -26,7 +26,7 @@ HISTORY: Final = {
 TAIL: Final = {"scores": [0.0], "log_p": [0.0], "log_p_above": [-5.7], "decay": 1.0}
 REPERTOIRE: Final = {"lines": 300, "once": 0, "templates": [0, 1], "histories": {"0": [HISTORY]}}
 PARAMETERS: Final[dict[str, Any]] = {
-    "alarm_budget": 0.01, "calibration_lines": 300,
+    "alarm_budget": 0.01, "calibration_lines": 300, "masks": 2,
     "templates": ["motor temp=¤ C", "pump on"],
     "everyone": REPERTOIRE, "sources": {"in/a": REPERTOIRE, "in/b": REPERTOIRE},
     "text": TAIL, "number": {**TAIL, "scores": [0.0, 3.0], "log_p": [0.0, -5.0],

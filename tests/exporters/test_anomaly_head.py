@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,12 +14,23 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeslm.contract.manifest import FEATURES
 from edgeslm.core.calibration import BudgetError
 from edgeslm.core.template import readable, split
 from edgeslm.ports import Answer, Request
 from edgeslm.tasks.anomaly import Anomaly, load
 from exporters.data import Row
-from exporters.heads.anomaly import MAX_REFERENCES, AnomalyHead, TrainingDataError, fit
+from exporters.heads.anomaly import (
+    MASKED,
+    MAX_REFERENCES,
+    OFF,
+    REMEMBERS,
+    SESSIONS,
+    WINDOWS,
+    AnomalyHead,
+    TrainingDataError,
+    fit,
+)
 
 DIM = 16
 SEED = 11
@@ -236,3 +248,26 @@ def test_progress_counts_every_template() -> None:
     steps: list[int] = []
     fit(plant(), embed, alarm_budget=0.01, seed=0, advance=steps.append)
     assert sum(steps) == 2
+
+
+def test_lines_that_differ_by_addresses_alone_are_of_one_template() -> None:
+    rows = [
+        Row(f"up {i:02x}:1a:2b:3c:4d:5e at fe80::{i:x} for user{i}@plant.example, see http://x/{i}")
+        for i in range(256)
+    ]
+    head = fitted(rows)
+    task = load(head.parameters)
+    assert json.loads(head.parameters)["templates"] == ["up ¤ at ¤ for ¤, see ¤"]
+    new = "up AA:BB:CC:DD:EE:FF at 2001:db8::5 for bob@host.example, see file:///etc"
+    assert answer(task, head, new).label == "normal"
+    assert answer(task, head, new.replace("up", "down")).label == "anomaly"
+
+
+def test_a_device_that_splits_otherwise_refuses_every_bundle(head: AnomalyHead) -> None:
+    plain = fit(
+        plant(), embed, alarm_budget=0.01, seed=0, advance=lambda _: None,
+        options={WINDOWS: "none", SESSIONS: OFF},
+    )  # fmt: skip
+    assert set(head.requires) == {MASKED, REMEMBERS}
+    assert plain.requires == (MASKED,)
+    assert {*head.requires} <= FEATURES

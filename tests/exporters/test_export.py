@@ -288,7 +288,7 @@ def test_a_bundle_with_windows_replays_in_order_and_answers_alike_without_a_cach
     asked = dataclasses.replace(job, task="anomaly", data=data, share=0.02, options=options)
     export(asked, stages)
     bundle = job.out / "bundle"
-    assert open_bundle(bundle).manifest.requires == ("anomaly-memory",)
+    assert open_bundle(bundle).manifest.requires == ("anomaly-masks-2", "anomaly-memory")
     lines = [Request(str(row["text"]), "p", time=float(i)) for i, row in enumerate(rows[:60])]
     said = []
     for entries in (4096, 0):

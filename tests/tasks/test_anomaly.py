@@ -28,7 +28,7 @@ HISTORY = {
 TAIL = {"scores": [0.0], "log_p": [0.0], "log_p_above": [-5.7], "decay": 1.0}
 REPERTOIRE = {"lines": 300, "once": 0, "templates": [0], "histories": {"0": [HISTORY]}}
 PARAMETERS: dict[str, Any] = {
-    "alarm_budget": 0.01, "calibration_lines": 300, "templates": ["motor temp=¤ C"],
+    "alarm_budget": 0.01, "calibration_lines": 300, "masks": 2, "templates": ["motor temp=¤ C"],
     "everyone": REPERTOIRE, "sources": {"": REPERTOIRE},
     "text": TAIL, "number": {**TAIL, "scores": [0.0, 3.0], "log_p": [0.0, -5.0],
     "log_p_above": [-0.1, -5.7]}, "fused": {**TAIL, "scores": [-0.1]},
@@ -63,6 +63,9 @@ def changed(path: str, value: Any) -> bytes:
         (changed("alarm_budget", 0), "alarm_budget"),
         (changed("alarm_budget", "0.01"), "alarm_budget"),
         (changed("surprise", 1), "surprise: unknown key"),
+        (changed("masks", 1), "masks: 1, this build splits by 2"),
+        (changed("masks", 3), "masks: 3, this build"),
+        (encoded({k: v for k, v in PARAMETERS.items() if k != "masks"}), "masks: 1, this build"),
         (changed("templates", []), "templates"),
         (changed("templates", ["two ¤ slots ¤"]), "one per slot"),
         (changed("everyone.templates", [0, 1]), "not there"),
