@@ -15,6 +15,20 @@ from exporters.heads.base import Advance
 
 _THREADS: Final = 2  # callers of one session
 _DIGITS: Final = 6
+_COUNTED: Final[Mapping[str, tuple[str, ...]]] = {
+    "accuracy": ("in_scope",),
+    "oos_auroc": ("in_scope", "out_of_scope"),
+    "auroc": ("normal", "anomalies"),
+    "false_alarm_rate": ("normal",),
+}
+"""Which rows what may be lost is of, by the metrics that count them; of all where nothing is said.
+Of two kinds it is of how they lie to each other: one row of n may move it by 1 / n, or less."""
+_ROWS: Final = {
+    "in_scope": "texts in scope",
+    "out_of_scope": "texts out of scope",
+    "normal": "normal lines",
+    "anomalies": "anomalies",
+}
 
 
 class QualityError(RejectedError):
@@ -24,11 +38,15 @@ class QualityError(RejectedError):
         lost: points lost, by name of what was compared.
         limit: points that may be.
         rows: how many held-out rows were judged.
+        fp32: of the original.
+        artifact: of what is worse.
+        setting: of the profile, which says the limit.
+        more: how more rows would be judged.
     """
 
     code = "quality.drop"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- by name
         self,
         lost: Mapping[str, float],
         *,
@@ -36,22 +54,35 @@ class QualityError(RejectedError):
         rows: int,
         fp32: Metrics,
         artifact: Metrics,
+        setting: str = "accuracy_drop_max",
+        more: str = "give more with --eval",
     ) -> None:
         parts = []
-        for name, points in lost.items():
+        beyond = {name: points for name, points in lost.items() if points > limit}
+        for name, points in beyond.items():
             before, after = fp32.get(name), artifact.get(name)
             known = before is not None and after is not None
             numbers = f" ({before:.2f} -> {after:.2f})" if known else ""
             parts.append(f"{name} {points:.2f}{numbers}")
-        one = POINTS / rows
-        more = f"One of so few is {one:.2g} points: give more with --eval, raise"
+        few = _too_few(max(beyond, key=beyond.__getitem__), limit, rows, fp32)
         super().__init__(
             f"on {rows} held-out rows the artifact is worse than fp32 by more than the {limit:g} "
-            f"points allowed: {', '.join(parts)}. {more if 0 < limit < one else 'Raise'} "
-            "accuracy_drop_max in the profile, or pass --allow-drop."
+            f"points allowed: {', '.join(parts)}. {f'{few}: {more}, raise' if few else 'Raise'} "
+            f"{setting} in the profile, or pass --allow-drop."
         )
         self.lost = lost
         self.limit = limit
+
+
+def _too_few(lost: str, limit: float, rows: int, metrics: Metrics) -> str:
+    """Return what one row counts where that is more than may be lost, else nothing."""
+    counted = {kind: int(metrics.get(kind) or 0) for kind in _COUNTED.get(lost, ())}
+    fewest, what = min(((n, _ROWS[kind]) for kind, n in counted.items() if n), default=(rows, ""))
+    one = POINTS / fewest
+    if not 0 < limit < one:
+        return ""
+    at_most = "up to " * (len(counted) > 1)
+    return f"One of {fewest} {what or 'held-out rows'} is {at_most}{one:.2g} points of {lost}"
 
 
 def request_of(row: Row) -> Request:

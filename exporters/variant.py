@@ -214,7 +214,17 @@ class Maker:
         passed = all(points <= limit + _ROUNDING for points in lost.values())
         error = None
         if not passed:
-            error = QualityError(lost, limit=limit, rows=len(rows), fp32=fp32, artifact=artifact)
+            error = QualityError(
+                lost,
+                limit=limit,
+                rows=len(rows),
+                fp32=fp32,
+                artifact=artifact,
+                setting="emulated_drop_max" if plan.emulated else "accuracy_drop_max",
+                more="raise emulated_sample"
+                if len(rows) < len(bench.split.held_out)
+                else "give more with --eval",
+            )
         report = {
             "provider": plan.provider,
             "precision": plan.precision,

@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -223,12 +223,33 @@ def test_a_bundle_that_lost_too_much_fails_with_the_numbers(job: Job, stages: St
 
 
 def test_of_few_rows_more_are_asked_for() -> None:
-    few, enough = (
-        str(QualityError({"accuracy": 1.7}, limit=0.5, rows=rows, fp32={}, artifact={}))
-        for rows in (60, 200)
+    def said(lost: Mapping[str, float], **counts: int) -> str:
+        error = QualityError(lost, limit=0.5, rows=1000, fp32={**counts}, artifact={})
+        return str(error).partition("points allowed: ")[2]
+
+    assert said({"accuracy": 1.7}, in_scope=60, out_of_scope=940) == (
+        "accuracy 1.70. One of 60 texts in scope is 1.7 points of accuracy: give more with --eval, "
+        "raise accuracy_drop_max in the profile, or pass --allow-drop."
     )
-    assert "One of so few is 1.7 points: give more with --eval, raise accuracy_drop_max" in few
-    assert "points allowed: accuracy 1.70. Raise accuracy_drop_max" in enough
+    assert said({"accuracy": 1.7}, in_scope=900, out_of_scope=100).startswith(
+        "accuracy 1.70. Raise accuracy_drop_max"
+    )
+    assert said({"accuracy": 0.1, "oos_auroc": 1.0}, in_scope=900, out_of_scope=100).startswith(
+        "oos_auroc 1.00. One of 100 texts out of scope is up to 1 points of oos_auroc: give more"
+    )
+    assert said({"auroc": 5.0}, normal=990, anomalies=10).startswith(
+        "auroc 5.00. One of 10 anomalies is up to 10 points of auroc: give more"
+    )
+    assert said({"agreement": 0.6}).startswith("agreement 0.60. Raise accuracy_drop_max")
+
+
+def test_a_refusal_names_the_setting_that_said_so() -> None:
+    error = QualityError(
+        {"agreement": 3.0}, limit=2.0, rows=40, fp32={}, artifact={},
+        setting="emulated_drop_max", more="raise emulated_sample",
+    )  # fmt: skip
+    assert "One of 40 held-out rows is 2.5 points of agreement: raise emulated_sample" in str(error)
+    assert "raise emulated_drop_max in the profile" in str(error)
 
 
 @pytest.mark.usefixtures("ruined")
