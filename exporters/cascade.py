@@ -26,7 +26,7 @@ from exporters.evaluation.measures import Metrics
 from exporters.export import BUNDLE, QUALITY, TAR, check_name
 from exporters.folders import beside, check_out, replace_folder
 from exporters.golden import POOL, Judged, Twin, choose, golden_file, pick, strange_rows
-from exporters.handover import HandOver, find, settled
+from exporters.handover import FewTextsError, HandOver, find, settled
 from exporters.members import Member, member
 from exporters.mlbom import ML_BOM, Origins, StageOrigin, ml_bom
 from exporters.quality import answer_all, request_of, short, tidy
@@ -97,7 +97,7 @@ def _check_alike(first: Member, second: Member, profile: DeviceProfile) -> None:
         CascadeError: they cannot; says why.
     """
     one, other = first.bundle.manifest, second.bundle.manifest
-    for option, manifest in (("--first", one), ("--second", other)):
+    for option, manifest in ((first.option, one), (second.option, other)):
         if manifest.task != TASK:
             msg = f"{option}: its task is {manifest.task}; a cascade is of {TASK} alone"
             raise CascadeError(msg)
@@ -111,8 +111,8 @@ def _check_alike(first: Member, second: Member, profile: DeviceProfile) -> None:
             raise CascadeError(msg)
     if one.max_tokens != other.max_tokens:
         msg = (
-            f"--first reads {one.max_tokens} tokens of a text, --second {other.max_tokens}: export "
-            "both with the same --max-tokens"
+            f"{first.option} reads {one.max_tokens} tokens of a text, {second.option} "
+            f"{other.max_tokens}: export both with the same --max-tokens"
         )
         raise CascadeError(msg)
     if alone := sorted(first.labels ^ second.labels):
@@ -240,17 +240,21 @@ class _Making:
         truth = [str(row.label) for row in rows]
         said = self._ask(front.model, rows, "asking the first stage")
         outside = self._ask(front.model, strange, "asking what is out of scope")
-        found = [
-            find(
-                said,
-                self._ask(b.model, rows, f"asking {b.name}"),
-                truth,
-                lose=self._order.lose,
-                outside=(outside, self._ask(b.model, strange, f"asking {b.name} of the same")),
-            )
-            for b in backs
-        ]
         order = self._order
+        try:
+            found = [
+                find(
+                    said,
+                    self._ask(b.model, rows, f"asking {b.name}"),
+                    truth,
+                    lose=order.lose,
+                    outside=(outside, self._ask(b.model, strange, f"asking {b.name} of the same")),
+                )
+                for b in backs
+            ]
+        except FewTextsError as err:
+            err.args = (f"{order.data}: {err}",)
+            raise
         names = Names(order.name, order.version, self._profile.name, order.supported_until)
         writer = Writer(self._bundle, names, front, backs)
         settings = [
@@ -278,7 +282,7 @@ class _Making:
         for variant in self._first.bundle.manifest.variants():
             if self._first.provider(variant) == CPU:
                 return Part(self._first, variant, *self._first.load(variant))
-        msg = "--first: has no form for the CPU, which runs the first stage"
+        msg = f"{self._first.option}: has no form for the CPU, which runs the first stage"
         raise CascadeError(msg)
 
     def _backs(self) -> Iterator[Part]:
@@ -407,7 +411,7 @@ class _Making:
         ]
         if not certain:
             msg = (
-                f"--first: its confidence in each of {len(pool)} texts is within "
+                f"{self._first.option}: its confidence in each of {len(pool)} texts is within "
                 f"{limits.confidence:g} of the hand-over, and by so much devices may differ: "
                 "which stage answers could not be proved on them. Give more texts with --data, or "
                 "allow another loss with --lose."

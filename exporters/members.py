@@ -24,7 +24,7 @@ class Member:
     """One export.
 
     Args:
-        option: that names it.
+        option: that names it, as it was given: with its folder.
         bundle: as it lies there, every file as listed.
         trained: what its training left; None: its encoder was not trained.
         data: SHA-256 of the examples that its head was fitted on; None: it does not say.
@@ -90,4 +90,5 @@ def member(folder: Path, option: str) -> Member:
     beside = bundle.path.resolve().parent
     trained = read_trained(beside) if (beside / TRAINED).is_dir() else None
     lock = beside / LOCK
-    return Member(option, bundle, trained, read_lock(lock).data if lock.is_file() else None)
+    data = read_lock(lock).data if lock.is_file() else None
+    return Member(f"{option} {folder}", bundle, trained, data)

@@ -71,9 +71,16 @@ def check(  # noqa: PLR0913 -- all that decides which texts calibrate
     """
     inside = [row for row in rows if row.label != OUT_OF_SCOPE]
     if teacher is not None:
-        from exporters.training.distil import divided  # noqa: PLC0415 -- torch: seconds
+        from exporters.training.distil import (  # noqa: PLC0415 -- torch: seconds
+            OtherDataError,
+            divided,
+        )
 
-        texts = len(divided(teacher, rows).held_out)
+        try:
+            texts = len(divided(teacher, rows).held_out)
+        except OtherDataError as err:
+            err.args = (f"{file}: {err}",)
+            raise
     elif train in {"full", "few", "static"}:
         try:
             texts = len(divide(rows, seed=seed, way=train).held_out)

@@ -16,13 +16,14 @@ from exporters.heads.trained import TrainedFitter
 from exporters.sources.base import ENCODER, Encoder, Source
 from exporters.training.distillation import HIDDEN, LOGITS, Distillation, ask, open_teacher
 from exporters.training.divide import LEAST, Division
-from exporters.training.folder import FACTS, HEAD, Trained, read_trained
+from exporters.training.folder import FACTS, HEAD, TRAINED, Trained, read_trained
 from exporters.training.layers import choices, choose, cut, stack_of
 from exporters.training.loop import Bounds, Examples, Training
 from exporters.training.network import embed_all, one_thread
 from exporters.training.plan import TrainingPlan
 from exporters.training.train import Order, Outcome, Run, carry_out, trainable
 from exporters.training.train_static import StaticOrder, train_static
+from exporters.tune.lock import LOCK
 from exporters.workbench import Stage
 
 LAYERS: Final = "layers="
@@ -115,8 +116,11 @@ def read_teacher(given: Path) -> Trained:
 
     Raises:
         TrainedError: there is none, or it is damaged.
-        TeacherError: it is a static model.
+        TeacherError: it is a static model, or of an export that trained none.
     """
+    if (given / LOCK).is_file() and not (given / TRAINED).exists():
+        msg = f"--teacher {given}: an export that trained no encoder: take one of --train full."
+        raise TeacherError(msg)
     teacher = read_trained(given)
     if (teacher.folder / ENCODER).is_file():
         msg = f"--teacher {given}: a static model, without layers: take one of --train full."
@@ -148,10 +152,7 @@ def divided(teacher: Trained, rows: Sequence[Row]) -> Division:
     held_out = [row for row, new in zip(inside, unseen, strict=True) if new]
     learn = [row for row, new in zip(inside, unseen, strict=True) if not new]
     if (why := _unlike(teacher, learn, held_out)) is not None:
-        msg = (
-            f"--data: {why}. Give the examples that the teacher was trained on, and --eval if it "
-            "had one."
-        )
+        msg = f"{why}. Give the examples that the teacher was trained on, and --eval if it had one."
         raise OtherDataError(msg)
     return Division(learn, held_out, outside, teacher.facts.labels)
 

@@ -199,10 +199,10 @@ REFUSED: dict[str, tuple[Callable[[Made, Path], dict[str, Any]], str, str]] = {
     "no export": (lambda _m, f: {"first": f / "none"}, "bundle.missing", "none"),
     "spoilt second": (lambda m, f: {"second": _spoil(m, f)}, "bundle.tampered", "model.onnx"),
     "another profile": (
-        lambda _m, _f: {"profile": "raspberry-pi-4"}, "cascade.unfit", "--first: made for",
+        lambda _m, _f: {"profile": "raspberry-pi-4"}, "cascade.unfit", "--first {first}: made for",
     ),
     "what the head was fitted on": (
-        lambda m, _f: {"data": m.fitted}, "cascade.unfit", "--second was fitted on",
+        lambda m, _f: {"data": m.fitted}, "cascade.unfit", "--second {second} was fitted on",
     ),
     "no text is new": (
         lambda _m, f: {
@@ -213,7 +213,7 @@ REFUSED: dict[str, tuple[Callable[[Made, Path], dict[str, Any]], str, str]] = {
     "a label that neither has": (
         lambda m, f: {"data": _strange(m, f)}, "data.invalid", "'else'",
     ),
-    "too few": (lambda _m, _f: {"lose": 0.1}, "cascade.too_few", "at least 1000"),
+    "too few": (lambda _m, _f: {"lose": 0.1}, "cascade.too_few", r"\.jsonl: .* at least 1000"),
     "a wrong name": (lambda _m, _f: {"name": "No"}, "export.identity", "--name"),
     "a folder of somebody's": (lambda _m, f: {"out": f}, "export.output", "is not of an earlier"),
 }  # fmt: skip
@@ -223,6 +223,7 @@ REFUSED: dict[str, tuple[Callable[[Made, Path], dict[str, Any]], str, str]] = {
 def test_refuses_and_leaves_nothing(case: str, made: Made, tmp_path: Path) -> None:
     more, code, said = REFUSED[case]
     (tmp_path / "mine").write_text("mine")
+    said = said.format(first=made.first, second=made.second)
     with pytest.raises(EdgeSLMError, match=said) as caught:
         make(replace(order(made, tmp_path / "out"), **more(made, tmp_path)), Stages())
     assert caught.value.code == code

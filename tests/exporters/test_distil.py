@@ -23,6 +23,7 @@ from exporters.heads.base import Advance
 from exporters.sources import open_source
 from exporters.sources.base import ENCODER
 from exporters.training.folder import Trained, read_trained
+from exporters.tune.lock import LOCK
 from exporters.workbench import Stage
 from tests.exporters.conftest import DIM, Stages, many_orders, without_notes, write_lines
 
@@ -320,7 +321,7 @@ def test_a_teacher_of_few_examples_is_named_as_such(
         distil.TeacherError, match=f"held out {held_out} .* of --train full"
     ) as told:
         distil.divided(teacher, wanted.rows)
-    assert "--data" not in str(told.value)
+    assert "--eval" not in str(told.value)
 
 
 def flat(job: Job, **change: str) -> list[str]:
@@ -368,6 +369,28 @@ def test_a_static_model_is_no_teacher(
     err = without_notes(capsys.readouterr().err)
     assert f"--teacher {tmp_path / 'static'}: a static model, without layers: take one" in err
     assert err.endswith("[distil.teacher]\n")
+
+
+def test_an_export_that_trained_nothing_is_no_teacher(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    untrained = tmp_path / "untrained"
+    untrained.mkdir()
+    shutil.copy(job.out / LOCK, untrained)
+    assert cli.main(flat(job, teacher=str(untrained))) == 65
+    err = without_notes(capsys.readouterr().err)
+    assert f"--teacher {untrained}: an export that trained no encoder: take one of --train" in err
+
+
+def test_other_examples_are_refused_by_the_file_that_they_are_in(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in job.data.read_text().splitlines()]
+    rows += [{"text": f"strange {word}", "label": "unheard"} for word in "abcdefgh"]
+    other = write_lines(tmp_path / "other.jsonl", rows)
+    assert cli.main(flat(job, data=str(other))) == 65
+    err = without_notes(capsys.readouterr().err)
+    assert err.startswith(f"edgeslm-export: {other}: the teacher does not know 'unheard'. Give the")
 
 
 def test_what_one_may_want_to_stop_for_is_told_before_the_long_work(
