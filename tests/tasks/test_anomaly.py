@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeslm.contract.feedback import MAX_FEEDBACK_CHARS
@@ -264,6 +264,7 @@ JUDGED = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(JUDGED)
 def test_where_no_lesson_is_named_none_has_changed_what_is_said(lessons: list[Lesson]) -> None:
     numbered = [replace(each, id=i, time=float(i)) for i, each in enumerate(lessons, 1)]
