@@ -54,6 +54,8 @@ class Row:
     """Where it ends in its file, from 1; 0 of a row that we made."""
     file: str = field(default="", compare=False)
     """Name of its file."""
+    taught: bool = field(default=False, compare=False)
+    """An operator has confirmed it, among others: it has the number of a `lesson`."""
 
     @property
     def place(self) -> str:
@@ -97,6 +99,8 @@ def read_rows(path: Path) -> list[Row]:
         raise DataError(str(path), shown, remedy=_REMEDY)
     if not rows:
         raise DataError(str(path), [("", "holds no example")], remedy=_REMEDY)
+    if all(row.taught for row in rows):  # there are no others to judge by
+        return [replace(row, taught=False) for row in rows]
     return rows
 
 
@@ -176,6 +180,7 @@ def _take(value: object, at: tuple[str, int], rows: list[Row], problems: Problem
                 value.get("key"),
                 number,
                 file,
+                str(value.get("lesson")).isdecimal(),
             )
         )
 
@@ -271,14 +276,15 @@ def contradictions(rows: Sequence[Row], file: str) -> list[str]:
 def last_fifth(rows: Sequence[Row]) -> list[bool]:
     """Return for each row whether it is in the last fifth of its source, in file order.
 
-    A block, since neighbours in a stream resemble each other: shuffled, they would leak.
+    A block, since neighbours in a stream resemble each other: shuffled, they would leak. What was
+    taught is in none: it comes last, and is to be learnt from.
     """
-    totals = Counter(row.source for row in rows)
+    totals = Counter(row.source for row in rows if not row.taught)
     seen: Counter[str] = Counter()
     late: list[bool] = []
     for row in rows:
-        seen[row.source] += 1
-        late.append((seen[row.source] - 1) * 5 >= totals[row.source] * 4)
+        seen[row.source] += not row.taught
+        late.append(not row.taught and (seen[row.source] - 1) * 5 >= totals[row.source] * 4)
     return late
 
 

@@ -212,6 +212,7 @@ def _example(taught: Taught, task: str | None) -> dict[str, object] | None:
     if lesson.kind == "anomaly" and task == "intent":
         label = _OUT_OF_SCOPE
     row: dict[str, object] = {"text": lesson.text, "label": label, "time": lesson.time}
+    row["lesson"] = lesson.id  # by it the exporter knows that it is to be learnt from
     if lesson.source is not None:
         row["source"] = lesson.source
     return row

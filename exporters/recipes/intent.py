@@ -63,9 +63,13 @@ def split(data: Path, evaluation: Path | None, *, share: float, seed: int) -> Sp
         return Split(rows, judged)
     check_intent(rows, None, (str(data), ""))
     parts = spread(rows, _PARTS, seed=seed)
-    # The last part: a label with few texts keeps them all for training.
-    held = [row for row, part in zip(rows, parts, strict=True) if part == _PARTS - 1]
-    rest = [row for row, part in zip(rows, parts, strict=True) if part != _PARTS - 1]
+    # The last part: a label with few texts keeps them all for training. What was taught is learnt.
+    taught = {row.text for row in rows if row.taught}
+    judges = [
+        part == _PARTS - 1 and row.text not in taught for row, part in zip(rows, parts, strict=True)
+    ]
+    held = [row for row, judge in zip(rows, judges, strict=True) if judge]
+    rest = [row for row, judge in zip(rows, judges, strict=True) if not judge]
     if all(row.label == OUT_OF_SCOPE for row in held):
         what = f"no label has {_PARTS} different texts, so none can be spared to judge by"
         raise DataError(str(data), [("", what)], remedy="Add texts, or give --eval.")

@@ -37,7 +37,9 @@ class Device:
         return self._capsys.readouterr().out.splitlines()
 
     def exports(self, *argv: str) -> dict[str, str]:
-        found = map(json.loads, self.runs("export", *argv))
+        found = [json.loads(row) for row in self.runs("export", *argv)]
+        texts = {each.lesson.id: each.lesson.text for each in self.log.all()}
+        assert all(texts[row["lesson"]] == row["text"] for row in found)
         return {row["text"]: row["label"] for row in found}
 
 

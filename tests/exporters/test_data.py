@@ -255,6 +255,25 @@ def test_the_last_fifth_of_each_source_is_held_out_in_one_block(sources: list[st
         assert sum(mine) == len(mine) // 5
 
 
+def test_what_operators_taught_is_learnt_wherever_it_stands() -> None:
+    """It is put at the end of a stream, where a source's last lines are held out."""
+    said = [Row("x", source="a")] * 5 + [Row("y", source="a", taught=True)] * 3
+    assert last_fifth(said) == [False] * 4 + [True] + [False] * 3
+    assert last_fifth(said[::-1]) == [False] * 7 + [True]
+
+
+@pytest.mark.parametrize(
+    ("others", "lesson", "taught"),
+    [(True, 7, True), (False, 7, False), (True, "none", False), (True, True, False)],
+)
+def test_a_lesson_is_told_by_its_number_among_other_examples(
+    tmp_path: Path, *, others: bool, lesson: object, taught: bool
+) -> None:
+    rows = [{"text": "x", "lesson": lesson}] + [{"text": "y"}] * others
+    (file := tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_rows(file)[0].taught is taught
+
+
 def keyed(*keys: str | None, source: str = "s") -> list[Row]:
     return [Row("x", source=source, key=key) for key in keys]
 

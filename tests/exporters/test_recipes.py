@@ -5,6 +5,7 @@ from __future__ import annotations
 import pkgutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,18 @@ def test_intents_hold_out_a_fifth_of_each_label(tmp_path: Path) -> None:
         == split
         != intent.split(data, None, share=0.5, seed=1)
     )
+
+
+def test_what_operators_taught_of_intents_judges_nothing(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"text": f"{label} {i}", "label": label} for label in "xy" for i in range(20)
+    ]
+    before = intent.split(write_lines(tmp_path / "a.jsonl", rows), None, share=0.5, seed=0)
+    held = {row.text for row in before.held_out}
+    lessons = [{**row, "lesson": i} for i, row in enumerate(rows) if row["text"] in held][1:]
+    after = intent.split(write_lines(tmp_path / "b.jsonl", rows + lessons), None, share=0.5, seed=0)
+    assert len(after.held_out) == 1
+    assert {each["text"] for each in lessons} <= {row.text for row in after.train}
 
 
 def test_intents_judge_by_what_the_user_gives(tmp_path: Path) -> None:
