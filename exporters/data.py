@@ -93,10 +93,7 @@ def read_rows(path: Path) -> list[Row]:
     parse = parse_csv if path.suffix.lower() == ".csv" else parse_json_lines
     rows, problems = parse(raw, path.name)
     if problems:
-        shown = problems[:SHOWN]
-        if len(problems) > SHOWN:
-            shown.append(("", f"and {len(problems) - SHOWN} more bad lines"))
-        raise DataError(str(path), shown, remedy=_REMEDY)
+        raise DataError(str(path), _shown(problems, rows), remedy=_REMEDY)
     if not rows:
         raise DataError(str(path), [("", "holds no example")], remedy=_REMEDY)
     if all(row.taught for row in rows):  # there are no others to judge by
@@ -105,6 +102,15 @@ def read_rows(path: Path) -> list[Row]:
 
 
 Problems = list[tuple[str, str]]
+
+
+def _shown(problems: Problems, rows: Sequence[Row]) -> Problems:
+    """Return the bad lines, up to a bound; what is wrong with every line is said once."""
+    kinds = {what for _, what in problems}
+    if not rows and len(kinds) == 1 < len(problems):
+        return [(f"all {len(problems)} lines", kinds.pop())]
+    more = len(problems) - SHOWN
+    return problems[:SHOWN] + [("", f"and {more} more bad lines")] * (more > 0)
 
 
 def parse_json_lines(raw: bytes, file: str = "") -> tuple[list[Row], Problems]:

@@ -20,6 +20,7 @@ from exporters.data import (
     at_lines,
 )
 
+_SHOWN: Final = 3  # labels that are named
 MAX_LOGITS: Final = 10**8
 """Texts times labels: each text's logit of each label is held while a head is fitted, in several
 copies of 8 bytes."""
@@ -41,8 +42,7 @@ def check_intent(
             label to judge by that was not learnt.
     """
     remedy = "Give each line a label, and each label several different texts."
-    if bare := [row for row in train if row.label is None]:
-        raise DataError(files[0], at_lines(bare, lambda _: "label: missing"), remedy=remedy)
+    _check_labelled(train, files[0], remedy)
     _check_spelling(train, files[0])
     first = _first_of_each_label(train)
     texts = Counter(label for label, _ in {(row.label, row.text) for row in train})
@@ -64,9 +64,7 @@ def check_judged(rows: Sequence[Row], labels: Iterable[str | None], file: str) -
     Raises:
         DataError: a row without a label, or one that was not learnt, or none but out of scope.
     """
-    if bare := [row for row in rows if row.label is None]:
-        remedy = "Give each line a label."
-        raise DataError(file, at_lines(bare, lambda _: "label: missing"), remedy=remedy)
+    _check_labelled(rows, file, "Give each line a label.")
     known = {*labels, OUT_OF_SCOPE}
     if unknown := [row for row in rows if row.label not in known]:
         alike = {folded_label(str(label)): str(label) for label in known}
@@ -81,6 +79,24 @@ def check_judged(rows: Sequence[Row], labels: Iterable[str | None], file: str) -
     if all(row.label == OUT_OF_SCOPE for row in rows):
         what = f"nothing but {OUT_OF_SCOPE!r}"
         raise DataError(file, [("label", what)], remedy="Add texts of the intents.")
+
+
+def _check_labelled(rows: Sequence[Row], file: str, remedy: str) -> None:
+    """Make sure that every row has a label.
+
+    Raises:
+        DataError: one has none; where none has any, that is said once.
+    """
+    bare = [row for row in rows if row.label is None]
+    if len(bare) == len(rows):
+        what = "no line has one, and intents are told apart by it"
+        remedy = (
+            'Give each line a field "label" (in CSV a column) with what its text asks for; lines '
+            "without labels are for `edgeslm-export anomaly`."
+        )
+        raise DataError(file, [("label", what)], remedy=remedy)
+    if bare:
+        raise DataError(file, at_lines(bare, lambda _: "label: missing"), remedy=remedy)
 
 
 def folded(text: str) -> str:
@@ -175,4 +191,9 @@ def check_anomaly(rows: Sequence[Row], file: str) -> None:
     if unknown := [row for row in rows if row.label not in {None, NORMAL, ANOMALY}]:
         remedy = f"Use {NORMAL!r}, {ANOMALY!r} or none."
         problems = at_lines(unknown, lambda row: f"label: unknown: {row.label!r}")
+        if len(unknown) == len(rows):
+            labels = list(_first_of_each_label(rows))
+            shown = ", ".join(map(repr, labels[:_SHOWN])) + ", ..." * (len(labels) > _SHOWN)
+            problems = [("label", f"known on no line ({shown})")]
+            remedy += " Labels of what texts ask for are for `edgeslm-export intent`."
         raise UnknownLabelError(file, problems, remedy=remedy)

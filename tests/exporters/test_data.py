@@ -62,10 +62,13 @@ def test_a_bad_json_line_is_named_with_its_number(line: bytes, what: str) -> Non
 
 def test_all_bad_lines_are_reported_up_to_a_bound(tmp_path: Path) -> None:
     file = tmp_path / "bad.jsonl"
-    file.write_text("{\n" * 50)
+    file.write_text("{\n" * 50 + '{"text": "a"}')
     with pytest.raises(DataError, match=r"line 1: .*line 20: .*and 30 more bad lines") as caught:
         read_rows(file)
     assert "line 21" not in str(caught.value)
+    file.write_text('{"message": "a"}\n' * 50)
+    with pytest.raises(DataError, match=r"bad\.jsonl: all 50 lines: text: missing\. Mend"):
+        read_rows(file)
 
 
 def test_json_and_csv_say_the_same(tmp_path: Path) -> None:
@@ -145,7 +148,9 @@ BAD_INTENTS = [
         "line 3: label: only one text under 'y'",
     ),
     (GOOD, rows_of(("z", "unheard")), UnknownLabelError, "not in the training data: 'unheard'"),
-    (GOOD, rows_of(("z", None)), DataError, "label: missing"),
+    (GOOD, rows_of(("z", None), ("y", "x")), DataError, "label: missing"),
+    (rows_of(("a", None), ("b", None)), None, DataError, "label: no line has one"),
+    (GOOD, rows_of(("z", None)), DataError, "label: no line has one"),
     (GOOD, rows_of(("z", "oos")), DataError, "nothing but 'oos'"),
 ]
 
@@ -156,6 +161,17 @@ def test_labels_that_cannot_be_learnt_or_judged_are_refused(
 ) -> None:
     with pytest.raises(error, match=what):
         check_intent(train, judge, ("train.jsonl", "eval.jsonl"))
+
+
+def test_labels_of_intents_are_told_once_where_anomalies_are_learnt() -> None:
+    rows = [Row("a", label, line=n) for n, label in enumerate("wxyzwxyz", 1)]
+    with pytest.raises(
+        UnknownLabelError, match=r"known on no line \('w', 'x', 'y', \.\.\.\)"
+    ) as told:
+        check_anomaly(rows, "train.jsonl")
+    assert "`edgeslm-export intent`" in str(told.value)
+    with pytest.raises(UnknownLabelError, match="line 2: label: unknown: 'x'"):
+        check_anomaly([Row("a", "normal"), rows[1]], "train.jsonl")
 
 
 SPELT = [

@@ -108,7 +108,10 @@ def test_what_an_export_refuses_is_refused_here(
     assert said.count("\n") == 1
     assert "lines" in said
     assert cli.main(["data", str(lines), "--for", "intent"]) == 65
-    assert "label: missing" in capsys.readouterr().err
+    assert (
+        "label: no line has one, and intents are told apart by it. Give each"
+        in capsys.readouterr().err
+    )
     few = write_lines(
         tmp_path / "c.jsonl", [{"text": f"a {i}", "label": "xy"[i % 2]} for i in range(40)]
     )

@@ -255,7 +255,7 @@ BAD: list[tuple[str, Change, int, str]] = [
     ("no bundle", lambda _, tmp: {"bundle": tmp}, 65, "[bundle.missing]"),
     ("no data", lambda _, tmp: {"data": tmp / "none"}, 65, "[data.invalid]"),
     ("data is no examples", lambda _, tmp: {"data": lines(tmp, "{")}, 65, "line 1: not JSON"),
-    ("no label", lambda _, tmp: {"data": lines(tmp, '{"text": "a"}')}, 65, "1: label: missing"),
+    ("no label", lambda _, tmp: {"data": lines(tmp, '{"text": "a"}')}, 65, "label: no line has"),
     (
         "a label that was not learnt",
         lambda _, tmp: {"data": lines(tmp, '{"text": "a", "label": "START"}')},
