@@ -14,12 +14,13 @@ from edgeslm.runtime.tokenizer import Tokenizer
 from exporters.data import OUT_OF_SCOPE, Row
 from exporters.heads.trained import TrainedFitter
 from exporters.sources.base import ENCODER, Encoder, Source
+from exporters.training.checkpoint import Progress
 from exporters.training.distillation import HIDDEN, LOGITS, Distillation, ask, open_teacher
 from exporters.training.divide import LEAST, Division
 from exporters.training.folder import FACTS, HEAD, TRAINED, Trained, read_trained
 from exporters.training.layers import choices, choose, cut, stack_of
 from exporters.training.loop import Bounds, Examples, Training
-from exporters.training.network import embed_all, one_thread
+from exporters.training.network import Network, embed_all, one_thread
 from exporters.training.plan import TrainingPlan
 from exporters.training.train import Order, Outcome, Run, carry_out, trainable
 from exporters.training.train_static import StaticOrder, train_static
@@ -30,6 +31,7 @@ LAYERS: Final = "layers="
 STATIC: Final = "static"
 _SHOWN: Final = 5
 _TOLD: Final = 10  # choices of layers that the report lists
+_UNTAUGHT: Final = ", as they were: the texts held out were told no better when it had taught them"
 
 
 class OtherDataError(RejectedError):
@@ -205,7 +207,7 @@ class _Student(Run):
         best = found[0].layers
         of, numbers = len(stack_of(teacher)), ", ".join(map(str, best))
         self.told = {
-            "student": f"{len(best)} of the teacher's {of} layers kept ({numbers}), taught by it",
+            "student": f"{len(best)} of the teacher's {of} layers kept ({numbers})",
             "layers": best,
             "choices": [
                 {"layers": c.layers, "accuracy": c.accuracy, "surprise": c.surprise}
@@ -224,6 +226,12 @@ class _Student(Run):
             bounds=bounds,
             folder=self._folder,
         )
+
+    def _train(self, bounds: Bounds) -> tuple[Network, Progress]:
+        network, progress = super()._train(bounds)
+        taught = ", taught by it" if progress.best.step else _UNTAUGHT
+        self.told["student"] += taught
+        return network, progress
 
     def clean(self) -> None:
         super().clean()

@@ -31,8 +31,10 @@ torch = pytest.importorskip("torch")
 
 from exporters.training import distil, distillation, layers  # noqa: E402 -- after the skip
 from exporters.training.batches import pad  # noqa: E402
+from exporters.training.checkpoint import Judged, Progress  # noqa: E402
 from exporters.training.loop import Bounds, Examples  # noqa: E402
 from exporters.training.network import open_network  # noqa: E402
+from exporters.training.train import Run  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,7 @@ def test_a_student_is_an_export_that_says_what_it_lost(job: Job) -> None:
     taught, pruned = report["reductions"]
     assert taught["name"] == "student"
     assert taught["what"].startswith("1 of the teacher's 2 layers kept (")
+    assert taught["what"].endswith("taught by it") == bool(report["training"]["best_after"])
     assert taught["parameters"]["after"] < taught["parameters"]["before"]
     assert taught["after"] == pruned["before"]
     assert pruned["after"] == report["fp32"]
@@ -116,6 +119,19 @@ def test_a_student_is_an_export_that_says_what_it_lost(job: Job) -> None:
     lock = out / "lock.json"
     again = student_of(job, "again", prune_vocab=1, lock=lock)
     assert export(again, Stages())["bundle"] == report["bundle"]
+
+
+@pytest.mark.parametrize(("best", "said"), [(0, "as they were: the texts"), (1, "taught by it")])
+def test_a_student_that_teaching_made_no_better_is_not_called_taught(
+    best: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = [Judged(step=step, accuracy=90.0 + (step == best), surprise=1.0) for step in (0, 1)]
+    done = Progress(steps=1, step=1, judged=tuple(judged))
+    monkeypatch.setattr(Run, "_train", lambda *_: (None, done))
+    student = object.__new__(distil._Student)  # noqa: SLF001 -- what it says of a run, without one
+    student.told = {"student": "1 layer kept"}
+    student._train(Bounds())
+    assert student.told["student"].startswith(f"1 layer kept, {said}")
 
 
 def test_a_student_may_have_no_layers(job: Job) -> None:
