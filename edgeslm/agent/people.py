@@ -10,6 +10,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from edgeslm.adapters.lesson_file import LessonsUnavailableError
@@ -362,7 +363,9 @@ class People:
         pupils = {}
         for name, slot in self._slots().items():
             responder = slot.responder
-            silences = _nothing if responder is None else responder.model.silences
+            silences: Callable[[Lesson], bool] = _nothing
+            if responder is not None:
+                silences = partial(responder.model.silences, memory=slot.memory)
             alerts = "alert" in slot.session.lanes
             pupils[name] = _Pupil(slot.memory, slot.serving is not None, alerts, silences)
         return pupils

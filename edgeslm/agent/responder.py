@@ -57,7 +57,7 @@ class Model(Protocol):
     @property
     def cache_misses(self) -> int: ...
     def memory(self) -> Memory | None: ...
-    def silences(self, lesson: overlay.Lesson) -> bool: ...
+    def silences(self, lesson: overlay.Lesson, memory: Memory | None) -> bool: ...
     def overwritten(self) -> str | None: ...
     def answer_all(
         self, requests: Sequence[Request], memory: Memory | None
@@ -101,9 +101,9 @@ class AbsentModel:
     def memory(self) -> None:
         """It needs none."""
 
-    def silences(self, lesson: overlay.Lesson) -> bool:
+    def silences(self, lesson: overlay.Lesson, memory: Memory | None = None) -> bool:
         """It knows nothing."""
-        del lesson
+        del lesson, memory
         return False
 
     def overwritten(self) -> None:

@@ -62,6 +62,12 @@ class Familiar:
         self.pairs.update(pairwise(words))
         self.looks = {}
 
+    def join(self, other: Familiar) -> None:
+        """Let what another knows be known, too."""
+        self.words.update(other.words)
+        self.pairs.update(other.pairs)
+        self.looks = {}
+
     def remove(self, template: str) -> None:
         """Be as if a template that was added had not been."""
         words = _words(canonical(template))

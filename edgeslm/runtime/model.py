@@ -29,7 +29,9 @@ from edgeslm.runtime.tokenizer import INPUTS, Encoder, Read, Tokenizer
 from edgeslm.runtime.variants import ANY_LENGTH, CPU, Variant, choose_variant, fixed_length
 
 Row = tuple[dict[str, Tensor], bool]  # outputs without the batch axis; truncated
-Silences = Callable[[Lesson, Sequence[Request]], bool]  # of a task that can be taught so
+Silences = Callable[
+    [Lesson, Sequence[Request], Memory | None], bool
+]  # of a task that can be taught so
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -132,9 +134,14 @@ class Model:
         """See `Bundle.overwritten`."""
         return self.bundle.overwritten()
 
-    def silences(self, lesson: Lesson) -> bool:
-        """Whether a known fault of the golden file would be none any more by a lesson."""
-        return self._silences is not None and self._silences(lesson, self.faults)
+    def silences(self, lesson: Lesson, memory: Memory | None = None) -> bool:
+        """Whether a known fault of the golden file would be none any more by a lesson.
+
+        Args:
+            lesson: in addition to what the memory was taught.
+            memory: of this model.
+        """
+        return self._silences is not None and self._silences(lesson, self.faults, memory)
 
     def answer(self, request: Request, memory: Memory | None = None) -> Answer:
         """Return what the model says of `request`.

@@ -235,21 +235,37 @@ class Anomaly:
             request.key, scores.template, request.time, text, last=request.last
         )
 
-    def silences(self, lesson: Lesson, faults: Sequence[Request]) -> bool:
+    def silences(
+        self, lesson: Lesson, faults: Sequence[Request], memory: Memory | None = None
+    ) -> bool:
         """Whether one of these lines, which are alarms, would be none any more by this lesson.
 
         The model is not asked. Where a lesson covers the template nothing depends on what it says;
-        where it makes words of it known, the least is taken: that the model finds it like others.
+        where it makes words of it known, beside those that lessons before made known, the least is
+        taken: that the model finds it like others.
         """
-        taught = LineMemory[Any](self._detector.name)
+        untaught, taught = (LineMemory[Any](self._detector.name) for _ in range(2))
+        said_of: Callable[[str], object] = untaught.overlay.at
+        if memory is not None:
+            said_of = memory.overlay.at
+            for each in (untaught, taught):
+                each.overlay.familiar.join(memory.overlay.familiar)
         taught.overlay.learn(lesson)
-        return any(self._is_silent(fault, taught) for fault in faults)
+        return any(self._is_silent(fault, untaught, taught, said_of) for fault in faults)
 
-    def _is_silent(self, fault: Request, taught: LineMemory[Any]) -> bool:
+    def _is_silent(
+        self,
+        fault: Request,
+        untaught: LineMemory[Any],
+        taught: LineMemory[Any],
+        said_of: Callable[[str], object],
+    ) -> bool:
         parts = split(fault.text)
         scores = self._detector.scores(parts, fault.source, 0.0, memory=taught)
         if taught.overlay.at(parts.template) is None:
-            before = self._detector.scores(parts, fault.source, 0.0)
+            if said_of(parts.template) is not None:  # by which it stays what it is
+                return False
+            before = self._detector.scores(parts, fault.source, 0.0, memory=untaught)
             return self._is_odd(before) and not self._is_odd(scores)
         covered = scores.covered
         if covered is None or covered.words is None or self._is_odd(scores):

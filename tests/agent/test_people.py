@@ -63,7 +63,7 @@ class Site:
         self.sent: list[dict[str, Any]] = []
         self.reports: list[Report] = []
         self.memory: LineMemory[Any] = LineMemory()
-        model = SimpleNamespace(silences=lambda _lesson: False)
+        model = SimpleNamespace(silences=lambda _lesson, *, memory: memory is None)
         slot = SimpleNamespace(
             responder=SimpleNamespace(model=model),
             memory=self.memory,

@@ -386,6 +386,30 @@ def test_tells_that_a_fault_would_be_none_since_its_words_are_known() -> None:
     assert not task.silences(Lesson(1, "anomaly", "valve stuck at 7 bar today"), fault)
 
 
+def test_tells_that_a_fault_would_be_none_since_all_its_words_are_known_by_several() -> None:
+    text = {**TAIL, "scores": [1.2], "log_p": [-1.0], "log_p_above": [-1.0], "decay": 0.05}
+    task = load(changed("text", text))
+    fault, past = [Request("valve stuck at 7 bar now", "")], task.memory()
+    lessons = [
+        Lesson(i, "normal", known, time=float(i))
+        for i, known in enumerate(("valve open", "pump stuck", "look at 7", "bar low", "go now"))
+    ]
+    assert not any(task.silences(lesson, fault) for lesson in lessons)  # none alone
+    told = []
+    for lesson in lessons:
+        told.append(task.silences(lesson, fault, past))
+        past.overlay.learn(lesson)
+    assert told.count(True) == 1  # by the one that made it so, and then it is none any more
+    outputs = {"distance": np.array(0, np.float32)}
+    said = task.finish(task.prepare(fault[0]), outputs, truncated=False, memory=past)
+    assert said.label == "normal"
+    last = lessons[told.index(True)]
+    past.overlay.unlearn(*(each.id for each in lessons[last.id :]))
+    assert task.silences(last, fault, past)
+    past.overlay.learn(Lesson(9, "anomaly", fault[0].text, time=9.0))
+    assert not task.silences(last, fault, past)  # somebody says that it is one, and it stays one
+
+
 FAULTS = [Request("valve stuck at 7"), Request("motor temp=90 C")]
 
 
