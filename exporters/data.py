@@ -186,7 +186,7 @@ def _take(value: object, at: tuple[str, int], rows: list[Row], problems: Problem
                 value.get("key"),
                 number,
                 file,
-                str(value.get("lesson")).isdecimal(),
+                str(value.get("lesson")).removesuffix(".0").isdecimal(),  # 7.0: through a table
             )
         )
 

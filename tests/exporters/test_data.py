@@ -280,7 +280,15 @@ def test_what_operators_taught_is_learnt_wherever_it_stands() -> None:
 
 @pytest.mark.parametrize(
     ("others", "lesson", "taught"),
-    [(True, 7, True), (False, 7, False), (True, "none", False), (True, True, False)],
+    [
+        (True, 7, True),
+        (True, 7.0, True),
+        (False, 7, False),
+        (True, "none", False),
+        (True, True, False),
+        (True, 7.5, False),
+        (True, None, False),
+    ],
 )
 def test_a_lesson_is_told_by_its_number_among_other_examples(
     tmp_path: Path, *, others: bool, lesson: object, taught: bool
