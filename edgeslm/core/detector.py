@@ -184,10 +184,14 @@ class Detector:
                 near = gathered.near(values, covered.confirmed)
                 covered = covered._replace(quiet=tuple(map(or_, covered.quiet, near)))
             normal = covered.words is not None and covered.words.kind == "normal"
-            lesson = covered.fault or covered.numbers
-            if covered.fault is None and normal and (text or covered.overrules):
-                lesson = covered.words
             surprise = 0.0 if line is None else line.score_without(values, covered.quiet)
+            lesson = covered.fault
+            if lesson is None and normal and (text or covered.overrules):
+                lesson = covered.words
+            elif lesson is None and (
+                covered.outdoes or (line is not None and line.score(values) > surprise)
+            ):
+                lesson = covered.numbers
             text = 0.0 if normal else text
             return Scores(text, surprise, line, unseen, index, values, covered, lesson)
         surprise = 0.0 if line is None else line.score(values)

@@ -164,6 +164,8 @@ class Covered(NamedTuple):
     """But for `words`, another lesson would say otherwise of them."""
     numbers: Lesson | None = None
     """The last of those that confirmed one of its values."""
+    outdoes: bool = False
+    """But for `numbers`, another lesson would say that one of them is a fault."""
 
 
 class Entry:
@@ -224,11 +226,15 @@ class Entry:
         # What came since was confirmed by nobody, so it makes no fault smaller.
         ranges = _Ranges(seen or confirmed, seen if known and seen else confirmed)
         quiet: list[Lesson | None] = [None] * len(slots)
+        outdoes = False
         fault = words if words is not None and words.kind == "anomaly" else None
         if runs:
             said_here = _numbers_say(runs, slots, values, ranges, quiet)
             if said_here is not None and (fault is None or said_here.order > fault.order):
                 fault = said_here
+            if said_here is None and (faults := [run for run in runs if run.kind == "anomaly"]):
+                nobody: list[Lesson | None] = [None] * len(slots)
+                outdoes = _numbers_say(faults, slots, values, ranges, nobody) is not None
         silenced = self._channels.get(source, self._channels.get(None, {}))
         confirmers = [each for each in quiet if each is not None]
         return Covered(
@@ -239,6 +245,7 @@ class Entry:
             tuple(confirmed),
             overrules,
             max(confirmers, key=lambda each: each.order, default=None),
+            outdoes,
         )
 
 

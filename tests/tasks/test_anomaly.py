@@ -276,6 +276,20 @@ def test_where_no_lesson_is_named_none_has_changed_what_is_said(lessons: list[Le
                 assert (said.label, said.p_value) == (bare.label, bare.p_value)
 
 
+def test_a_lesson_of_numbers_is_named_only_where_they_would_be_odd_without_it() -> None:
+    ordinary = Stream(Lesson(1, "normal", "motor temp=71 C", source=""))
+    assert ordinary.hears("motor temp=71 C").lesson is None
+    odd = Stream(Lesson(1, "normal", "motor temp=80 C", source=""))
+    assert odd.hears("motor temp=78 C").lesson == 1
+    assert odd.hears("motor temp=71 C").lesson is None
+    fault = Lesson(1, "anomaly", "motor temp=71 C", source="", channel="number")
+    assert Stream(fault).hears("motor temp=71 C").lesson == 1
+    outdone = Stream(fault, Lesson(2, "normal", "motor temp=71 C", source="", time=1.0))
+    assert (outdone.hears("motor temp=71 C").label, outdone.hears("motor temp=71 C").lesson) == (
+        "normal", 2,
+    )  # fmt: skip
+
+
 def test_alarms_of_a_new_template_teach_nothing() -> None:
     stream = Stream(FLOW)
     for i in range(FEWEST):
