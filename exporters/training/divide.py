@@ -49,7 +49,7 @@ class Division:
 
 
 def divide(rows: Sequence[Row], *, seed: int, way: Way = "full") -> Division:
-    """Deal labelled rows; a label with few texts keeps them all for training.
+    """Deal labelled rows; a label with few texts keeps them all for training, and what was taught.
 
     Args:
         rows: examples.
@@ -63,14 +63,19 @@ def divide(rows: Sequence[Row], *, seed: int, way: Way = "full") -> Division:
     outside = [row for row in rows if row.label == OUT_OF_SCOPE]
     inside = [row for row in rows if row.label != OUT_OF_SCOPE]
     ranks = spread(inside, max(1, len(inside)), seed=seed)  # of texts among those of their label
+    taught = {row.text for row in inside if row.taught}  # to be learnt from
     for least, spared in _deals(way, len(inside)):
-        held_out = [row for row, rank in zip(inside, ranks, strict=True) if rank in spared]
+        judges = [
+            rank in spared and row.text not in taught
+            for row, rank in zip(inside, ranks, strict=True)
+        ]
+        held_out = [row for row, judge in zip(inside, judges, strict=True) if judge]
         texts = len({row.text for row in held_out})
         if texts >= least:
             break
     else:
         raise TooFewError(_too_few(inside, texts, way))
-    learn = [row for row, rank in zip(inside, ranks, strict=True) if rank not in spared]
+    learn = [row for row, judge in zip(inside, judges, strict=True) if not judge]
     known = Counter(str(row.label) for row in learn)
     unseen = sorted(known.keys() - {row.label for row in held_out})
     cautions = []

@@ -175,7 +175,15 @@ class Run:
         self._stage = stage
         self._max_tokens = _max_tokens(order, source)
         rows = [(row.text, row.label) for row in (*division.learn, *division.held_out)]
-        facts = [rows, order.seed, self._max_tokens, pins(_PACKAGES), this_device().cpu_model]
+        learnt = len(division.learn)  # where the one ends and the other begins
+        facts = [
+            rows,
+            learnt,
+            order.seed,
+            self._max_tokens,
+            pins(_PACKAGES),
+            this_device().cpu_model,
+        ]
         self._common = [source.digest(), json.dumps(facts).encode(), *_code(), *self.depends_on()]
         asked = json.dumps(order.minutes) if order.plan is None else order.plan.model_dump_json()
         self._folder = cache_folder() / "training" / key_of([*self._common, asked.encode()])

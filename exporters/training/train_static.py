@@ -67,7 +67,8 @@ def train_static(order: StaticOrder, stage: Stage) -> tuple[Encoder, Outcome]:
     division, goal = order.division, order.teacher
     max_tokens = order.max_tokens or MAX_TOKENS
     rows = [(row.text, row.label) for row in (*division.learn, *division.held_out)]
-    facts = [rows, order.seed, max_tokens, pins(_PACKAGES)]
+    learnt = len(division.learn)  # where the one ends and the other begins
+    facts = [rows, learnt, order.seed, max_tokens, pins(_PACKAGES)]
     taught = b"" if goal is None else hashlib.sha256(goal.tobytes()).digest()
     parts = [order.digest, json.dumps(facts).encode(), taught, *_code()]
 

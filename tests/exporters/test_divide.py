@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -32,6 +33,17 @@ def test_eight_texts_of_a_label_are_enough_whatever_labels_there_are(
         Counter(row.label for row in part) for part in (division.learn, division.held_out)
     )
     assert all(learnt[label] > judged[label] > 0 for label in labels)
+
+
+@pytest.mark.parametrize("way", get_args(Way))
+def test_what_operators_taught_is_learnt_from(way: Way) -> None:
+    rows = rows_of(a=60, b=60)
+    held_out = {row.text for row in divide(rows, seed=0, way=way).held_out}
+    confirmed = min(held_out)
+    rows = [replace(row, taught=row.text == confirmed) for row in rows]
+    after = divide(rows, seed=0, way=way)
+    assert {row.text for row in after.held_out} == held_out - {confirmed}
+    assert len(after.learn) + len(after.held_out) == len(rows)
 
 
 @pytest.mark.parametrize("way", get_args(Way))
