@@ -157,9 +157,11 @@ class Recent:
 
     def encode_all(self, texts: Sequence[str]) -> list[Read]:
         """See `Tokenizer.encode_all`."""
-        found = self._encoder.encode_all(texts)
-        self._of.read = dict(zip(texts, found, strict=True))
-        return found
+        known = self._of.read
+        new = [text for text in texts if text not in known]
+        known = {**known, **dict(zip(new, self._encoder.encode_all(new), strict=True))}
+        self._of.read = {text: known[text] for text in texts}
+        return list(map(known.__getitem__, texts))
 
 
 class _Last(threading.local):

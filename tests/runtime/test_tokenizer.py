@@ -96,6 +96,9 @@ def test_what_a_thread_has_just_read_is_not_read_again(monkeypatch: pytest.Monke
     recent = Recent(TOKENIZER)
     texts = ["pump hot", "valve"]
     together = recent.encode_all(texts)
+    assert recent.encode_all(["pump", "valve"])[1] is together[1]
+    recent.encode_all(texts)
+    together = recent.encode_all(texts)
     monkeypatch.setattr(Tokenizer, "encode", None)
     assert [recent.encode(text) for text in texts] == together
     with pytest.raises(TypeError):
