@@ -342,7 +342,7 @@ class Teacher:
         """Return which model it is for, and which result; None: it names a text.
 
         Raises:
-            FeedbackUnknownError: no such result, or of several models.
+            FeedbackUnknownError: no such result, or more than one.
         """
         if said.result is None:
             assert said.model is not None  # noqa: S101 -- `Feedback` has looked
@@ -352,8 +352,10 @@ class Teacher:
             msg = "no result of this id is remembered; name its text or template"
             raise FeedbackUnknownError(msg)
         if len(found) > 1:
-            names = ", ".join(sorted(name for name, _ in found))
-            msg = f"{names} have a result of this id; name the model, too"
+            names = sorted({name for name, _ in found})
+            msg = f"{', '.join(names)} have a result of this id; name the model, too"
+            if len(names) == 1:  # its publisher gave it twice, or the same text was judged anew
+                msg = f"{names[0]} has several results of this id; name its text or template"
             raise FeedbackUnknownError(msg)
         return found[0]
 

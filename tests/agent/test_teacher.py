@@ -186,6 +186,16 @@ def test_a_result_may_be_of_several_models(device: Device) -> None:
     assert device.hears(kind="anomaly", result="r1", model="lines")["status"] == "learnt"
 
 
+def test_results_of_one_model_with_the_same_id_are_told_by_their_text(device: Device) -> None:
+    device.recent.add("lines", said("r1", "pump off"))
+    device.recent.add("lines", said("r1", "pump on", alert=False))
+    more: list[dict[str, Any]] = [{}, {"model": "lines"}]
+    for model in more:
+        error = device.hears(kind="anomaly", result="r1", **model)["error"]
+        assert error["code"] == "feedback.unknown"
+        assert error["message"] == "lines has several results of this id; name its text or template"
+
+
 def test_a_line_of_any_length_is_taught_by_its_beginning_and_no_intent_is(device: Device) -> None:
     long = "pump off" + " and on" * 9000
     for model in ("lines", "texts"):
