@@ -205,7 +205,9 @@ def _detail(seen: Seen, answer: Answer, request: Request) -> dict[str, str | flo
     if answer.p_value is not None:
         detail["p_value"] = answer.p_value
     if seen.share in _SHARED and answer.explanation:
-        detail |= _flat(answer.explanation[0])
+        causes = answer.explanation
+        odd = (cause for cause in causes if cause["channel"] == "number")
+        detail |= _flat(next(odd, causes[0]))  # a number says more than a window's mean
     if seen.share == "text":
         detail["text"] = request.text[:QUOTED]
     return detail

@@ -68,7 +68,7 @@ class ModelRef(TypedDict):
 
 @with_config(_WIRE)
 class Cause(TypedDict):
-    """What made an anomaly's lowest channel low."""
+    """What made an anomaly's lowest channel low, or a number behind a window's mean."""
 
     channel: Annotated[str, Field(description="text, number, window, session or session_end.")]
     slot: NotRequired[Annotated[int, Field(description="Index of the number in the line, from 0.")]]

@@ -181,6 +181,21 @@ class Line:
         named = [order[0], *(i for i in order[1:] if surprises[i] >= max(least, MIN_NAMED))]
         return [(i, self._slots[i].expected) for i in named]
 
+    def beyond(self, values: Sequence[float]) -> tuple[int, str] | None:
+        """Return the slot that is farthest out of the range of training, in widths of that range.
+
+        And the range; None: all are within theirs. What `worst` weighs takes several times as long.
+        """
+        worst, most = -1, 0.0
+        for slot, (low, high) in enumerate(self.seen):
+            value = values[slot]
+            if low <= value <= high or not (gap := max(low - value, value - high)) > 0:
+                continue
+            wide = gap / (high - low) if high > low else math.inf
+            if wide > most:
+                worst, most = slot, wide
+        return None if worst < 0 else (worst, self._slots[worst].expected)
+
 
 def effective_readings(values: NDArray[np.float64]) -> float:
     """Return how many independent readings `values` (in time order) are worth, in [1, n]."""

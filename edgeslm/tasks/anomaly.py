@@ -306,7 +306,7 @@ class Anomaly:
         """Return the known template that a line is of, or its own."""
         return parts.template if scores.template is None else self._templates[scores.template]
 
-    def _causes(  # noqa: PLR0913, PLR0917 -- what `finish` knows of a line
+    def _causes(  # noqa: C901, PLR0913, PLR0917 -- a case for each channel; what `finish` knows
         self,
         request: Request,
         parts: Split,
@@ -315,7 +315,10 @@ class Anomaly:
         past: Past,
         odd: Oddness | None,
     ) -> Iterator[Cause]:
-        """Yield what made `channel` the lowest, up to three words or numbers, the worst first."""
+        """Yield what made `channel` the lowest, up to three words or numbers, the worst first.
+
+        A window's mean says little of a reading beyond all of training: that is named behind it.
+        """
         if channel == NUMBER and scores.line is not None:
             quiet = () if scores.covered is None else scores.covered.quiet
             for slot, expected in scores.line.worst(scores.values, quiet):
@@ -340,6 +343,10 @@ class Anomaly:
             if worst.steps:
                 cause["steps"] = True
             yield cause
+            if scores.line is not None and (beyond := scores.line.beyond(scores.values)):
+                slot, expected = beyond
+                value = parts.slots[slot][:LONGEST_QUOTE]
+                yield {"channel": NUMBER, "slot": slot, "value": value, "expected": expected}
         else:
             cause = {"channel": channel}
             if channel in {SESSION, SESSION_END}:

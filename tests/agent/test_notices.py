@@ -116,6 +116,17 @@ def test_texts_are_told_as_far_as_the_route_shares_them() -> None:
         assert "stuck" not in str(people.told[0][1]) or fields
 
 
+def test_a_notice_names_the_number_that_is_odd_before_the_mean_of_a_window() -> None:
+    people = People()
+    causes: Any = ({"channel": "window", "value": "71.1"}, {"channel": "number", "value": "99.5"})
+    answer = Answer("anomaly", 1.0, 1.0, p_value=0.001, explanation=causes)
+    kind: tuple[bool, Share, bool] = (True, "explanation", False)
+    people.notices.take(
+        Seen("m", "r", 1.0, *kind, DAY_S, PER_MINUTE), answer, Request("ram 99.5 C", "a")
+    )
+    assert people.told[0][1]["value"] == "99.5"
+
+
 def test_what_is_remembered_is_bounded() -> None:
     people = People()
     words = [f"{a}{b}{c}" for a in "abcdefghij" for b in "klmnopqrst" for c in "uvwxyzabcdef"]

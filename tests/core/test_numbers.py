@@ -167,6 +167,17 @@ def test_up_to_three_slots_are_named_the_oddest_first() -> None:
     assert len(line.worst([5.0] * 5)) == 1
 
 
+def test_the_number_farthest_out_of_its_range_is_named() -> None:
+    line = Line([history([float(i) for i in range(101)]), history(normal(150)), history([])])
+    assert line.beyond([50.0, 72.4, math.nan]) is None
+    assert line.beyond([math.nan, 72.4, math.nan]) is None
+    assert line.beyond([300.0, 72.4, math.nan]) == (0, "0 to 100")
+    found = line.beyond([101.0, 90.0, math.nan])
+    assert found is not None
+    assert found[0] == 1, "in widths of its range"
+    assert line.beyond([300.0, 90.0, 7.0]) == (2, "no number")
+
+
 def test_a_line_with_many_slots_alarms_no_more_often_than_one_with_one() -> None:
     rng = np.random.default_rng(SEED)
     train, test = rng.normal(size=(8, 500)), rng.normal(size=(8, 4000))

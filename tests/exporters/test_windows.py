@@ -81,7 +81,9 @@ def test_a_wild_reading_is_an_alarm_and_blames_none_after_it() -> None:
     rows[40] = Row("speed=99999.0 rpm pressure=5.000 bar", source="p1", time=1040)
     found = answers(task, rows)
     assert found[40].label == "anomaly"
-    assert found[40].explanation[0]["channel"] in {"number", "window"}
+    mean, reading = found[40].explanation[:2]
+    assert (mean["channel"], reading["channel"]) == ("window", "number")
+    assert (reading["slot"], reading["value"]) == (0, "99999.0")
     assert [one.label for one in found[41:]].count("anomaly") <= 1
 
 
