@@ -10,7 +10,7 @@ from benchmarks.answering import answers
 from benchmarks.figures import Measured
 from benchmarks.groups.intent import accuracy
 from benchmarks.setup import Setup
-from benchmarks.stats import once, paired
+from benchmarks.stats import above, once, paired
 from benchmarks.turns import Contestant, in_turns
 from edgeslm.adapters.ort import make_session
 from edgeslm.contract.manifest import Artifact
@@ -29,9 +29,11 @@ _TOKENS: Final = 64
 def pruned(setup: Setup) -> dict[str, Measured]:
     """The trained model with its plant's vocabulary alone, beside the same with all of it."""
     small, whole = bundles.trained(setup, _CASE, *_PRUNED), bundles.trained(setup, _CASE)
+    told = _accuracy(setup, small)
     return {
         "clinc150-pruned-size": once(_megabytes(small), _megabytes(whole)),
-        "clinc150-pruned-accuracy": once(_accuracy(setup, small), _accuracy(setup, whole)),
+        "clinc150-pruned-accuracy": once(told, _accuracy(setup, whole)),
+        "clinc150-pruned-int8": above([told], [_fp32(small)]),
     }
 
 
@@ -42,9 +44,11 @@ def distilled(setup: Setup) -> dict[str, Measured]:
     texts = texts[:: max(1, len(texts) // (_QUICK_TEXTS if setup.quick else _TEXTS))]
     took = in_turns(setup, _contestant(student, texts), _contestant(teacher, texts))
     ours, rivals = ([1000 * seconds / len(texts) for seconds in one] for one in took)
+    told = _accuracy(setup, student)
     return {
         "clinc150-student-size": once(_megabytes(student), _megabytes(teacher)),
-        "clinc150-student-accuracy": once(_accuracy(setup, student), _accuracy(setup, teacher)),
+        "clinc150-student-accuracy": once(told, _accuracy(setup, teacher)),
+        "clinc150-student-int8": above([told], [_fp32(student)]),
         "clinc150-student-time": paired(ours, rivals),
     }
 
@@ -53,6 +57,11 @@ def _accuracy(setup: Setup, bundle: Path) -> float:
     unseen = cases.rows(setup, _CASE, "eval")
     answered = answers(bundle, unseen, tell=setup.tell)
     return accuracy(unseen, [answer.label for answer in answered])
+
+
+def _fp32(bundle: Path) -> float:
+    """Accuracy of the same before it was quantized."""
+    return float(bundles.quality(bundle)["fp32"]["accuracy"])
 
 
 def _megabytes(bundle: Path) -> float:

@@ -169,9 +169,9 @@ class Covered(NamedTuple):
 
 
 class Entry:
-    """What lessons say of one template; immutable."""
+    """What lessons say of one template; immutable, but for what is found when it is asked for."""
 
-    __slots__ = ("_always", "_channels", "_runs", "_unless_known", "_width")
+    __slots__ = ("_always", "_channels", "_numbers", "_runs", "_unless_known", "_width")
 
     def __init__(self, lessons: Iterable[Lesson]) -> None:
         ordered = sorted(lessons, key=lambda each: each.order)
@@ -191,12 +191,11 @@ class Entry:
         numbers = [each for each in ordered if each.is_of_numbers]
         # As many in all that are one template.
         self._width = len(split(numbers[0].text).slots) if numbers else 0
-        numbers = [each for each in numbers if len(split(each.text).slots) == self._width]
-        named = {each.source for each in numbers}
-        self._runs = {
-            source: _runs([each for each in numbers if each.source in {source, None}])
-            for source in named
-        }
+        self._numbers: dict[str | None, list[Lesson]] = {}
+        for each in numbers:
+            if len(split(each.text).slots) == self._width:
+                self._numbers.setdefault(each.source, []).append(each)
+        self._runs: dict[str | None, tuple[_Run, ...]] = {}  # of those that were asked for
 
     @property
     def is_normal(self) -> bool:
@@ -218,9 +217,7 @@ class Entry:
         """
         said = self._always if known else self._unless_known
         words, overrules = _latest(said.get(source), said.get(None))
-        runs = self._runs.get(source, self._runs.get(None, ()))
-        if len(slots) != self._width:
-            runs = ()
+        runs = self._runs_of(source) if len(slots) == self._width else ()
         values = [number(slot) for slot in slots]
         confirmed = [_normal_range(runs, i) for i in range(len(slots))]
         # What came since was confirmed by nobody, so it makes no fault smaller.
@@ -247,6 +244,16 @@ class Entry:
             max(confirmers, key=lambda each: each.order, default=None),
             outdoes,
         )
+
+    def _runs_of(self, source: str) -> tuple[_Run, ...]:
+        """Return the lessons with numbers that are of a source, the last first."""
+        own = source if source in self._numbers else None
+        if (runs := self._runs.get(own)) is None:
+            lessons = self._numbers.get(None, [])
+            if own is not None:
+                lessons = sorted([*lessons, *self._numbers[own]], key=lambda each: each.order)
+            runs = self._runs[own] = _runs(lessons)
+        return runs
 
 
 def _numbers_say(
