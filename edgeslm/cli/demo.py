@@ -15,7 +15,7 @@ from edgeslm.cli.text import whole
 from edgeslm.demo.errors import MissingExtraError
 from edgeslm.demo.plain import PlainView
 from edgeslm.demo.show import Options, View, run
-from edgeslm.demo.tally import MAX_FALSE, MIN_CAUGHT
+from edgeslm.demo.tally import JUDGED, MAX_FALSE, MIN_CAUGHT
 from edgeslm.demo.words import closing
 
 _SECONDS = 60.0
@@ -23,7 +23,8 @@ _WATCHED_RATE = 50.0  # a person can follow the alarms
 _COUNTED_RATE = 250.0
 _EPILOG = f"""\
 The demo promises to answer every message, to catch {MIN_CAUGHT:.0%} of the faults, and to raise an
-alarm on at most {MAX_FALSE:.1%} of normal messages. What it breaks is named in the summary.
+alarm on at most {MAX_FALSE:.1%} of normal messages, where {JUDGED:,} or more were played. What it
+breaks is named in the summary.
 
 exit status:
   0   all promises kept

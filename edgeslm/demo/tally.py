@@ -14,6 +14,9 @@ from edgeslm.demo.orders import OUT_OF_SCOPE
 Verdict = Literal["quiet", "caught", "missed", "false alarm", "alarm", "understood", "wrong"]
 MIN_CAUGHT: Final = 0.95
 MAX_FALSE: Final = 0.015
+JUDGED: Final = 5000
+"""Normal messages from which on their false alarms are held against that: these come in runs, as
+long as a window is, so that a run of seconds says little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,8 @@ class Summary:
             found.append(f"{self.lost} messages were not answered")
         if self.faults_caught < MIN_CAUGHT * self.faults_injected:
             found.append(f"fewer than {MIN_CAUGHT:.0%} of the faults were caught")
-        if self.false_alarms is not None and self.false_alarms > MAX_FALSE * self.normal_messages:
+        normal = self.normal_messages
+        if normal >= JUDGED and (self.false_alarms or 0) > MAX_FALSE * normal:
             found.append(f"more than {MAX_FALSE:.1%} of normal messages raised an alarm")
         return found
 

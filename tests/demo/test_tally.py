@@ -14,7 +14,7 @@ from edgeslm.contract.messages import Result
 from edgeslm.demo.factory import Message
 from edgeslm.demo.faults import Fault
 from edgeslm.demo.orders import OUT_OF_SCOPE, Order
-from edgeslm.demo.tally import Summary, Tally, intent_is_right, percentile
+from edgeslm.demo.tally import JUDGED, Summary, Tally, intent_is_right, percentile
 
 FAULT = Fault("jump", "t=900 C", "t 70 -> 900")
 
@@ -116,13 +116,14 @@ def test_nothing_played_is_a_summary_too() -> None:
 def test_promises_broken_are_named() -> None:
     good = replace(
         Tally().summary(pss_mb=None),
-        normal_messages=200, false_alarms=3, faults_injected=20, faults_caught=19,
+        normal_messages=JUDGED, false_alarms=75, faults_injected=20, faults_caught=19,
     )  # fmt: skip
     assert good.shortfalls == []
-    for change in ({"lost": 1}, {"faults_caught": 18}, {"false_alarms": 4}):
+    for change in ({"lost": 1}, {"faults_caught": 18}, {"false_alarms": 76}):
         short = replace(good, **change)  # type: ignore[arg-type]
         assert len(short.shortfalls) == 1
         assert short.as_json()["shortfalls"] == short.shortfalls
+    assert replace(good, normal_messages=JUDGED - 1, false_alarms=100).shortfalls == []
 
 
 def test_the_summary_has_the_documented_fields() -> None:
