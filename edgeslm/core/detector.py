@@ -188,8 +188,10 @@ class Detector:
             lesson = covered.fault
             if lesson is None and normal and (text or covered.overrules):
                 lesson = covered.words
-            elif lesson is None and (
-                covered.outdoes or (line is not None and line.score(values) > surprise)
+            elif (
+                lesson is None
+                and covered.numbers is not None
+                and (covered.outdoes or (line is not None and line.score(values) > surprise))
             ):
                 lesson = covered.numbers
             text = 0.0 if normal else text

@@ -76,6 +76,9 @@ class Familiar:
         self.looks = {}
 
 
+_NOTHING: Final = Familiar()
+
+
 class Vocabulary:
     """Templates seen in training, with their words and pairs of neighbouring words.
 
@@ -120,7 +123,7 @@ class Vocabulary:
         if (found := looks.get(template)) is None:
             found = self.look(template)
             if found.place is None:
-                found = self._compare(template, familiar)
+                found = self._compare(template, canonical(template), familiar)
             if len(looks) < CACHED:
                 looks[template] = found
         return found
@@ -144,11 +147,11 @@ class Vocabulary:
             for _, key in wildcards(tuple(tokens(plain))):
                 if known := self._merged.get(key):
                     return known
-        return self._compare(template, Familiar())
+        return self._compare(template, plain, _NOTHING)
 
-    def _compare(self, template: str, familiar: Familiar) -> Look:
-        """Look at a new template."""
-        words = _words(canonical(template))
+    def _compare(self, template: str, plain: str, familiar: Familiar) -> Look:
+        """Look at a new template, whose canonical form is `plain`."""
+        words = _words(plain)
         pairs = list(pairwise(words))
         new_words = [x for x in words if x not in self._words and x not in familiar.words]
         new_pairs = [x for x in pairs if x not in self._pairs and x not in familiar.pairs]

@@ -229,7 +229,8 @@ class Entry:
             said_here = _numbers_say(runs, slots, values, ranges, quiet)
             if said_here is not None and (fault is None or said_here.order > fault.order):
                 fault = said_here
-            if said_here is None and (faults := [run for run in runs if run.kind == "anomaly"]):
+            if said_here is None and any(quiet):
+                faults = [run for run in runs if run.kind == "anomaly"]
                 nobody: list[Lesson | None] = [None] * len(slots)
                 outdoes = _numbers_say(faults, slots, values, ranges, nobody) is not None
         silenced = self._channels.get(source, self._channels.get(None, {}))

@@ -29,9 +29,8 @@ from edgeslm.runtime.tokenizer import INPUTS, Encoder, Read, Tokenizer
 from edgeslm.runtime.variants import ANY_LENGTH, CPU, Variant, choose_variant, fixed_length
 
 Row = tuple[dict[str, Tensor], bool]  # outputs without the batch axis; truncated
-Silences = Callable[
-    [Lesson, Sequence[Request], Memory | None], bool
-]  # of a task that can be taught so
+# Of a task that can be taught so.
+Silences = Callable[[Lesson, Sequence[Request], Memory | None], bool]
 P = ParamSpec("P")
 T = TypeVar("T")
 

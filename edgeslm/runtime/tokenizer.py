@@ -103,9 +103,9 @@ class Tokenizer:
         return self._read(encoding, whole=whole)
 
     def encode_all(self, texts: Sequence[str]) -> list[Read]:
-        """Return what `encode` does for each, in three quarters of the time.
+        """Return what `encode` does for each, in one call for all that are short.
 
-        And meanwhile other threads run, as they do not while one text is read.
+        Other threads run meanwhile, as they do not while one text is read.
         """
         short = [text for text in texts if len(text) <= self._first_chars]
         try:

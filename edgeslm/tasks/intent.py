@@ -122,7 +122,7 @@ def energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def energy_of(logits: NDArray[np.float32], top: float) -> float:
-    """Return the `energy` of one text, in a third of the time.
+    """Return the `energy` of one text: for each that is answered, so without what many need.
 
     Args:
         logits: float32 [labels], finite.
